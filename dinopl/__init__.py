@@ -1,0 +1,1 @@
+"""Student/teacher self-distillation (Random Teachers are Good Teachers, ICML 2023) as Lightning modules."""
