@@ -1,0 +1,8 @@
+"""``python -m dinopl`` is the command."""
+
+import sys
+
+from dinopl.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""``dinopl configs``: the shipped configurations, from a clone and from an installed wheel alike."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import dinopl
+from dinopl.app.errors import UserMistake
+
+USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY]"
+
+
+def config_root() -> Path:
+    """The folder of the shipped configurations."""
+    package = Path(dinopl.__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Names of the shipped configurations, as ``configs cp`` takes them."""
+    root = config_root()
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def find_config(name: str) -> Path:
+    """The shipped configuration ``name``, with or without folder and ending.
+
+    Raises:
+        UserMistake: if there is none, or more than one.
+    """
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    names = config_names()
+    found = [n for n in names if n == wanted] or [n for n in names if n.rsplit("/", 1)[-1] == wanted]
+    if len(found) != 1:
+        problem = f"stands for {', '.join(found)}; give the folder too" if found else "is not among the shipped ones"
+        raise UserMistake(f"configs: {name} {problem}; `dinopl configs ls` lists them.")
+    return config_root() / f"{found[0]}.yaml"
+
+
+def title(path: Path) -> str:
+    """The first comment line of a configuration."""
+    return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+
+
+def configs(arguments: Sequence[str]) -> int:
+    """Runs ``dinopl configs`` with the arguments after the word ``configs``."""
+    match list(arguments):
+        case ["ls"]:
+            names = config_names()
+            width = max(map(len, names))
+            sys.stdout.writelines(f"{n:<{width}}  {title(config_root() / f'{n}.yaml')}\n" for n in names)
+        case ["show", name]:
+            sys.stdout.write(find_config(name).read_text(encoding="utf-8"))
+        case ["cp", name, *rest] if len(rest) <= 1:
+            source = find_config(name)
+            target = Path(rest[0] if rest else ".") / source.name
+            if target.exists():
+                raise UserMistake(f"configs cp {name}: {target} exists; remove it, or name another directory.")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+            sys.stdout.write(f"{target}\n")
+        case ["--help" | "-h"]:
+            sys.stdout.write(f"usage: {USAGE}\n")
+        case _:
+            raise UserMistake(f"configs {' '.join(arguments)}: usage is {USAGE}.")
+    return 0

@@ -1,0 +1,66 @@
+"""The entry point: sends the words of the command line to a run or a tool, and turns mistakes into exit codes.
+
+torch and Lightning are imported only for what needs them, so that help, versions and refusals come at once.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+from dinopl.app.errors import UserMistake
+from dinopl.app.help import HELP, versions
+from dinopl.app.suggest import did_you_mean
+
+RUNS = ("fit", "validate", "test", "predict")
+TOOLS = ("configs", "export")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        args: the words after ``dinopl``; by default those of the process.
+
+    Returns:
+        0, or 2 after a user's mistake, or 130 after Ctrl-C. Any other error is raised.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    show_traceback = "--traceback" in words
+    try:
+        return _dispatch([word for word in words if word != "--traceback"])
+    except UserMistake as mistake:
+        if show_traceback:
+            traceback.print_exc()
+        sys.stderr.write(f"dinopl: error: {mistake}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("dinopl: interrupted\n")
+        return 130
+    except SystemExit as stop:  # argparse leaves this way after printing help
+        if not stop.code:
+            return 0
+        raise
+
+
+def _dispatch(words: list[str]) -> int:
+    match words:
+        case [] | ["--help" | "-h" | "help", *_]:
+            sys.stdout.write(HELP)
+        case ["--version", *_]:
+            sys.stdout.write(versions() + "\n")
+        case ["configs", *rest]:
+            from dinopl.app.configs import configs
+
+            return configs(rest)
+        case ["export", *rest]:
+            from dinopl.app.export import export
+
+            return export(rest)
+        case [command, *rest] if command in RUNS:
+            from dinopl.app.cli import run
+
+            run(command, rest)
+        case [command, *_]:
+            hint = did_you_mean(command, [*RUNS, *TOOLS])
+            raise UserMistake(f"{command}: no such command{hint}; `dinopl --help` lists them.")
+    return 0

@@ -1,0 +1,85 @@
+"""The parser's message made short: which option, what is wrong, what was probably meant.
+
+jsonargparse explains a wrong value with every type that it tried, over many lines. What a user needs is one: the dotted
+option, the innermost complaint, and the nearest name that exists.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+
+from dinopl.app.suggest import did_you_mean
+
+_NOISE = re.compile(
+    r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>$|Parser key \"[^\"]*\":$"
+    r"|Problem with given class_path|Expected a path but)"
+)
+_KEY = re.compile(r"Parser key \"([^\"]+)\":")
+_CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)'")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_UNKNOWN_ARGUMENT = re.compile(r"unrecognized arguments: --([\w.+-]+)")
+_UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
+_GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
+
+
+def one_line(message: str, options: Iterable[str]) -> str:
+    """Condenses a parser's message.
+
+    Args:
+        message: what the parser said.
+        options: the top-level and ``trainer.`` options that exist, for suggestions.
+
+    Returns:
+        One line: option, complaint, and "did you mean" where a near name exists.
+    """
+    classes = _CLASS_PATH.findall(message)
+    if match := _UNKNOWN_CLASS.search(message):
+        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], _class_names())}."
+    if match := _UNKNOWN_ARGUMENT.search(message) or _UNKNOWN_KEY.search(message):
+        name = match[1].rstrip("+")
+        if not classes:
+            return f"--{name}: no such option{did_you_mean(name, options)}."
+        leaf, owner = name.split(".")[0], classes[-1]
+        parent = _option(message)
+        return f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}."
+    return f"{_option(message)}: {_complaint(message)}" if _KEY.search(message) else _complaint(message)
+
+
+def _option(message: str) -> str:
+    """The dotted option that the message is about: the keys of all levels, joined."""
+    keys: list[str] = []
+    for key in _KEY.findall(message):
+        if not keys or key != keys[-1]:
+            keys.append(key)
+    return "--" + ".".join(keys)
+
+
+def _complaint(message: str) -> str:
+    """The lines that say something, types in Python's short form, and the value that was given."""
+    lines = [line.strip(" -") for line in message.splitlines()]
+    kept = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    text = "; ".join(kept)
+    text = re.sub(r"Type \S+.*? expects a function or a callable class: ", "", text)
+    text = re.sub(r"Parser key \"[^\"]*\":\s*", "", text)
+    text = re.sub(r"(?:\. )?Got value: Namespace\(.*$", "", text)
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    given = _GIVEN.findall(message)
+    value = next((nested or plain for nested, plain in given if nested or plain), None)
+    return f"{text}, got {value}" if value and "Got value" not in text else text
+
+
+def _arguments(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _class_names() -> list[str]:
+    """Names that an option may take: our public classes, torch's optimisers and schedules, Lightning's callbacks."""
+    modules = (
+        "dinopl.encoders dinopl.heads dinopl.initialization dinopl.teachers dinopl.losses dinopl.probes dinopl.data "
+        "dinopl.module dinopl.callbacks torch.optim torch.optim.lr_scheduler lightning.pytorch.callbacks "
+        "lightning.pytorch.loggers"
+    )
+    loaded = map(importlib.import_module, modules.split())
+    return sorted({name for module in loaded for name, value in vars(module).items() if inspect.isclass(value)})

@@ -1,0 +1,35 @@
+"""Lightning's advice that does not apply here, kept off the terminal."""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+# Message patterns, each with the reason why it says nothing to our users.
+ADVICE = (
+    r".*does not have many workers.*",  # small sets live in memory: there are no workers to add
+    r".*The number of training batches .* is smaller than the logging interval.*",  # every epoch logs its last step
+    r".*Checkpoint directory .* exists and is not empty.*",  # each run has a folder of its own
+    r".*No seed found.*",  # the seed is an option with a default
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
+)
+TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels")
+
+
+class _NoTips(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not any(tip in record.getMessage() for tip in TIPS)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what ``ADVICE`` and ``TIPS`` name for the time of a block."""
+    logger, no_tips = logging.getLogger("lightning.pytorch.utilities.rank_zero"), _NoTips()
+    logger.addFilter(no_tips)
+    try:
+        with warnings.catch_warnings():
+            for pattern in ADVICE:
+                warnings.filterwarnings("ignore", pattern)
+            yield
+    finally:
+        logger.removeFilter(no_tips)

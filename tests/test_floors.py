@@ -1,0 +1,101 @@
+"""Who may import whom (DESIGN, section 1), read from the source."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(path for package in ("dinopl", "fprnn", "kd") for path in (ROOT / package).rglob("*.py"))
+HEAVY = {"torchvision", "sklearn", "matplotlib", "triton", "optuna", "scipy", "PIL", "pandas", "wandb"}
+
+# A module may import from its own floor's package and from floors with a smaller number.
+DINOPL_FLOORS = {"app": 5, "module": 3, "analysis": 3, "results": 3, "export": 3, "callbacks": 2, "probes": 2}
+FPRNN_FLOORS = {"module": 5, "model": 4, "tasks": 4, "layers": 3, "baselines": 3, "solvers": 2, "mixers": 2, "ops": 1}
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: relative import"
+    return found
+
+
+def part(name: str) -> str:
+    """``dinopl.data.order`` -> ``data``."""
+    pieces = name.split(".")
+    return pieces[1] if len(pieces) > 1 else ""
+
+
+def floor(name: str) -> float:
+    package = name.split(".")[0]
+    if package == "kd":
+        return 4
+    return (DINOPL_FLOORS if package == "dinopl" else FPRNN_FLOORS).get(part(name), 1 if package == "dinopl" else 0)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def is_exempt(name: str) -> bool:
+    """The packages' lazy front doors and ``python -m dinopl`` point upwards on purpose."""
+    return name in {"dinopl", "dinopl.__main__", "fprnn", "kd"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_imports_point_downwards(path: Path) -> None:
+    name = module_name(path)
+    package = name.split(".")[0]
+    if is_exempt(name):
+        return
+    for imported in imports(path):
+        target = imported.split(".")[0]
+        if target not in ("dinopl", "fprnn", "kd") or imported in ("dinopl", "fprnn", "kd"):
+            continue
+        if part(name) == "app":
+            continue
+        assert part(imported) != "app", f"{name} imports {imported}"
+        if package == "fprnn":
+            assert target == "fprnn", f"{name} imports {imported}"
+        if target == package and part(imported) == part(name):
+            continue
+        if target == package:
+            assert floor(imported) < floor(name) or floor(imported) <= 1, f"{name} imports {imported}, not below it"
+        else:
+            assert package == "kd", f"{name} imports {imported}"
+            assert target == "dinopl", f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_only_the_command_knows_lightnings_cli(path: Path) -> None:
+    found = {name for name in imports(path) if name.startswith(("jsonargparse", "lightning.pytorch.cli"))}
+    assert part(module_name(path)) == "app" or not found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+
+
+def test_importing_the_packages_is_light() -> None:
+    script = (
+        "import time, sys, lightning.pytorch\n"
+        "before = set(sys.modules)\n"
+        "start = time.perf_counter()\n"
+        "import dinopl, fprnn, kd\n"
+        "print(time.perf_counter() - start)\n"
+        f"print(*sorted({HEAVY!r} & (set(sys.modules) - before)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    seconds, heavy = done.stdout.split("\n")[:2]
+    assert float(seconds) < 0.3
+    assert heavy == ""
