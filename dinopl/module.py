@@ -107,7 +107,7 @@ class SelfDistillation(LightningModule):
     def train(self, mode: bool = True) -> "SelfDistillation":
         """Sets the student's mode; the teacher's is the teacher rule's business."""
         super().train(mode)
-        self.teacher_rule.set_mode(self.teacher)
+        self.teacher_rule.set_mode(self.teacher, mode)
         return self
 
     def configure_callbacks(self) -> list[Callback]:

@@ -32,7 +32,7 @@ from dinopl.app.compose import (
     reset_defaults,
 )
 from dinopl.app.errors import UserMistake
-from dinopl.app.messages import one_line
+from dinopl.app.messages import innermost, one_line
 from dinopl.app.quiet import quiet
 from dinopl.app.summary import show_differences, show_summary
 from dinopl.callbacks import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
@@ -50,10 +50,15 @@ LINKS = {
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose complaint is one line."""
+    """Lightning's parser, whose complaint is one line, and which takes no abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the complaint as a ``UserMistake``."""
+        """Raises the complaint as a ``UserMistake``; a parser within the parser leaves that to the outer one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
         trainer = (f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters)
         top = ("model", "data", "trainer", "seed_everything", "ckpt_path", "name", "threads", "config", "print_config")
         raise UserMistake(one_line(message, [*top, *trainer])) from ex
@@ -145,7 +150,7 @@ class DinoplCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except MISTAKES as error:
-            raise UserMistake(str(error)) from error
+            raise UserMistake(innermost(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Injects the family-blind callbacks; Lightning's own default logger stays out."""
@@ -160,7 +165,10 @@ class DinoplCLI(LightningCLI):
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False))
         logger = False if config.logger in (None, True) else config.logger
-        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+        try:
+            return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+        except MISTAKES as error:
+            raise UserMistake(f"--trainer: {error}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
@@ -237,7 +245,7 @@ def checkpoint_config(path: str, command: str) -> Config:
     try:
         checkpoint = load_checkpoint(path)
     except MISTAKES as error:
-        raise UserMistake(f"--ckpt_path {error}") from error
+        raise UserMistake(str(error)) from error
     config: Config = checkpoint.get("dinopl", {}).get("config", {})
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything")
     return {key: config[key] for key in keep if key in config and key != "ckpt_path"}

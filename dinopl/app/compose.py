@@ -111,9 +111,9 @@ def drop_replaced(config: Config, arguments: Arguments) -> Config:
         key = path[-1]
         if parent is None or key not in parent:
             continue
-        if isinstance(value, list):
+        if isinstance(value, list) or (isinstance(value, str) and isinstance(parent[key], str)):
             parent[key] = value
-        elif _class_name(parent[key]) is not None and _class_name(value) not in (None, _class_name(parent[key])):
+        elif isinstance(parent[key], dict) and _class_name(parent[key]) is not None and _swaps(parent[key], value):
             parent[key] = value if isinstance(value, dict) else {"class_path": value}
     return config
 
@@ -168,6 +168,11 @@ def _descend(config: Config, path: Sequence[str]) -> Config | None:
             break
         node = node.get(part) if isinstance(node, dict) else None
     return node if isinstance(node, dict) else None
+
+
+def _swaps(node: Any, value: Any) -> bool:
+    """Whether ``value`` names another class than ``node`` does."""
+    return _class_name(value) not in (None, _class_name(node))
 
 
 def _class_name(node: Any) -> str | None:

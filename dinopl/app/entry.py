@@ -62,5 +62,5 @@ def _dispatch(words: list[str]) -> int:
             run(command, rest)
         case [command, *_]:
             hint = did_you_mean(command, [*RUNS, *TOOLS])
-            raise UserMistake(f"{command}: no such command{hint}; `dinopl --help` lists them.")
+            raise UserMistake(f"{command}: no such command{hint} `dinopl --help` lists them.")
     return 0

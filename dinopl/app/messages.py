@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from dinopl.app.suggest import did_you_mean
 
 _NOISE = re.compile(
-    r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>$|Parser key \"[^\"]*\":$"
-    r"|Problem with given class_path|Expected a path but)"
+    r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a NoneType$|Problem with given class_path"
+    r"|Expected a path but)"
 )
+_TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _KEY = re.compile(r"Parser key \"([^\"]+)\":")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
@@ -35,14 +36,14 @@ def one_line(message: str, options: Iterable[str]) -> str:
     """
     classes = _CLASS_PATH.findall(message)
     if match := _UNKNOWN_CLASS.search(message):
-        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], _class_names())}."
+        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], _class_names())}"
     if match := _UNKNOWN_ARGUMENT.search(message) or _UNKNOWN_KEY.search(message):
         name = match[1].rstrip("+")
         if not classes:
-            return f"--{name}: no such option{did_you_mean(name, options)}."
+            return f"--{name}: no such option{did_you_mean(name, options)}"
         leaf, owner = name.split(".")[0], classes[-1]
         parent = _option(message)
-        return f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}."
+        return f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
     return f"{_option(message)}: {_complaint(message)}" if _KEY.search(message) else _complaint(message)
 
 
@@ -55,18 +56,33 @@ def _option(message: str) -> str:
     return "--" + ".".join(keys)
 
 
+def innermost(message: str) -> str:
+    """What a constructor complained of, without the types that were tried around it."""
+    return _complaint(message)
+
+
 def _complaint(message: str) -> str:
-    """The lines that say something, types in Python's short form, and the value that was given."""
-    lines = [line.strip(" -") for line in message.splitlines()]
-    kept = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
-    text = "; ".join(kept)
-    text = re.sub(r"Type \S+.*? expects a function or a callable class: ", "", text)
-    text = re.sub(r"Parser key \"[^\"]*\":\s*", "", text)
-    text = re.sub(r"(?:\. )?Got value: Namespace\(.*$", "", text)
-    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    given = _GIVEN.findall(message)
-    value = next((nested or plain for nested, plain in given if nested or plain), None)
-    return f"{text}, got {value}" if value and "Got value" not in text else text
+    """The lines that say something, in one: what was expected, and the value that was given instead."""
+    lines = [_TYPE.sub(r"\1", _clean(line)) for line in message.splitlines()]
+    told = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    expected = [line.removeprefix("Expected a ") for line in told if line.startswith("Expected a ")]
+    others = [line for line in told if not line.startswith("Expected a ")]
+    if others:
+        return "; ".join(others)
+    given = next((nested or plain for nested, plain in _GIVEN.findall(message) if nested or plain), None)
+    told_already = any(", got " in line for line in expected)
+    shown = given is not None and not told_already and not given.startswith(("Namespace(", "{"))
+    value = f", got {given}" if shown else ""
+    return f"expected {' or '.join(expected)}{value}."
+
+
+def _clean(line: str) -> str:
+    """A line without what it was wrapped in."""
+    line = re.sub(r"Type \S+\[.*\] expects a function or a callable class: ", "", re.sub(r"^[\s-]*\s|^- ", "", line).strip())
+    line = re.sub(r"Parser key \"[^\"]*\":\s*", "", line)
+    line = re.sub(r"\. Got value: Namespace\(.*$", "", line)
+    line = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", line)
+    return re.sub(r"\. Got value: ", ", got ", line)
 
 
 def _arguments(class_path: str) -> list[str]:

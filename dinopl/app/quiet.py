@@ -11,9 +11,10 @@ ADVICE = (
     r".*The number of training batches .* is smaller than the logging interval.*",  # every epoch logs its last step
     r".*Checkpoint directory .* exists and is not empty.*",  # each run has a folder of its own
     r".*No seed found.*",  # the seed is an option with a default
+    r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # the teacher, on purpose
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
-TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels")
+TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks")
 
 
 class _NoTips(logging.Filter):

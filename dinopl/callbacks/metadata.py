@@ -5,16 +5,18 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import torch
+
 from dinopl.__about__ import __version__
 
 
 def versions() -> dict[str, str | None]:
     """Versions of this package and of what its numbers depend on; None for what is not installed.
 
-    Read from the installed packages' metadata, so that nothing is imported for it.
+    All but torch's, whose own string names the CUDA build too, come from the packages' metadata: nothing is imported.
     """
-    packages = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
-    return {"dinopl": __version__} | {name: _installed(name) for name in packages} | {"python": platform.python_version()}
+    others = {name: _installed(name) for name in ("torchvision", "lightning", "torchmetrics", "numpy")}
+    return {"dinopl": __version__, "torch": str(torch.__version__), **others, "python": platform.python_version()}
 
 
 def _installed(package: str) -> str | None:

@@ -46,7 +46,7 @@ class ResidualNetwork(nn.Module):
 
     def feature_map(self, x: Tensor) -> Tensor:
         """The map before the mean: ``(B, C, H, W)`` to ``(B, embed_dim, h, w)``."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for stage in range(1, self.num_stages + 1):
             x = self.get_submodule(f"layer{stage}")(x)
         return x
@@ -86,9 +86,9 @@ class TwoConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, channels, H, W)`` to ``(B, out, H / stride, W / stride)``, rounded up."""
-        residual = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        residual = F.relu(self.bn1(self.conv1(x)))
         residual = self.bn2(self.conv2(residual))
-        return F.relu(residual + self.downsample(x), inplace=True)
+        return F.relu(residual + self.downsample(x))
 
 
 class ResNet18(ResidualNetwork):

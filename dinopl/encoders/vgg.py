@@ -51,7 +51,7 @@ def stage_layers(channels: int, stages: Sequence[Sequence[int]]) -> nn.Sequentia
     layers: list[nn.Module] = []
     for widths in stages:
         for width in widths:
-            layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU(inplace=True)]
+            layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.ReLU()]
             channels = width
         layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)

@@ -1,7 +1,8 @@
 """What every probe is: a classifier trained on frozen features, and what probes share.
 
-"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3: features are judged by how well a simple classifier does on
-them. The reference standardises in place after the raw probes have run; here a probe says itself whether it standardises.
+"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3: features are judged by
+how well a simple classifier does on them. The reference standardises in place after the raw probes have run; here a
+probe says itself whether it standardises.
 """
 
 from abc import ABC, abstractmethod
@@ -83,7 +84,9 @@ def check_features(train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int
     if train_x.ndim != 2 or x.ndim != 2 or train_x.shape[1] != x.shape[1]:
         raise ValueError(f"features must be (N, D) and (M, D), got {tuple(train_x.shape)} and {tuple(x.shape)}")
     if len(train_x) == 0 or train_y.shape != train_x.shape[:1]:
-        raise ValueError(f"{len(train_x)} training features with labels of shape {tuple(train_y.shape)}: need N >= 1 each")
+        raise ValueError(
+            f"{len(train_x)} training features with labels of shape {tuple(train_y.shape)}: need N >= 1 each"
+        )
     low, high = int(train_y.min()), int(train_y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"labels from {low} to {high} do not fit num_classes={num_classes}: give at least {high + 1}")

@@ -1,7 +1,8 @@
 """Probes that scikit-learn solves to convergence: logistic regression and linear discriminant analysis.
 
-Later than "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), where the linear probe has a fixed budget: these have none, so
-they show what a linear readout can reach. No hyper-parameter is selected; the settings are scikit-learn's defaults.
+Later than "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), where the linear
+probe has a fixed budget: these have none, so they show what a linear readout can reach. No hyper-parameter is selected;
+the settings are scikit-learn's defaults.
 """
 
 from typing import Any

@@ -1,9 +1,10 @@
 """Linear probe: one linear layer on frozen features, trained for a fixed number of epochs.
 
-"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3 and table 1. As in the reference, the budget is fixed and the
-accuracy is that of the last epoch, so the raw probe depends on the features' scale. What differs: batches are drawn
-anew in every epoch (``frozen_order`` is the reference's behaviour), and the gradient of the softmax regression is
-written out, which halves the time of a step that is far too small for automatic differentiation to be worth it.
+"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3 and table 1. As in the
+reference, the budget is fixed and the accuracy is that of the last epoch, so the raw probe depends on the features'
+scale. What differs: batches are drawn anew in every epoch (``frozen_order`` is the reference's behaviour), and the
+gradient of the softmax regression is written out, which halves the time of a step that is too small for automatic
+differentiation to be worth it.
 """
 
 import torch
@@ -56,7 +57,7 @@ def linear_probe(
     for epoch in range(epochs):
         if epoch and not frozen_order:
             order = _epoch_order(train_x, generator)
-        for batch in order.split(batch_size):
+        for batch in torch.split(order, batch_size):
             features = train_x[batch]
             # d(cross-entropy)/d(logits), mean over the batch
             error = (torch.addmm(bias, features, weight.T).softmax(1) - target[batch]) / len(batch)

@@ -1,0 +1,226 @@
+"""Images per second of a random-teacher step beside a supervised step of the same encoder and head.
+
+Per image the supervised step costs one forward and one backward pass, three passes in all; an uncached teacher adds a
+fourth, so the uncached step can reach 75 % of the supervised one and a cached one 100 %. Our aims: 70 % and 85 %. The
+same step is then timed inside the command, against the bare loop: 90 % on CIFAR/VGG11 shapes, 80 % on digits.
+
+    python benchmarks/self_distillation_step.py [--setting digits cifar] [--precision 32-true bf16-mixed] [--threads 2]
+
+The variants take turns, so that a busy machine slows all of them alike; the median over the turns is reported.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hardware import hardware, results_file, write_csv
+from lightning.pytorch import Callback
+from torch import Tensor
+
+from dinopl.app.cli import run
+from dinopl.encoders import VGG11, MiniVGG
+from dinopl.heads import ProjectionHead
+from dinopl.initialization import TeacherCopy
+from dinopl.losses import CrossEntropyViews
+from dinopl.network import Network, draw_network
+from dinopl.optim import parameter_groups
+from dinopl.teachers import FrozenTeacher
+from dinopl.types import ImageShape
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table: shapes, and how long to look."""
+
+    name: str
+    encoder: Callable[[ImageShape], torch.nn.Module]
+    shape: ImageShape
+    batch: int
+    head: dict[str, Any]
+    steps: int
+    turns: int
+    config: list[str]
+
+
+SETTINGS = {
+    "digits": Setting(
+        "digits",
+        MiniVGG,
+        ImageShape(1, 8, 8),
+        128,
+        {"hidden": (256, 256), "bottleneck_dim": 64, "out_dim": 1024},
+        steps=60,
+        turns=7,
+        config=["--config", "configs/random_teacher.yaml"],
+    ),
+    "cifar": Setting(
+        "cifar",
+        VGG11,
+        ImageShape(3, 32, 32),
+        256,
+        {"hidden": (2048, 2048), "bottleneck_dim": 256, "out_dim": 65536},
+        steps=2,
+        turns=5,
+        config=["--config", "configs/dinopl/cifar10_vgg11.yaml"],
+    ),
+}
+
+
+class StepClock(Callback):
+    """Times each training step inside the Trainer, from one batch's end to the next one's."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        _synchronize()
+        self.ends.append(time.perf_counter())
+
+    def seconds(self, skip: int) -> float:
+        """Median time between steps, without the first ``skip``."""
+        return statistics.median(b - a for a, b in zip(self.ends[skip:], self.ends[skip + 1 :], strict=False))
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[str, Callable[[], None]]:
+    """One training step of each kind, on one fixed batch."""
+
+    def draw(seed: int) -> Network:
+        return draw_network(setting.encoder, lambda r: ProjectionHead(r, **setting.head), setting.shape, seed)
+
+    teacher = FrozenTeacher(seed=0).draw(draw).to(device)
+    images = torch.randn(setting.batch, *setting.shape, device=device)
+    labels = torch.randint(0, 10, (setting.batch,), device=device)
+    loss_fn = CrossEntropyViews()
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
+    with torch.no_grad(), autocast:
+        code = teacher.bottleneck(images)
+
+    def step(loss_of: Callable[[Network], Tensor]) -> Callable[[], None]:
+        student = TeacherCopy()(teacher, draw).to(device).train()
+        optimizer = torch.optim.AdamW(parameter_groups(student), lr=1e-3, weight_decay=0.0)
+
+        def one() -> None:
+            optimizer.zero_grad()
+            with autocast:
+                loss = loss_of(student)
+            loss.backward()
+            optimizer.step()
+
+        return one
+
+    def distil(target: Callable[[], Tensor]) -> Callable[[Network], Tensor]:
+        def loss(student: Network) -> Tensor:
+            with torch.no_grad():
+                logits = target()
+            return loss_fn([student(images)], [logits]).loss.mean()
+
+        return loss
+
+    return {
+        "supervised": step(lambda student: F.cross_entropy(student(images), labels)),
+        "uncached": step(distil(lambda: teacher(images))),
+        "cached": step(distil(lambda: teacher.classify(code))),
+    }
+
+
+def time_turns(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, float]:
+    """Median seconds a step of each kind, the kinds taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for one in steps.values():
+        one()
+    for _ in range(setting.turns):
+        for name, one in steps.items():
+            _synchronize()
+            start = time.perf_counter()
+            for _ in range(setting.steps):
+                one()
+            _synchronize()
+            seconds[name].append((time.perf_counter() - start) / setting.steps)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def time_command(setting: Setting, precision: str, cached: bool, threads: int, folder: Path) -> float:
+    """Seconds a step inside ``dinopl fit`` on random images of the setting's shape."""
+    steps = setting.steps * setting.turns
+    images = folder / f"{setting.name}.npz"
+    if not images.exists():
+        count = setting.batch * (8 if setting.name == "cifar" else 9)
+        shape = (setting.shape.height, setting.shape.width, setting.shape.channels)
+        pixels = np.random.default_rng(0).integers(0, 256, (count, *shape), dtype=np.uint8)
+        labels = np.arange(count) % 10
+        np.savez(images, x_train=pixels, y_train=labels, x_test=pixels[:256], y_test=labels[:256])
+    options = {
+        "trainer.default_root_dir": folder / "runs",
+        "trainer.max_steps": max(steps, 8),
+        "trainer.max_epochs": -1,
+        "trainer.precision": precision,
+        "trainer.limit_val_batches": 0,
+        "trainer.enable_checkpointing": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.callbacks": '[{"class_path": "self_distillation_step.StepClock"}]',
+        "test_after_fit": "false",
+        "threads": threads,
+        "model.probes": "null",
+        "model.cache_teacher": str(cached).lower(),
+        "data.dataset": f'{{"class_path": "NpzImages", "init_args": {{"path": "{images}"}}}}',
+        "data.val_size": 0,
+        "data.train_size": "null",
+        "data.drop_last": "true",
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        cli = run("fit", [*setting.config, *(f"--{name}={value}" for name, value in options.items())])
+    clock = next(c for c in cli.trainer.callbacks if type(c).__name__ == "StepClock")
+    return clock.seconds(skip=2)
+
+
+def measure(setting: Setting, precision: str, threads: int, folder: Path) -> list[dict[str, object]]:
+    """The rows of one setting and precision."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bare = time_turns(bare_steps(setting, precision, device), setting)
+    rows = []
+    for name, seconds in bare.items():
+        row: dict[str, object] = {"setting": setting.name, "precision": precision, "threads": threads, "step": name}
+        row |= {"ms": round(1000 * seconds, 3), "images_per_s": round(setting.batch / seconds, 1)}
+        row["of_supervised"] = round(bare["supervised"] / seconds, 3)
+        inside = None if name == "supervised" else time_command(setting, precision, name == "cached", threads, folder)
+        row["command_ms"] = round(1000 * inside, 3) if inside else ""
+        row["command_of_bare"] = round(seconds / inside, 3) if inside else ""
+        rows.append(row)
+        print("  ".join(f"{value!s:>16}" for value in row.values()), flush=True)
+    return rows
+
+
+def main() -> None:
+    """Prints the table and writes it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--precision", nargs="+", default=["32-true", "bf16-mixed"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    names = ("setting", "precision", "threads", "step", "ms", "images_per_s", "of_supervised")
+    print(f"{hardware()}, torch {torch.__version__}")
+    print("  ".join(f"{name:>16}" for name in (*names, "command_ms", "command_of_bare")))
+    with tempfile.TemporaryDirectory() as folder:
+        for precision in options.precision:
+            rows = [r for s in options.setting for r in measure(SETTINGS[s], precision, options.threads, Path(folder))]
+            write_csv(results_file("self_distillation_step", precision), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""The loggers of a run folder: Lightning's CSV and TensorBoard loggers, writing right into a given folder.
+
+What differs: rows go to the disk by the clock and not one by one, which would cost a short step a good part of its
+time, most of it spent on TensorBoard's writer thread; and there is no ``hparams.yaml``, as ``config.yaml`` holds more.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+
+class MetricsFile(CSVLogger):
+    """``metrics.csv`` in the folder itself; it also notes the last value of every metric.
+
+    Args:
+        folder: where the file goes.
+        last: filled with the last value of every metric that is logged.
+        seconds: how old a row may get before it is on the disk.
+    """
+
+    def __init__(self, folder: Path, last: dict[str, float], seconds: float = 1.0) -> None:
+        super().__init__(save_dir=folder, name=None, version="")
+        self.last = last
+        self.seconds = seconds
+        self._saved = time.monotonic()
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        """Adds one row."""
+        super().log_metrics(dict(metrics), step)
+        self.last.update({name: float(value) for name, value in metrics.items()})
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace | None = None) -> None:
+        """Writes nothing."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes the rows if it is time."""
+        if time.monotonic() - self._saved >= self.seconds:
+            super().save()
+            self._saved = time.monotonic()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes the rows; Lightning calls this at the end of a stage and after an exception."""
+        super().save()
+
+
+class EventsFile(TensorBoardLogger):
+    """TensorBoard events in the folder itself.
+
+    Args:
+        folder: where the file goes.
+        seconds: how old a row may get before it is on the disk.
+    """
+
+    def __init__(self, folder: Path, seconds: float = 5.0) -> None:
+        super().__init__(save_dir=folder, name="", version="", default_hp_metric=False)
+        self.seconds = seconds
+        self._saved = time.monotonic()
+        self._rows: list[tuple[Mapping[str, Tensor | float], int | None, float]] = []
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Tensor | float], step: int | None = None) -> None:
+        """Adds one row."""
+        self._rows.append((metrics, step, time.time()))
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Writes nothing."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes the rows if it is time."""
+        if time.monotonic() - self._saved >= self.seconds:
+            self._write()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes the rows and closes the file; a later row opens a second one."""
+        self._write()
+        self.experiment.close()
+
+    def _write(self) -> None:
+        rows, self._rows, self._saved = self._rows, [], time.monotonic()
+        for metrics, step, walltime in rows:
+            for name, value in metrics.items():
+                self.experiment.add_scalar(name, value, step, walltime)
+        self.experiment.flush()

@@ -1,0 +1,92 @@
+"""A progress bar whose refresh follows the clock, and that prints plain lines where there is no terminal."""
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+PLAIN_SECONDS = 30.0
+
+
+class RunProgress(TQDMProgressBar):
+    """Lightning's bar, drawn a few times a second instead of at every step, without the version number.
+
+    Away from a terminal (a log file, a pipe, a batch job) a bar is a mess of carriage returns: there it prints one line
+    an epoch, and within long epochs one every half minute.
+
+    Args:
+        seconds: shortest time between two drawings.
+        plain: print lines instead of a bar; null does so where standard output is no terminal.
+
+    Raises:
+        ValueError: if ``seconds`` is negative.
+    """
+
+    def __init__(self, seconds: float = 0.2, plain: bool | None = None) -> None:
+        super().__init__(refresh_rate=1)
+        if seconds < 0:
+            raise ValueError(f"seconds is {seconds}: RunProgress needs 0 or more")
+        self.plain = not sys.stdout.isatty() if plain is None else plain
+        self._seconds = PLAIN_SECONDS if self.plain else seconds
+        self._drawn = time.monotonic()
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether a bar is drawn."""
+        return super().is_enabled and not self.plain
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What is logged for the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws if it is time, and at the end of the epoch."""
+        due = self._due()
+        if self.plain and due:
+            self._print_line(trainer, pl_module, f"step {batch_idx + 1}/{self.total_train_batches}")
+        elif due or trainer.is_last_batch:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Draws if it is time."""
+        if self._due():
+            super().on_validation_batch_end(trainer, *args, **kwargs)
+
+    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Draws if it is time."""
+        if self._due():
+            super().on_test_batch_end(trainer, *args, **kwargs)
+
+    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Draws if it is time."""
+        if self._due():
+            super().on_predict_batch_end(trainer, *args, **kwargs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the epoch's metrics."""
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.plain:
+            self._print_line(trainer, pl_module, "done")
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._drawn < self._seconds:
+            return False
+        self._drawn = now
+        return True
+
+    def _print_line(self, trainer: Trainer, pl_module: LightningModule, place: str) -> None:
+        if trainer.is_global_zero:
+            metrics = self.get_metrics(trainer, pl_module).items()
+            shown = "  ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics
+            )
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {place}  {shown}", flush=True)

@@ -1,0 +1,53 @@
+"""Image data: sources, stratified subsets, one order for all processes, views, loaders, and their DataModule."""
+
+from dinopl.data.batch import as_batch
+from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.loader import ImageLoader
+from dinopl.data.module import ImageDataModule
+from dinopl.data.order import EvalSampler, OrderSampler, epoch_order
+from dinopl.data.sources import (
+    CIFAR10Images,
+    CIFAR100Images,
+    DigitsImages,
+    FashionMNISTImages,
+    FolderImages,
+    ImageSource,
+    MNISTImages,
+    NoiseImages,
+    NpzImages,
+    SourceInfo,
+    STL10Images,
+    TinyImageNetImages,
+    TorchvisionImages,
+)
+from dinopl.data.subsets import stratified_split, stratified_subset
+from dinopl.data.views import CropFlip, ImageView, WholeImage
+
+__all__ = [
+    "CIFAR10Images",
+    "CIFAR100Images",
+    "CropFlip",
+    "DigitsImages",
+    "EvalSampler",
+    "FashionMNISTImages",
+    "FolderImages",
+    "ImageArrays",
+    "ImageDataModule",
+    "ImageFiles",
+    "ImageLoader",
+    "ImageSource",
+    "ImageView",
+    "MNISTImages",
+    "NoiseImages",
+    "NpzImages",
+    "OrderSampler",
+    "STL10Images",
+    "SourceInfo",
+    "TinyImageNetImages",
+    "TorchvisionImages",
+    "WholeImage",
+    "as_batch",
+    "epoch_order",
+    "stratified_split",
+    "stratified_subset",
+]

@@ -1,0 +1,308 @@
+"""Images for training, evaluation and probing, as one LightningDataModule.
+
+"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 4 and appendix E: data sets, their
+normalisation, distillation on one set with probing on another. What differs from the authors' code: a validation split
+is held out of the training images, so that nothing is selected on the test split; small sets stay in memory on the
+training device; order and augmentation are functions of (seed, epoch, sample).
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.loader import ImageLoader, ViewRecipe
+from dinopl.data.order import EvalSampler, OrderSampler
+from dinopl.data.sources import DigitsImages, ImageSource
+from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset, read_splits
+from dinopl.data.stores import ImageStore, open_store
+from dinopl.data.views import ImageView, WholeImage
+from dinopl.seeds import stream_seed
+from dinopl.types import ImageBatch, ImageShape
+
+
+class ImageDataModule(LightningDataModule):
+    """Image batches in one order, whatever the number of workers and processes.
+
+    Splits: "train" and "val" are the set's training images without and with those held out, stratified; "test" is its
+    test split. A sample's index is its position in its split. Distillation may use a part of "train", or another set
+    than probing does; probing always gets all of "train".
+
+    Args:
+        dataset: the images to train on.
+        probe_dataset: the images to probe on, in the same shape; null probes on those of ``dataset``.
+        root: folder of all data sets; null takes the environment's ``DINOPL_DATA``, or else ``./data``.
+        batch_size: training images a step and process.
+        eval_batch_size: images a batch and process where nothing is trained.
+        image_size: side in pixels that images are resized to when they are read; null keeps their size.
+        rgb: repeat the channel of gray images three times.
+        val_size: training images to hold out for validation: a count, or a fraction such as 0.1; 0 for none.
+        test_size: test images to use: a count or a fraction, the same ones for every seed; null uses all.
+        train_size: images to train on: a count or a fraction of "train", stratified, smaller ones being part of larger
+            ones; null uses all. Probing is not affected.
+        normalization: what is subtracted and divided by: ``source``, the set's published constants, or else as with
+            ``train``; ``train``, mean and deviation of each channel over "train", before ``train_size`` cuts it; or
+            ``[mean, std]``, numbers or lists of one number a channel.
+        views: how each image is seen in training, one object a view; null is the whole image. Evaluation always sees
+            the whole image, at the first view's size.
+        predict_split: the split of ``dataset`` that ``predict`` runs over.
+        drop_last: leave out a last training batch that is not full.
+        download: fetch missing data, where they have a source.
+        seed: of hold-out, subsets, order and augmentation, each a stream of its own; null derives them from the run's
+            seed, and a resumed run then keeps those of its checkpoint.
+        num_workers: processes that decode image files; sets in memory need none.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageSource = DigitsImages(),  # noqa: B008 - it has no state, and so the command shows it
+        probe_dataset: ImageSource | None = None,
+        root: str | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 256,
+        image_size: int | None = None,
+        rgb: bool = False,
+        val_size: int | float = 0.1,
+        test_size: int | float | None = None,
+        train_size: int | float | None = None,
+        normalization: Normalization = "source",
+        views: list[ImageView] | None = None,
+        predict_split: Literal["train", "val", "test"] = "test",
+        drop_last: bool = False,
+        download: bool = True,
+        seed: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "image_size": image_size}
+        for option, value in numbers.items():
+            if value is not None and value < 1:
+                raise ValueError(f"--data.{option} {value}: give a number of at least 1.")
+        if num_workers < 0:
+            raise ValueError(f"--data.num_workers {num_workers}: give 0 or more processes.")
+        if views is not None and not views:
+            raise ValueError("--data.views []: give at least one view, or null for the whole image.")
+        if predict_split == "val" and not val_size:
+            raise ValueError("--data.predict_split val: --data.val_size is 0; set it, or predict another split.")
+        self.dataset = dataset
+        self.probe_dataset = probe_dataset
+        self.root = Path(root or os.environ.get("DINOPL_DATA") or "data")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.image_size = image_size
+        self.rgb = rgb
+        self.val_size = val_size
+        self.test_size = test_size
+        self.train_size = train_size
+        self.normalization = normalization
+        self.views: list[ImageView] = [WholeImage()] if views is None else views
+        self.predict_split = predict_split
+        self.drop_last = drop_last
+        self.download = download
+        self.seed = seed
+        self.num_workers = num_workers
+        self.image_shape = self._image_shape()
+        self.num_classes = (probe_dataset or dataset).info(self.root).num_classes
+        _check_normalization(normalization, self.image_shape.channels)
+        self._stream = torch.initial_seed() if seed is None else seed
+        self._splits: SplitImages | None = None
+        self._probe_splits: SplitImages | None = None
+        self._subset = torch.arange(0)
+        self._stores: dict[tuple[int, torch.device], ImageStore] = {}
+
+    @property
+    def deterministic_views(self) -> bool:
+        """Whether the training views depend on the image alone."""
+        return all(view.deterministic for view in self.views)
+
+    @property
+    def num_train(self) -> int:
+        """Number of images that are trained on, known after ``setup``; their indices run from 0."""
+        self._of(probe=False)
+        return len(self._subset)
+
+    def prepare_data(self) -> None:
+        """Fetches what is not there. Lightning calls it on one process of a node."""
+        for source in (self.dataset, self.probe_dataset):
+            if self.download and source is not None:
+                source.prepare(self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the data and splits them, once.
+
+        Args:
+            stage: "fit" also checks that the batch is not larger than the training data.
+
+        Raises:
+            FileNotFoundError: if data are not there.
+            ValueError: if data are malformed, or an option does not fit them.
+        """
+        # Without seed_everything, each process has a seed of its own: the first one's counts.
+        stream = self._stream if self.trainer is None else self.trainer.strategy.broadcast(self._stream)
+        if self._splits is None or stream != self._stream:
+            self._stream = stream
+            self._read()
+        processes = self._place()[2]
+        if stage in (None, "fit") and self.batch_size * processes > self.num_train:
+            each = f" on each of {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"--data.batch_size {self.batch_size}{each}: there are only {self.num_train} training images; "
+                f"give at most {self.num_train // processes}."
+            )
+
+    def teardown(self, stage: str) -> None:
+        """Frees the device's copies of the images."""
+        self._stores.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed that split, subset, order and augmentation come from."""
+        return {"seed": self._stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the checkpoint's seed, unless an option set one: what was held out then stays held out."""
+        if self.seed is None and state_dict["seed"] != self._stream:
+            self._stream = state_dict["seed"]
+            if self._splits is not None:
+                self._read()
+
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled training batches of this process."""
+        _, rank, processes = self._place()
+        order = stream_seed("order", self._stream)
+        sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order, drop_last=self.drop_last)
+        return self._train_loader(sampler, self.views)
+
+    def cache_dataloader(self) -> ImageLoader:
+        """All training images once, in order of their index, as in training: for what is computed once and kept."""
+        return self._train_loader(OrderSampler(self.num_train, self.batch_size), self.views)
+
+    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
+        """The validation split, un-augmented and in order; nothing if none was held out."""
+        return self._eval_loader("val") if self.val_size else []
+
+    def test_dataloader(self) -> ImageLoader:
+        """The test split, un-augmented and in order."""
+        return self._eval_loader("test")
+
+    def predict_dataloader(self) -> ImageLoader:
+        """The split to predict, un-augmented and in order."""
+        return self._eval_loader(self.predict_split)
+
+    def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
+        """The splits to probe, un-augmented and in order, whole on every process; no "val" if none is held out."""
+        names: tuple[Split, ...] = ("train", "val", "test") if self.val_size else ("train", "test")
+        return {name: self._eval_loader(name, probe=True) for name in names}
+
+    def _read(self) -> None:
+        self._stores.clear()
+        self._splits = self._probe_splits = self._read_source(self.dataset)
+        if self.probe_dataset is not None:
+            self._probe_splits = self._read_source(self.probe_dataset)
+        self._subset = nested_subset(self._splits.label("train"), self.train_size, self._stream)
+        if min(self._probe_splits.label(split).min() for split in ("train", "test")) < 0:
+            source = self.probe_dataset or self.dataset
+            raise ValueError(f"--data.probe_dataset: the images of {source.name} have no labels; probe on another set.")
+
+    def _read_source(self, source: ImageSource) -> SplitImages:
+        return read_splits(
+            source,
+            self.root,
+            val_size=self.val_size,
+            test_size=self.test_size,
+            normalization=self.normalization,
+            image_size=self.image_size,
+            num_workers=self.num_workers,
+            seed=self._stream,
+        )
+
+    def _of(self, *, probe: bool) -> SplitImages:
+        splits = self._probe_splits if probe else self._splits
+        if splits is None:
+            raise RuntimeError("call setup() before asking an ImageDataModule for its data.")
+        return splits
+
+    def _train_loader(self, sampler: OrderSampler, views: list[ImageView]) -> ImageLoader:
+        splits = self._of(probe=False)
+        return self._loader(splits, "train", splits.rows["train"][self._subset], sampler, views)
+
+    def _eval_loader(self, split: Split, *, probe: bool = False) -> ImageLoader:
+        splits = self._of(probe=probe)
+        rows = splits.rows[split]
+        if split == "train" and not probe:
+            rows = rows[self._subset]
+        rank, processes = (0, 1) if probe else self._place()[1:]
+        sampler = EvalSampler(len(rows), self.eval_batch_size, rank, processes)
+        return self._loader(splits, split, rows, sampler, [WholeImage(self.image_shape[1:])])
+
+    def _loader(
+        self, splits: SplitImages, split: Split, rows: Tensor, sampler: OrderSampler, views: list[ImageView]
+    ) -> ImageLoader:
+        images, device = splits.images(split), self._place()[0]
+        recipe = ViewRecipe(
+            views=views,
+            scale=images.scale,
+            mean=splits.mean,
+            std=splits.std,
+            channels=self.image_shape.channels,
+            seed=stream_seed("augmentation", self._stream),
+        )
+        return ImageLoader(self._store(images, device), rows, images.label, sampler, recipe, device)
+
+    def _store(self, images: ImageArrays | ImageFiles, device: torch.device) -> ImageStore:
+        """A store that loaders share if it is a tensor; files get workers of their own for each loader."""
+        if isinstance(images, ImageFiles):
+            return open_store(images, self.num_workers, device)
+        if (id(images), device) not in self._stores:
+            self._stores[id(images), device] = open_store(images, 0, device)
+        return self._stores[id(images), device]
+
+    def _place(self) -> tuple[torch.device, int, int]:
+        """Device, rank and number of processes: the trainer's, or this process alone on the CPU."""
+        if self.trainer is None:
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+    def _image_shape(self) -> ImageShape:
+        """Shape of the first view; probed images must have the same before views are made."""
+        shape = self._stored_shape(self.dataset)
+        probed = self._stored_shape(self.probe_dataset or self.dataset)
+        if probed != shape:
+            raise ValueError(
+                f"--data.probe_dataset: its images are {_text(probed)}, those of {self.dataset.name} {_text(shape)}; "
+                "set --data.image_size, and --data.rgb for gray ones."
+            )
+        return ImageShape(shape.channels, *self.views[0].out_size(shape.height, shape.width))
+
+    def _stored_shape(self, source: ImageSource) -> ImageShape:
+        """Shape of a set's images once they are read, with channels as the views have them."""
+        native = source.info(self.root).shape
+        channels = 3 if self.rgb else native.channels
+        if self.image_size is None:
+            return native._replace(channels=channels)
+        if not source.resizable and native[1:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"--data.image_size {self.image_size}: {source.name} is {_text(native)}, and resizing would change it; "
+                f"give it the size {self.image_size}."
+            )
+        return ImageShape(channels, self.image_size, self.image_size)
+
+
+def _text(shape: ImageShape) -> str:
+    return "x".join(map(str, shape))
+
+
+def _check_normalization(normalization: Normalization, channels: int) -> None:
+    """Refuses numbers that do not fit the channels, or that cannot divide."""
+    if isinstance(normalization, str):
+        return
+    mean, std = ([part] if isinstance(part, int | float) else part for part in normalization)
+    if not {len(mean), len(std)} <= {1, channels} or not all(0 < number < float("inf") for number in std):
+        raise ValueError(
+            f"--data.normalization {list(normalization)}: give [mean, std], each a number or one for each of the "
+            f"{channels} channels, with deviations above 0."
+        )

@@ -1,0 +1,31 @@
+"""Image sets: embedded, published, from files, from arrays, of noise, or any of torchvision's."""
+
+from dinopl.data.sources.base import ImageSource, SourceInfo
+from dinopl.data.sources.digits import DigitsImages
+from dinopl.data.sources.folders import FolderImages, TinyImageNetImages
+from dinopl.data.sources.noise import NoiseImages
+from dinopl.data.sources.npz import NpzImages
+from dinopl.data.sources.published import (
+    CIFAR10Images,
+    CIFAR100Images,
+    FashionMNISTImages,
+    MNISTImages,
+    STL10Images,
+)
+from dinopl.data.sources.torchvision import TorchvisionImages
+
+__all__ = [
+    "CIFAR10Images",
+    "CIFAR100Images",
+    "DigitsImages",
+    "FashionMNISTImages",
+    "FolderImages",
+    "ImageSource",
+    "MNISTImages",
+    "NoiseImages",
+    "NpzImages",
+    "STL10Images",
+    "SourceInfo",
+    "TinyImageNetImages",
+    "TorchvisionImages",
+]

@@ -1,0 +1,80 @@
+"""What every image source offers."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import NamedTuple
+
+from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.types import ImageShape
+
+
+class SourceInfo(NamedTuple):
+    """What is known of an image set before its images are read."""
+
+    shape: ImageShape
+    num_classes: int
+    num_train: int | None = None
+    num_test: int | None = None
+
+
+class ImageSource(ABC):
+    """An image set with a training and a test split.
+
+    Attributes:
+        mean: of each channel, for normalisation, in units where white is 1; None if the set has no published one.
+        std: standard deviation of each channel, likewise.
+        resizable: whether resizing the images keeps what they are, which it does not for noise.
+    """
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resizable: bool = True
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return type(self).__name__
+
+    @abstractmethod
+    def info(self, root: Path) -> SourceInfo:
+        """Shape, classes and sizes; where they are not published, read from headers and folder lists.
+
+        Args:
+            root: the folder of all data sets.
+
+        Raises:
+            FileNotFoundError: if that takes data which are not there.
+        """
+
+    def prepare(self, root: Path) -> None:  # noqa: B027 - most sources have nothing to fetch
+        """Fetches the data if they are not there. Called on one process of a node."""
+
+    @abstractmethod
+    def load(self, root: Path, train: bool) -> ImageArrays | ImageFiles:
+        """Reads one split.
+
+        Args:
+            root: the folder of all data sets.
+            train: the training split, or else the test split.
+
+        Raises:
+            FileNotFoundError: if the data are not there.
+            ValueError: if they are malformed.
+        """
+
+
+def missing(name: str, path: Path) -> FileNotFoundError:
+    """The error for data that are not there, with what to do about it."""
+    return FileNotFoundError(
+        f"{name}: nothing at {path}; put the data there, or point --data.root or $DINOPL_DATA at the folder above."
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name if it has none."""
+    return next(iter(str(error).strip(" :\n").splitlines()), type(error).__name__)
+
+
+def locate(root: Path, path: str) -> Path:
+    """What a user's path means: below the root, or else below the working directory if it is there only."""
+    return Path(path) if not (root / path).exists() and Path(path).exists() else root / path

@@ -1,0 +1,104 @@
+"""Stratified subsets that are nested: a smaller one is contained in every larger one of the same seed.
+
+"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 4 and Figure 4: how the number of images
+changes what a student learns. Nested subsets keep that curve free of the noise of redrawing. What differs from the
+authors' code, which rounds each class down: sizes are exact, and class counts follow the quota method (Balinski and
+Young, "The quota method of apportionment", American Mathematical Monthly 1975), whose seats never move when the house
+grows and whose every count is its proportional quota rounded down or up.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def class_sequence(counts: list[int], size: int) -> list[int]:
+    """Classes of the first ``size`` samples of a nested stratified order.
+
+    Each prefix of length ``m`` holds class ``c`` either ``floor(m * p)`` or ``ceil(m * p)`` times, where ``p`` is the
+    class's part of all samples.
+
+    Args:
+        counts: number of samples of each class.
+        size: length of the sequence, at most the sum of ``counts``.
+    """
+    available = np.asarray(counts, dtype=np.int64)
+    total = available.sum()
+    given = np.zeros_like(available)
+    sequence = []
+    for m in range(1, size + 1):
+        # One more must not exceed the upper quota; among those, Jefferson's divisor decides. Exact in integers.
+        eligible = given * total < m * available
+        chosen = int(np.argmax(np.where(eligible, available / (given + 1), -1.0)))
+        given[chosen] += 1
+        sequence.append(chosen)
+    return sequence
+
+
+def stratified_subset(label: Tensor, size: int, seed: int | None = None) -> Tensor:
+    """Rows of a subset of ``size`` samples in which every class has its proportional part, to within one sample.
+
+    Args:
+        label: class of each sample, ``(N,)`` integers.
+        size: number of samples wanted, 1 to N.
+        seed: which samples of a class come first; None takes them in data set order.
+
+    Returns:
+        Rows in increasing order, ``(size,)`` int64. With the same seed, the rows of any smaller size are among them.
+
+    Raises:
+        ValueError: if ``label`` is not one-dimensional and of integers, or ``size`` is out of range.
+    """
+    _check(label, size, largest=len(label))
+    values, inverse, counts = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
+    wanted = np.bincount(class_sequence(counts.tolist(), size), minlength=len(values))
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    shuffled = torch.arange(len(label)) if seed is None else torch.randperm(len(label), generator=generator)
+    classes = inverse[shuffled]
+    rows = [shuffled[classes == c][: wanted[c]] for c in range(len(values))]
+    return torch.cat(rows).sort().values
+
+
+def stratified_split(label: Tensor, size: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
+    """Splits all rows into a rest and a stratified part of ``size`` samples that is held out.
+
+    Args:
+        label: class of each sample, ``(N,)`` integers.
+        size: number of samples to hold out, 1 to N - 1.
+        seed: as for ``stratified_subset``.
+
+    Returns:
+        Rows of the rest ``(N - size,)`` and of the held-out part ``(size,)``, both increasing.
+
+    Raises:
+        ValueError: as for ``stratified_subset``.
+    """
+    _check(label, size, largest=len(label) - 1)
+    held = stratified_subset(label, size, seed)
+    rest = torch.ones(len(label), dtype=torch.bool)
+    rest[held] = False
+    return rest.nonzero().squeeze(1), held
+
+
+def count_of(size: int | float, total: int, option: str) -> int:
+    """Number of samples that an option asks for.
+
+    Args:
+        size: an integer is a count, a floating-point number a fraction of ``total``.
+        total: number of samples that there are.
+        option: what to call it in the message.
+
+    Raises:
+        ValueError: if ``size`` is negative or more than there are.
+    """
+    limit = total if isinstance(size, int) else 1.0
+    if isinstance(size, bool) or not 0 <= size <= limit:
+        raise ValueError(f"{option} {size}: give a count of at most {total} images, or a fraction from 0.0 to 1.0.")
+    return size if isinstance(size, int) else round(size * total)
+
+
+def _check(label: Tensor, size: int, largest: int) -> None:
+    if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
+        raise ValueError(f"labels must be one integer a sample, got {label.dtype} of shape {tuple(label.shape)}.")
+    if not 1 <= size <= largest:
+        raise ValueError(f"cannot take {size} of {len(label)} samples; give a number from 1 to {largest}.")

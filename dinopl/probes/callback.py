@@ -1,0 +1,240 @@
+"""The Lightning callback that probes input, teacher and student while a student is trained.
+
+"Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3: before training, after epochs, and at the
+end. What differs from the reference: a probe's seed is the same at every point and for every network, so a frozen
+teacher's curve is flat and is measured once; and probing neither reads nor moves the state of training.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+
+from dinopl.probes.base import Probe
+from dinopl.probes.features import Features, accuracies, evaluation, extract_features
+from dinopl.probes.loaders import probe_loaders
+from dinopl.seeds import stream_seed
+
+PREFIXES = {"test": "probe", "val": "probe_val"}
+"""First part of the metric names, by split."""
+
+
+class ProbeCallback(Callback):
+    """Probes input, teacher and student: before training, after the epochs asked for, and when training ends.
+
+    Metrics are ``probe/{input,teacher,student}/NAME`` on the test split and ``probe_val/...`` on the validation split,
+    as fractions. Points of a fit go to the loggers at the number of optimiser steps taken, with the epochs completed as
+    ``probe/epoch``, and to ``trainer.callback_metrics``; the progress bar shows the student under the first probe.
+    ``trainer.validate`` probes the validation split only and ``trainer.test`` the test split only.
+
+    The module needs ``student.embed`` and ``teacher.embed`` (a teacher that is None is left out); the input is the
+    first view, flattened. What cannot change is probed once and reused: the input, and a teacher whose
+    ``teacher_rule.static`` is true. Batches come from ``probe_dataloaders()`` of the data module (a dict with "train",
+    "val", "test" of what can be iterated over repeatedly); without that, from the loaders that the trainer was given,
+    in the data set's order: training with validation in ``fit``, with test in a ``test`` that follows a ``fit``.
+
+    Probes see whole splits whatever ``limit_train_batches`` and its like say, since a probe on less is another
+    measurement; but a split that is limited to 0 batches is left out, and under ``fast_dev_run=n`` the first n batches
+    of each split are used. With several processes the first one probes and the others wait for its result.
+
+    Args:
+        probes: what is trained on the features; their names must differ.
+        probe_epochs: after every how many epochs to probe, or after which. Before training and at the end always.
+    """
+
+    def __init__(self, probes: Sequence[Probe], probe_epochs: int | list[int] = 1) -> None:
+        names = [probe.name for probe in probes]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"probes: {repeated[0]!r} is the name of {len(repeated)} probes; give each its own name")
+        if isinstance(probe_epochs, int) and probe_epochs < 1:
+            raise ValueError(f"probe_epochs={probe_epochs} must be at least 1, or a list of epochs")
+        if not isinstance(probe_epochs, int) and any(epoch < 0 for epoch in probe_epochs):
+            raise ValueError(f"probe_epochs={probe_epochs} must not hold a negative epoch")
+        self.probes = list(probes)
+        self.probe_epochs = probe_epochs
+        self._seed = 0
+        self._data: Any = None
+        self._train_loader: Any = None
+        self._kept: dict[str, dict[str, dict[str, float]]] = {}
+        self._epochs_completed = 0.0
+        self._last_step: int | None = None
+        self._last_values: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets what an earlier run found; a test after a fit on the same data reuses input and static teacher."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage == "fit" or data is None or data is not self._data:
+            self._kept.clear()
+        if stage == "fit":
+            self._epochs_completed, self._last_step, self._last_values = 0.0, None, {}
+        self._data = data
+        self._seed = stream_seed("probe")
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Forgets the teacher that was probed before."""
+        self._kept.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the latest point was taken, and what it was."""
+        return {"step": self._last_step, "values": self._last_values}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up after the latest point, which is not taken again."""
+        self._last_step, self._last_values = state_dict["step"], dict(state_dict["values"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the point before training; a resumed run shows its latest point to monitors and progress bar."""
+        self._train_loader = trainer.train_dataloader
+        if trainer.global_step == 0:
+            self._take_point(trainer, pl_module, 0.0)
+        else:
+            self._show(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes a point where one was asked for or a limit ends training. Checkpoints and early stopping run later."""
+        self._epochs_completed = epochs = epochs_completed(trainer)
+        ends = reached(epochs, trainer.max_epochs) or reached(trainer.global_step, trainer.max_steps)
+        if ends or self._asked_for(epochs):
+            self._take_point(trainer, pl_module, epochs)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes the last point where something else than a limit ended training."""
+        self._take_point(trainer, pl_module, self._epochs_completed)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probes the validation split in ``trainer.validate``; not in the validations of a fit."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._log_evaluation(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probes the test split in ``trainer.test``."""
+        self._log_evaluation(trainer, pl_module, "test")
+
+    def _asked_for(self, epochs: float) -> bool:
+        asked = self.probe_epochs
+        return epochs % asked == 0 if isinstance(asked, int) else epochs in asked
+
+    def _take_point(self, trainer: Trainer, pl_module: LightningModule, epochs: float) -> None:
+        """Measures and logs, unless it was done at this step already."""
+        if self._last_step == trainer.global_step:
+            return
+        values = self._measure(trainer, pl_module, ("test", "val"))
+        self._last_step = trainer.global_step
+        self._last_values = {**values, "probe/epoch": epochs} if values else {}
+        for logger in trainer.loggers if values else ():
+            logger.log_metrics(self._last_values, step=trainer.global_step)
+            logger.save()
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        """Gives the latest point to monitors and progress bar, in the dictionaries that the trainer keeps for a run.
+
+        Lightning's ``log`` is not allowed before and after training, and rounds to float32.
+        """
+        tensors = {name: torch.tensor(value, dtype=torch.float64) for name, value in self._last_values.items()}
+        trainer.callback_metrics.update(tensors)
+        trainer.logged_metrics.update(tensors)
+        names = [f"{prefix}/student/{probe.name}" for prefix in PREFIXES.values() for probe in self.probes]
+        if shown := [name for name in names if name in self._last_values]:
+            trainer.progress_bar_metrics[shown[0].split("/", 1)[1]] = self._last_values[shown[0]]
+
+    def _log_evaluation(self, trainer: Trainer, pl_module: LightningModule, split: str) -> None:
+        distributed = trainer.world_size > 1
+        device = pl_module.device if distributed else torch.device("cpu")
+        for name, value in self._measure(trainer, pl_module, (split,)).items():
+            # float64, so that a fraction is not rounded; every process has the same, and Lightning wants it said
+            pl_module.log(name, torch.tensor(value, dtype=torch.float64, device=device), sync_dist=distributed)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
+        """Metrics of the splits, measured by the first process and told to the others."""
+
+        def measure() -> dict[str, float]:
+            # evaluation runs in inference mode, whose tensors cannot be trained on
+            with isolate_rng(), torch.inference_mode(False):
+                return self._probe_all(trainer, pl_module, splits)
+
+        return on_first_process(trainer, measure) if self.probes else {}
+
+    def _probe_all(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
+        loaders = probe_loaders(trainer, splits, self._train_loader)
+        if "train" not in loaders or len(loaders) < 2:
+            rank_zero_warn(
+                f"No probing: it needs train and one of {splits}, and there is {list(loaders) or 'nothing'}."
+            )
+            return {}
+        subjects = ["input", *(name for name in ("teacher", "student") if getattr(pl_module, name, None) is not None)]
+        results = {subject: self._probe(trainer, pl_module, subject, loaders) for subject in subjects}
+        return {
+            f"{PREFIXES[split]}/{subject}/{name}": accuracy
+            for subject, result in results.items()
+            for split in splits
+            if split in loaders
+            for name, accuracy in result[split].items()
+        }
+
+    def _probe(
+        self, trainer: Trainer, pl_module: LightningModule, subject: str, loaders: Mapping[str, Iterable[Any]]
+    ) -> dict[str, dict[str, float]]:
+        """Accuracies of a subject by split and probe, from an earlier point where they cannot have changed."""
+        kept = self._kept.get(subject, {})
+        if kept.keys() >= loaders.keys() - {"train"}:
+            return kept
+        features = subject_features(trainer, pl_module, subject, loaders)
+        train = features.pop("train")
+        num_classes = getattr(pl_module, "num_classes", None)
+        if num_classes is None:
+            num_classes = 1 + max(int(split.y.max()) for split in (train, *features.values()))
+        result = accuracies(self.probes, train, features, num_classes, self._seed)
+        if subject == "input" or (subject == "teacher" and is_static_teacher(pl_module)):
+            self._kept[subject] = result
+        return result
+
+
+def subject_features(
+    trainer: Trainer, pl_module: LightningModule, subject: str, loaders: Mapping[str, Iterable[Any]]
+) -> dict[str, Features]:
+    """Features by split: the flattened input, or a network's embedding in eval mode and the trainer's precision."""
+    if subject == "input":
+        return {split: extract_features(nn.Identity(), batches, pl_module.device) for split, batches in loaders.items()}
+    network = getattr(pl_module, subject)
+
+    def embed(images: Tensor) -> Tensor:
+        return network.embed(trainer.precision_plugin.convert_input(images))
+
+    with evaluation(network), trainer.precision_plugin.forward_context():
+        return {split: extract_features(embed, batches, pl_module.device) for split, batches in loaders.items()}
+
+
+def on_first_process(trainer: Trainer, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What ``measure`` returns on the first process, on every process; likewise what it raises, so that none waits."""
+    result: dict[str, float] | Exception = {}
+    if trainer.is_global_zero:
+        try:
+            result = measure()
+        except Exception as error:
+            result = error
+    result = trainer.strategy.broadcast(result)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def is_static_teacher(pl_module: LightningModule) -> bool:
+    """Whether the module says that its teacher's output depends on the input only."""
+    return bool(getattr(getattr(pl_module, "teacher_rule", None), "static", False))
+
+
+def epochs_completed(trainer: Trainer) -> float:
+    """Epochs trained so far, at the end of one: a whole number, or a fraction where training ended within an epoch."""
+    done, batches = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
+    return trainer.current_epoch + (1.0 if batches == float("inf") else min(done / batches, 1.0))
+
+
+def reached(value: float, limit: int | None) -> bool:
+    """Whether a limit of the trainer's is reached; None and -1 are no limits."""
+    return limit is not None and limit != -1 and value >= limit

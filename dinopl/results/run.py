@@ -1,0 +1,87 @@
+"""A run folder as the command leaves it, finished or not."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinopl.results.history import History
+
+FILES = ("results.json", "metrics.csv", "config.yaml")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        path: the folder.
+        status: "finished", "interrupted", "diverged" or "failed"; "unfinished" without ``results.json``: the run goes
+            on, or was killed.
+        metrics: the last figures of the run, each a finite number or None; empty without ``results.json``.
+        seed: the run's seed, if it is known.
+        versions: of the packages that made the run.
+        config: the run's complete configuration.
+        resumed_from: the checkpoint that the run took up, if it did.
+        history: what was logged over time.
+    """
+
+    path: Path
+    status: str
+    metrics: dict[str, float | None]
+    seed: int | None
+    versions: dict[str, str]
+    config: dict[str, Any]
+    resumed_from: str | None
+    history: History
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Run":
+        """Reads a run folder; files that a running or killed run has not written yet are taken as empty.
+
+        Raises:
+            FileNotFoundError: if the folder is not there, or is no run folder.
+            ValueError: if ``results.json`` or ``config.yaml`` is damaged.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise FileNotFoundError(f"no run folder {path}: give a folder that a run made, such as runs/NAME")
+        if not any((path / name).is_file() for name in FILES):
+            raise FileNotFoundError(f"{path} is no run folder: it holds none of {', '.join(FILES)}")
+        results = _read_results(path / "results.json")
+        config = results.get("config") or _read_config(path / "config.yaml")
+        metrics_file = path / "metrics.csv"
+        return cls(
+            path=path,
+            status=results.get("status", "unfinished"),
+            metrics=results.get("metrics") or {},
+            seed=results.get("seed", config.get("seed_everything")),
+            versions=results.get("versions") or {},
+            config=config,
+            resumed_from=results.get("resumed_from"),
+            history=History.read(metrics_file) if metrics_file.is_file() else History({}),
+        )
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, delete it to read the rest of the run: {error}") from error
+    if not isinstance(results, dict):
+        raise ValueError(f"{path} must hold an object with metrics and status, got {type(results).__name__}")
+    return results
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    return config if isinstance(config, dict) else {}

@@ -1,0 +1,50 @@
+"""The short causal convolution in front of a recurrence: depthwise, with a silu.
+
+As in Mamba (Gu and Dao, 2023), which "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025) builds on; width 4 in both.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def short_convolution(x: Tensor, weight: Tensor, bias: Tensor, before: Tensor | None = None) -> Tensor:
+    """``silu(bias + sum_k weight_k x_{t - W + 1 + k})``, each channel by itself.
+
+    Args:
+        x: ``(B, T, C)``.
+        weight: ``(C, W)``, the present token's last.
+        bias: ``(C,)``.
+        before: the W - 1 tokens before x, ``(B, W - 1, C)``; None is zeros.
+    """
+    width, length = weight.shape[1], x.shape[1]
+    padded = F.pad(x, (0, 0, width - 1, 0)) if before is None else torch.cat([before.to(x.dtype), x], 1)
+    taps = (padded[:, k : k + length] * weight[:, k] for k in range(width))
+    return F.silu(bias + sum(taps))
+
+
+class ShortConvolution(nn.Module):
+    """:func:`short_convolution` with its weights, initialised as PyTorch's ``Conv1d``.
+
+    Args:
+        channels: C.
+        width: W, tokens that one output sees.
+    """
+
+    def __init__(self, channels: int, width: int = 4) -> None:
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"conv_width={width} must be at least 1, or null for no convolution")
+        source = nn.Conv1d(channels, channels, width, groups=channels)
+        self.weight = nn.Parameter(source.weight.detach().squeeze(1))
+        assert source.bias is not None
+        self.bias = nn.Parameter(source.bias.detach())
+
+    def forward(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """``(B, T, C)`` to the same; ``before`` ``(B, W - 1, C)`` precedes it."""
+        return short_convolution(x, self.weight, self.bias, before)
+
+    def after(self, x: Tensor, before: Tensor) -> Tensor:
+        """The last W - 1 tokens of before and x: what the tokens that follow need, ``(B, W - 1, C)``."""
+        width = self.weight.shape[1]
+        return torch.cat([before, x], 1)[:, -(width - 1) :] if width > 1 else before

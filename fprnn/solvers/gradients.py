@@ -1,0 +1,117 @@
+"""Gradients of a fixed point that was found without recording the iterations.
+
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.5 and appendices B.3 and B.4. With ``f`` the map and
+``h*`` its fixed point, ``dh* = (I - J_h)^-1 J_theta``. The paper differentiates one application of ``f``, which drops the
+inverse; :class:`TruncatedGradient` keeps k more terms of its series, :class:`ImplicitGradient` (not in the paper) all of
+them. In each case the output is ``f(h*)``, one application beyond what the solver found.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fprnn.solvers.base import DivergenceError
+
+Step = Callable[[Tensor], Tensor]
+
+
+class FixedPointGradient(ABC):
+    """How the gradient of ``h* = f(h*)`` is computed."""
+
+    @abstractmethod
+    def __call__(self, step: Step, fixed_point: Tensor) -> Tensor:
+        """``f(h*)`` with the gradient attached.
+
+        Args:
+            step: f, differentiable in whatever it closes over.
+            fixed_point: ``h*``, ``(B, T, ...)``.
+        """
+
+
+class TruncatedGradient(FixedPointGradient):
+    """Differentiates the last ``k + 1`` applications of the map: ``sum_{i <= k} J_h^i J_theta``.
+
+    Args:
+        k: terms beyond the first; each costs the memory of one application.
+    """
+
+    def __init__(self, k: int) -> None:
+        if k < 0:
+            raise ValueError(f"k={k} must be at least 0: 0 is the one-step gradient")
+        self.k = k
+
+    def __call__(self, step: Step, fixed_point: Tensor) -> Tensor:
+        """``f^(k+1)(h*)``, with ``h*`` detached."""
+        state = fixed_point.detach()
+        for _ in range(self.k + 1):
+            state = step(state)
+        return state
+
+
+class OneStepGradient(TruncatedGradient):
+    """Differentiates the last application only, ``J_theta``: the paper's choice."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+
+class ImplicitGradient(FixedPointGradient):
+    """The exact gradient: solves ``v = g + J_h^T v`` for the cotangent, then differentiates the last application.
+
+    With hidden-state dependence the cotangent travels one token per iteration, as the state does, so the cap must be about
+    the length of the sequence. Refused a second time: there is no double backward.
+
+    Args:
+        tol: on the relative change of the cotangent.
+        max_iterations: cap.
+    """
+
+    def __init__(self, tol: float = 1e-6, max_iterations: int = 50) -> None:
+        if tol <= 0 or max_iterations < 1:
+            raise ValueError(f"tol={tol} must be positive and max_iterations={max_iterations} at least 1")
+        self.tol, self.max_iterations = tol, max_iterations
+
+    def __call__(self, step: Step, fixed_point: Tensor) -> Tensor:
+        """``f(h*)`` with the implicit function theorem's gradient."""
+        if not torch.is_grad_enabled():
+            return step(fixed_point)
+        leaf = fixed_point.detach().requires_grad_()
+        output = step(leaf)
+        return _Adjoint.apply(output, leaf, self)
+
+    def solve_adjoint(self, cotangent: Tensor, output: Tensor, leaf: Tensor) -> Tensor:
+        """``v = g + J^T v`` for g ``(B, T, ...)``, by iteration.
+
+        Raises:
+            DivergenceError: if v is not finite.
+        """
+        v = cotangent
+        for _ in range(self.max_iterations):
+            (pulled,) = torch.autograd.grad(output, leaf, v, retain_graph=True)
+            before, v = v, cotangent + pulled
+            change, size = ((x.abs().flatten(1).amax(1)) for x in (v - before, v))
+            if bool((change <= self.tol * size).all()):
+                break
+        if not bool(v.isfinite().all()):
+            raise DivergenceError("ImplicitGradient diverged: use OneStepGradient, or the SequentialSolver's exact one")
+        return v
+
+
+class _Adjoint(torch.autograd.Function):
+    """The identity, whose backward pass replaces the cotangent by the adjoint's fixed point."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, leaf: Tensor, gradient: ImplicitGradient) -> Tensor:
+        ctx.save_for_backward(output, leaf)
+        ctx.gradient = gradient
+        return output.view_as(output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        output, leaf = ctx.saved_tensors
+        return ctx.gradient.solve_adjoint(cotangent, output, leaf), None, None

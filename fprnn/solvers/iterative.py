@@ -1,0 +1,318 @@
+"""Parallel solvers: iterate the map on whole sequences until each sequence stops changing.
+
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.4 and appendix D.3. A sequence has converged once its best
+residual ``max_t |new_t - old_t|_inf / |new_t|_inf`` is below the tolerance. Different from the released code:
+
+- a sequence that has converged is frozen, so that its result does not depend on what else is in the batch (theirs goes
+  on until a quantile of the batch has converged: ``freeze=False, quantile=0.9``);
+- the host never waits for the device within the loop: on CUDA it reads whether to go on one block of iterations late,
+  and the iterations done meanwhile change nothing;
+- a residual that is not finite stops its sequence at its last finite state and is reported.
+"""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fprnn.solvers.base import (
+    FixedPointEquation,
+    FixedPointSolver,
+    OnDivergence,
+    Solution,
+    SolveStatistics,
+    relative_change,
+    smallest_tolerance,
+)
+from fprnn.solvers.gradients import FixedPointGradient, OneStepGradient
+
+SMALLEST_STEP = 1e-3  # a sequence whose damping has shrunk below this has given up
+Accelerator = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class IterationProgress:
+    """Per-sequence bookkeeping of an iteration: all of it on the device.
+
+    Args:
+        state: the first iterate, ``(B, T, ...)``.
+        damping: the first step size.
+        patience: iterations without improvement before the step size shrinks.
+    """
+
+    def __init__(self, state: Tensor, damping: float, patience: int) -> None:
+        ones = state.new_ones(state.shape[0])
+        self.best, self.residual = ones * torch.inf, ones * torch.inf
+        self.step_size = ones * damping
+        self.patience = torch.full_like(ones, patience, dtype=torch.int64)
+        self.iterations = torch.zeros_like(self.patience)
+        self.active, self.running = ones.bool(), ones.new_ones((), dtype=torch.bool)
+
+    def record(self, residual: Tensor, solver: "IterativeSolver", quantile: float) -> Tensor:
+        """Takes in the residuals ``(B,)`` of an iteration; returns which sequences are to take its proposal, ``(B,)``."""
+        counted = self.active & self.running
+        finite = residual.isfinite()
+        self.iterations += counted
+        self.residual = torch.where(counted, residual, self.residual)
+        improved = residual < self.best
+        self.best = torch.where(counted & improved, residual, self.best)
+        self.patience = torch.where(improved, solver.patience, self.patience - 1)
+        stalled = self.patience == 0
+        self.step_size = torch.where(stalled, self.step_size * solver.damping_decay, self.step_size)
+        self.patience = torch.where(stalled, solver.patience, self.patience)
+        self.active = self.active & finite & (self.step_size >= SMALLEST_STEP)
+        if solver.freeze:
+            self.active = self.active & (self.best >= solver.tol)
+        self.running = self.running & self.active.any() & (torch.quantile(self.best, quantile) >= solver.tol)
+        return counted & finite
+
+
+class LaggedFlag:
+    """Reads a device's boolean on the host; on CUDA one reading late, so that the host never waits.
+
+    Args:
+        device: where the flag lives.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.lagged = device.type == "cuda"
+        self.pending: tuple[Tensor, torch.cuda.Event] | None = None
+
+    def read(self, flag: Tensor) -> bool:
+        """The flag, or on CUDA the one passed the last time (True the first time)."""
+        if not self.lagged:
+            return bool(flag)
+        previous = self.pending
+        copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.pending = (copy, event)
+        if previous is None:
+            return True
+        previous[1].synchronize()
+        return bool(previous[0])
+
+
+class IterativeSolver(FixedPointSolver):
+    """What the iterating solvers share: the stopping rule, the freezing, the gradient.
+
+    Args:
+        tol: largest relative change of a converged sequence.
+        max_iterations: cap in training (l_max); may be changed between calls.
+        eval_max_iterations: cap in evaluation; null is ``max_iterations``.
+        quantile: in training, stop once this share of the batch has converged; 1 waits for all, as evaluation does.
+            Below 1, what an unfinished sequence returns depends on its batch.
+        freeze: leave a converged sequence as it is. Without, it goes on changing, within the tolerance, until the batch
+            stops.
+        damping: first step size, in (0, 1]; 1 is none.
+        damping_decay: factor of the step size after ``patience`` iterations without improvement; 1 is constant.
+        patience: see ``damping_decay``.
+        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
+        check_every: iterations between two readings of the device's flag on CUDA.
+        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
+    """
+
+    def __init__(
+        self,
+        tol: float = 0.1,
+        max_iterations: int = 100,
+        eval_max_iterations: int | None = 1000,
+        quantile: float = 1.0,
+        freeze: bool = True,
+        damping: float = 1.0,
+        damping_decay: float = 1.0,
+        patience: int = 15,
+        gradient: FixedPointGradient | None = None,
+        check_every: int = 4,
+        on_divergence: OnDivergence = "raise",
+    ) -> None:
+        super().__init__(on_divergence)
+        check_positive(tol=tol, max_iterations=max_iterations, patience=patience, check_every=check_every)
+        check_positive(eval_max_iterations=1 if eval_max_iterations is None else eval_max_iterations)
+        check_share(quantile=quantile, damping=damping, damping_decay=damping_decay)
+        self.tol, self.max_iterations, self.eval_max_iterations = tol, max_iterations, eval_max_iterations
+        self.quantile, self.freeze, self.check_every = quantile, freeze, check_every
+        self.damping, self.damping_decay, self.patience = damping, damping_decay, patience
+        self.gradient = gradient or OneStepGradient()
+
+    @property
+    def cap(self) -> int:
+        """Iterations allowed in the present mode."""
+        evaluating = not self.training and self.eval_max_iterations is not None
+        return self.eval_max_iterations if evaluating and self.eval_max_iterations else self.max_iterations
+
+    @abstractmethod
+    def accelerator(self) -> Accelerator:
+        """A fresh rule for the next iterate from (old state, its image, step sizes ``(B,)``)."""
+
+    def forward(self, equation: FixedPointEquation) -> Solution:
+        """Iterates without recording, then attaches the gradient."""
+        with torch.no_grad():
+            state, statistics = self.iterate(equation)
+        return self.checked(Solution(self.gradient(equation.step, state), statistics))
+
+    def iterate(self, equation: FixedPointEquation) -> tuple[Tensor, SolveStatistics]:
+        """The fixed point to the tolerance, without a gradient.
+
+        Raises:
+            ValueError: if the tolerance is below what the state's precision resolves.
+        """
+        state = equation.initial()
+        if self.tol < smallest_tolerance(state.dtype):
+            raise ValueError(f"tol={self.tol} is too small for {state.dtype}: use {smallest_tolerance(state.dtype):.1e} or more")
+        progress = IterationProgress(state, self.damping, self.patience)
+        if state.numel():
+            state = self._loop(equation, state, progress)
+        else:
+            progress.best, progress.residual = torch.zeros_like(progress.best), torch.zeros_like(progress.best)
+        return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol)
+
+    def _loop(self, equation: FixedPointEquation, state: Tensor, progress: IterationProgress) -> Tensor:
+        accelerate, flag = self.accelerator(), LaggedFlag(state.device)
+        quantile = self.quantile if self.training else 1.0
+        check_every = self.check_every if flag.lagged else 1
+        for iteration in range(1, self.cap + 1):
+            image = equation.step(state)
+            step_size = progress.step_size
+            taken = progress.record(relative_change(image, state), self, quantile)
+            proposal = accelerate(state, image, step_size)
+            state = torch.where(taken.reshape(-1, *[1] * (state.ndim - 1)), proposal, state)
+            if iteration % check_every == 0 and not flag.read(progress.running):
+                break
+        return state
+
+
+class PicardSolver(IterativeSolver):
+    """The paper's iteration: ``h <- step f(h) + (1 - step) h``.
+
+    Args:
+        tol: largest relative change of a converged sequence.
+        max_iterations: cap in training (l_max); may be changed between calls.
+        eval_max_iterations: cap in evaluation; null is ``max_iterations``.
+        quantile: in training, stop once this share of the batch has converged; 1 waits for all, as evaluation does.
+            Below 1, what an unfinished sequence returns depends on its batch.
+        freeze: leave a converged sequence as it is. Without, it goes on changing, within the tolerance, until the batch
+            stops.
+        damping: first step size, in (0, 1]; 1 is none.
+        damping_decay: factor of the step size after ``patience`` iterations without improvement; 1 is constant.
+        patience: see ``damping_decay``.
+        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
+        check_every: iterations between two readings of the device's flag on CUDA.
+        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
+    """
+
+    def accelerator(self) -> Accelerator:
+        """A damped step, or the image itself."""
+        undamped = self.damping == 1 and self.damping_decay == 1
+
+        def step(state: Tensor, image: Tensor, step_size: Tensor) -> Tensor:
+            return image if undamped else torch.lerp(state, image, like_rows(step_size, state))
+
+        return step
+
+
+class AndersonSolver(IterativeSolver):
+    """Picard's iteration with Anderson acceleration: the next iterate combines the last few so that the residual shrinks.
+
+    Each sequence is extrapolated by itself. Where the combination is not finite, the plain step is taken.
+
+    Args:
+        memory: how many earlier iterates are combined.
+        regularization: ridge of the least-squares problem, relative to its size.
+        kwargs: as in :class:`PicardSolver`.
+    """
+
+    def __init__(self, memory: int = 4, regularization: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_positive(memory=memory, regularization=regularization)
+        self.memory, self.regularization = memory, regularization
+
+    def accelerator(self) -> Accelerator:
+        """Keeps ``memory`` differences of residuals and images."""
+        images: deque[Tensor] = deque(maxlen=self.memory + 1)
+        residuals: deque[Tensor] = deque(maxlen=self.memory + 1)
+
+        def step(state: Tensor, image: Tensor, step_size: Tensor) -> Tensor:
+            images.append(image.flatten(1))
+            residuals.append((image - state).flatten(1))
+            plain = torch.lerp(state, image, like_rows(step_size, state))
+            if len(images) < 2:
+                return plain
+            correction = anderson_correction(torch.stack(list(images), 1), torch.stack(list(residuals), 1), self.regularization)
+            accelerated = plain - correction.reshape(plain.shape)
+            usable = accelerated.flatten(1).isfinite().all(1)
+            return torch.where(like_rows(usable, state), accelerated, plain)
+
+        return step
+
+
+def anderson_correction(images: Tensor, residuals: Tensor, regularization: float) -> Tensor:
+    """What Anderson acceleration subtracts from the newest image (Walker and Ni, 2011, type II).
+
+    Args:
+        images: ``f(x_i)``, ``(B, m + 1, n)``, the newest last.
+        residuals: ``f(x_i) - x_i``, the same shape.
+        regularization: ridge relative to the mean of the normal equations' diagonal.
+
+    Returns:
+        ``dF gamma`` with gamma minimising ``|r - dR gamma|``, ``(B, n)``.
+    """
+    image_steps, residual_steps = images.diff(dim=1), residuals.diff(dim=1)
+    normal = residual_steps @ residual_steps.mT
+    ridge = regularization * normal.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
+    eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
+    right = residual_steps @ residuals[:, -1:].mT
+    gamma, _ = torch.linalg.solve_ex(normal + ridge * eye, right)
+    return (gamma.mT @ image_steps).squeeze(1)
+
+
+class FixedCountSolver(FixedPointSolver):
+    """Exactly ``count`` iterations without any check: what ``torch.compile`` takes whole.
+
+    Values that are not finite are flagged in the statistics, never raised.
+
+    Args:
+        count: iterations before the gradient's.
+        tol: relative change below which a sequence is reported as converged.
+        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
+    """
+
+    def __init__(self, count: int, tol: float = 0.1, gradient: FixedPointGradient | None = None) -> None:
+        super().__init__("flag")
+        if count < 0:
+            raise ValueError(f"count={count} must be at least 0: 0 leaves the gradient's iteration only")
+        check_positive(tol=tol)
+        self.count, self.tol, self.gradient = count, tol, gradient or OneStepGradient()
+
+    def forward(self, equation: FixedPointEquation) -> Solution:
+        """Iterates ``count`` times without recording, then attaches the gradient."""
+        with torch.no_grad():
+            state = equation.initial()
+            for _ in range(self.count):
+                state = equation.step(state)
+        solution = self.gradient(equation.step, state)
+        batch = state.shape[0]
+        residual = relative_change(solution.detach(), state) if state.numel() else state.new_zeros(batch)
+        iterations = torch.full((batch,), self.count, device=state.device)
+        return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol))
+
+
+def like_rows(values: Tensor, state: Tensor) -> Tensor:
+    """One value for each sequence ``(B,)``, shaped to broadcast over ``(B, T, ...)``."""
+    return values.reshape(-1, *[1] * (state.ndim - 1))
+
+
+def check_positive(**options: float) -> None:
+    """Refuses options that are not positive, by name."""
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value} must be positive")
+
+
+def check_share(**options: float) -> None:
+    """Refuses options outside (0, 1], by name."""
+    for name, value in options.items():
+        if not 0 < value <= 1:
+            raise ValueError(f"{name}={value} must be above 0 and at most 1")

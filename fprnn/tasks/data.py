@@ -1,0 +1,207 @@
+"""The data module of all sequence tasks: training sequences without end, fixed evaluation sets by length.
+
+Contract: training sequence n is a pure function of the seed, n and the length at that time; batch s of the whole is
+the sequences ``s * B * W .. (s + 1) * B * W - 1``, of which rank r of W takes the r-th part of size B. So two processes
+with half the batch see what one sees, as do two accumulated batches of half the size; nothing depends on workers, as
+there are none; and a restart continues in mid-epoch.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from fprnn.tasks.curriculum import LengthCurriculum
+from fprnn.tasks.loaders import FixedLoader, TrainingLoader
+from fprnn.tasks.streams import sequence_seeds, stream_seed
+from fprnn.tasks.task import LengthRange, SequenceBatch, Task
+
+
+class SequenceDataModule(LightningDataModule):
+    """Batches of a sequence task, generated from a seed.
+
+    Known after construction: ``vocab_size``, ``num_targets``, ``max_tokens`` (the widest batch), ``eval_lengths`` and
+    ``val_lengths``. Validation and test loaders are lists, one loader a length, in the order of these.
+
+    Args:
+        task: what to learn.
+        train_length: length of the training sequences; or shortest and longest, between which each is drawn.
+        eval_lengths: lengths to test at, by default the longest training length.
+        val_lengths: lengths to validate at, by default those to test at.
+        batch_size: training sequences a batch and process.
+        eval_batch_size: the same in validation and test.
+        steps_per_epoch: training batches an epoch. No sequence comes twice, so an epoch is only the time from one
+            validation to the next.
+        val_size: validation sequences of each length, 0 for no validation.
+        test_size: test sequences of each length.
+        curriculum: how the longest training length grows; by default it is fixed.
+        seed: what training sequences are drawn from; by default a stream of the run's seed.
+        eval_seed: what validation and test sequences are drawn from; left alone, they are the same in every run.
+
+    Raises:
+        ValueError: if an option is out of range or a length beyond the task's limits; the message names it.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        train_length: int | tuple[int, int] = 16,
+        eval_lengths: list[int] | None = None,
+        val_lengths: list[int] | None = None,
+        batch_size: int = 128,
+        eval_batch_size: int = 500,
+        steps_per_epoch: int = 100,
+        val_size: int = 500,
+        test_size: int = 2000,
+        curriculum: LengthCurriculum | None = None,
+        seed: int | None = None,
+        eval_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.train_lengths = _length_range(train_length)
+        self.eval_lengths = _lengths("--data.eval_lengths", eval_lengths, [self.train_lengths.longest])
+        self.val_lengths = _lengths("--data.val_lengths", val_lengths, self.eval_lengths)
+        self.batch_size = _at_least(1, "--data.batch_size", batch_size)
+        self.eval_batch_size = _at_least(1, "--data.eval_batch_size", eval_batch_size)
+        self.steps_per_epoch = _at_least(1, "--data.steps_per_epoch", steps_per_epoch)
+        self.val_size = _at_least(0, "--data.val_size", val_size)
+        self.test_size = _at_least(1, "--data.test_size", test_size)
+        self.curriculum = curriculum
+        self.eval_seed = eval_seed
+        self._derive_seed = seed is None
+        self.seed = stream_seed("data") if seed is None else seed
+        self._check_lengths()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of different input tokens."""
+        return self.task.vocab_size
+
+    @property
+    def num_targets(self) -> int:
+        """Number of classes that targets are drawn from."""
+        return self.task.num_targets
+
+    @property
+    def max_tokens(self) -> int:
+        """Width of the widest batch, in training or evaluation."""
+        longest = max(self.train_lengths.longest, *self.eval_lengths, *self.val_lengths)
+        return self.task.num_tokens(longest)
+
+    def lengths_at(self, step: int) -> LengthRange:
+        """Lengths that the training batch ``step`` is drawn from.
+
+        A curriculum moves the longest length; where all sequences have one length it moves that, otherwise the shortest
+        stays as it is.
+        """
+        shortest, goal = self.train_lengths
+        longest = goal if self.curriculum is None else max(self.curriculum.longest(step, goal), self.task.min_length)
+        return LengthRange(longest if shortest == goal else min(shortest, longest), longest)
+
+    def training_batch(self, step: int, rank: int | None = None, world_size: int | None = None) -> SequenceBatch:
+        """The training batch of a number.
+
+        Args:
+            step: number of the batch, counted from 0 over all epochs.
+            rank: which process's part; by default this process's.
+            world_size: number of processes; by default the trainer's.
+        """
+        own_rank, own_world_size = self._place()
+        rank, world_size = own_rank if rank is None else rank, own_world_size if world_size is None else world_size
+        seeds = sequence_seeds(
+            stream_seed("train", self.seed), (step * world_size + rank) * self.batch_size, self.batch_size
+        )
+        return self.task.sample(seeds, self.lengths_at(step))
+
+    def evaluation_set(self, split: Literal["val", "test"], length: int) -> SequenceBatch:
+        """All validation or test sequences of a length: the same at every call."""
+        count = self.val_size if split == "val" else self.test_size
+        seeds = sequence_seeds(stream_seed(f"{split}/length={length}", self.eval_seed), 0, count)
+        return self.task.evaluation(split, seeds, length)
+
+    def observe(self, accuracy: float | Tensor) -> None:
+        """Tells the curriculum how the last training batch went.
+
+        To be called after each training batch, in every process, where ``curriculum.needs_accuracy``.
+
+        Args:
+            accuracy: share of this process's sequences that were answered right at every scored position. Averaged over
+                processes, so that the length stays the same in all of them.
+        """
+        if self.curriculum is None or not self.curriculum.needs_accuracy:
+            return
+        if self.trainer is not None and self.trainer.world_size > 1:
+            value = torch.as_tensor(accuracy, dtype=torch.float32, device=self.trainer.strategy.root_device)
+            accuracy = self.trainer.strategy.reduce(value.detach().clone(), reduce_op="mean")
+        self.curriculum.observe(float(accuracy), self.train_lengths.longest)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Training batches, fresh ones in each epoch; the same ones where the trainer is to overfit."""
+        if self.trainer is not None and self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
+            return TrainingLoader(lambda step: self.training_batch(step % self.steps_per_epoch), self.steps_per_epoch)
+        return TrainingLoader(self.training_batch, self.steps_per_epoch)
+
+    def val_dataloader(self) -> list[FixedLoader]:
+        """One loader per validation length."""
+        return self._fixed_loaders("val", self.val_lengths) if self.val_size else []
+
+    def test_dataloader(self) -> list[FixedLoader]:
+        """One loader per test length."""
+        return self._fixed_loaders("test", self.eval_lengths)
+
+    def predict_dataloader(self) -> list[FixedLoader]:
+        """The test sequences."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training sequences depend on beside their number: the seed and the curriculum's state."""
+        return {"seed": self.seed, "curriculum": self.curriculum.state_dict() if self.curriculum else {}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the stream of a checkpoint; a seed that was given as an option stays."""
+        if self._derive_seed:
+            self.seed = state_dict["seed"]
+        if self.curriculum is not None and state_dict["curriculum"]:
+            self.curriculum.load_state_dict(state_dict["curriculum"])
+
+    def _fixed_loaders(self, split: Literal["val", "test"], lengths: Sequence[int]) -> list[FixedLoader]:
+        rank, world_size = self._place()
+        return [
+            FixedLoader(self.evaluation_set(split, length), self.eval_batch_size, length, rank, world_size)
+            for length in lengths
+        ]
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of processes."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _check_lengths(self) -> None:
+        for length in self.train_lengths:
+            self.task.check_length("--data.train_length", length)
+        for length in self.eval_lengths:
+            self.task.check_length("--data.eval_lengths", length)
+        for length in self.val_lengths:
+            self.task.check_length("--data.val_lengths", length)
+
+
+def _length_range(option: int | Sequence[int]) -> LengthRange:
+    shortest, longest = (option, option) if isinstance(option, int) else option
+    if shortest > longest:
+        raise ValueError(f"--data.train_length: [{shortest}, {longest}] is empty; put the shorter length first.")
+    return LengthRange(shortest, longest)
+
+
+def _lengths(name: str, option: list[int] | None, default: list[int]) -> list[int]:
+    lengths = list(default if option is None else option)
+    if not lengths or len(set(lengths)) < len(lengths):
+        raise ValueError(f"{name}: {lengths} must be one or more different lengths; name each once.")
+    return lengths
+
+
+def _at_least(least: int, name: str, value: int) -> int:
+    if value < least:
+        raise ValueError(f"{name}: {value} is too small; use {least} or more.")
+    return value
