@@ -39,6 +39,7 @@ class Timing(NamedTuple):
     cpu_ms: float
     times_copy: float
     threads: int
+    smallest_coeff: float
 
 
 class TimeMajorLoop(torch.autograd.Function):
@@ -70,13 +71,13 @@ class TimeMajorLoop(torch.autograd.Function):
 
 
 def load_pscan(path: Path) -> Scan:
-    """mamba.py's parallel scan from a checkout of it; its shapes are ``(B, T, D, N)``."""
+    """mamba.py's parallel scan from a checkout of it. Of its shapes ``(B, T, D, N)``, ``D = 1`` is its fastest."""
     spec = importlib.util.spec_from_file_location("pscan", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"--pscan {path}: give the path of pscan.py in a checkout of mamba.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda inputs, coeffs: module.pscan(coeffs.unsqueeze(-1), inputs.unsqueeze(-1)).squeeze(-1)
+    return lambda inputs, coeffs: module.pscan(coeffs.unsqueeze(2), inputs.unsqueeze(2)).squeeze(2)
 
 
 def training_step(scan: Scan, inputs: Tensor, coeffs: Tensor, grad: Tensor) -> Callable[[], object]:
@@ -113,8 +114,9 @@ def benchmark(shape: str, contenders: dict[str, Scan], options: argparse.Namespa
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     times = measure({"copy": copies(inputs), **tasks}, options.rounds, wait)
     copy_ms = times["copy"][0]
+    setting = torch.get_num_threads(), options.smallest
     return [
-        Timing(shape, name, round(wall, 3), round(cpu, 3), round(wall / copy_ms, 2), torch.get_num_threads())
+        Timing(shape, name, round(wall, 3), round(cpu, 3), round(wall / copy_ms, 2), *setting)
         for name, (wall, cpu) in times.items()
     ]
 

@@ -53,7 +53,7 @@ class Parser(LightningArgumentParser):
     """Lightning's parser, whose complaint is one line, and which takes no abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+        super().__init__(*args, **({"allow_abbrev": False, "print_config": None} | kwargs))  # the command prints it
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the complaint as a ``UserMistake``; a parser within the parser leaves that to the outer one."""
@@ -82,7 +82,6 @@ class DinoplCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
             parser_class=Parser,
-            parser_kwargs={"print_config": None},  # ours prints after defaults are settled
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # our checkpoints hold plain values only
         )
@@ -107,36 +106,39 @@ class DinoplCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Composes the layers, parses them, and settles what a replaced class left behind."""
-        checkpoint, files, options = self._layers()
+        files = [read_config(file) for file in self.arguments.files]
+        path = self.arguments.value("ckpt_path") or merged_value(files, "ckpt_path")
+        family, checkpoint = checkpoint_layer(path, self.arguments.subcommand) if path else (None, {})
         composed: Config = {}
         for layer in [checkpoint, *files]:
             composed = merge(composed, layer)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
-        self.config = parser.parse_args([self.arguments.subcommand, *text, *options])
+        self.config = parser.parse_args([self.arguments.subcommand, *text, *self.arguments.options])
         chosen = self.config[self.arguments.subcommand]
         reset_defaults(chosen, explicit)
+        if family not in (None, class_name(chosen.model)):
+            raise UserMistake(
+                f"--ckpt_path {path}: a checkpoint of {family}, and the model is {class_name(chosen.model)}; give a "
+                f"checkpoint of that, or --model {family}."
+            )
         chosen.name = chosen.name or self._default_name()
+        if self.arguments.print_config:
+            sys.stdout.write(yaml.safe_dump(self.plain_config(), sort_keys=False, allow_unicode=True))
+            raise SystemExit(0)
         if checkpoint:
             show_differences(differences(checkpoint, self.plain_config()))
-
-    def _layers(self) -> tuple[Config, list[Config], list[str]]:
-        files = [read_config(file) for file in self.arguments.files]
-        path = self.arguments.value("ckpt_path") or next((f["ckpt_path"] for f in files[::-1] if "ckpt_path" in f), None)
-        if not path:
-            return {}, files, self.arguments.options
-        return checkpoint_config(str(path), self.arguments.subcommand), files, self.arguments.options
 
     def _default_name(self) -> str:
         if self.arguments.files:
             return Path(self.arguments.files[0]).stem
-        return str(self.config[self.arguments.subcommand].model.class_path.rsplit(".", 1)[-1])
+        return class_name(self.config[self.arguments.subcommand].model)
 
     def plain_config(self) -> Config:
         """The complete configuration as plain values."""
         command = self.arguments.subcommand
-        dumped = self._parser(command).dump(self.config[command], skip_none=False)
+        dumped = self._parser(command).dump(self.config[command], skip_unset=False)
         config: Config = yaml.safe_load(dumped)
         return config
 
@@ -229,10 +231,21 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         return DinoplCLI(arguments)
 
 
-def checkpoint_config(path: str, command: str) -> Config:
-    """The configuration that a checkpoint was made with, as far as the command takes it over.
+def class_name(node: Any) -> str:
+    """The name of the class that a parsed node stands for."""
+    return str(node.class_path.rsplit(".", 1)[-1])
 
-    ``fit`` takes all of it. The others take model, data and seed: devices and folders belong to the machine.
+
+def merged_value(files: Sequence[Config], key: str) -> Any:
+    """The value of a top-level key in the last file that has it."""
+    return next((file[key] for file in reversed(files) if key in file), None)
+
+
+def checkpoint_layer(path: str, command: str) -> tuple[str | None, Config]:
+    """The family of a checkpoint, and its configuration as far as the command takes it over.
+
+    ``fit`` takes all of it. The others take model, data and seed: devices and folders belong to the machine. A checkpoint
+    made without the command has neither.
 
     Raises:
         UserMistake: if the file is missing or is no checkpoint, or is a word such as ``last``, which would need a folder.
@@ -243,12 +256,12 @@ def checkpoint_config(path: str, command: str) -> Config:
             "runs/random_teacher/TIME/checkpoints/last.ckpt."
         )
     try:
-        checkpoint = load_checkpoint(path)
+        ours = load_checkpoint(path).get("dinopl", {})
     except MISTAKES as error:
         raise UserMistake(str(error)) from error
-    config: Config = checkpoint.get("dinopl", {}).get("config", {})
+    config: Config = ours.get("config") or {}
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything")
-    return {key: config[key] for key in keep if key in config and key != "ckpt_path"}
+    return ours.get("family"), {key: config[key] for key in keep if key in config and key != "ckpt_path"}
 
 
 def _is_mistake(error: BaseException) -> bool:

@@ -27,6 +27,7 @@ class Arguments:
     subcommand: str
     files: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
+    print_config: bool = False
 
     @classmethod
     def parse(cls, subcommand: str, tokens: Sequence[str]) -> "Arguments":
@@ -34,6 +35,9 @@ class Arguments:
         arguments, rest = cls(subcommand), iter(tokens)
         for token in rest:
             name, equals, value = token.partition("=")
+            if token == "--print_config":
+                arguments.print_config = True
+                continue
             if name not in ("--config", "-c"):
                 arguments.options.append(token)
                 continue

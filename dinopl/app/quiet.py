@@ -12,6 +12,9 @@ ADVICE = (
     r".*Checkpoint directory .* exists and is not empty.*",  # each run has a folder of its own
     r".*No seed found.*",  # the seed is an option with a default
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # the teacher, on purpose
+    r".*is not supported by the model summary.*",  # it only estimates a size
+    r"\s*``instantiate_classes`` was deprecated",  # Lightning 2.6 calls it; jsonargparse 5 is excluded for that
+    r"\s*By default only one JsonargparseDeprecationWarning",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
 TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks")

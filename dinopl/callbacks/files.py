@@ -37,7 +37,10 @@ def cannot_write(path: Path, reason: str) -> str:
 
 def obstacle(folder: Path) -> str | None:
     """Why ``folder`` could not be made or written to, found out without touching the disk; None if nothing is seen."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        return cannot_write(folder, error.strerror or str(error))
     if not existing.is_dir():
         return cannot_write(folder, f"{existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):

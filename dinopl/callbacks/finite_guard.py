@@ -47,7 +47,8 @@ class FiniteGuard(Callback):
     micro-batches together. That costs one read from the device a step, and with several processes the reduction of one
     flag, so that all of them stop. Independently of it no checkpoint is written that holds NaN, or infinite parameters:
     the last good one stays, also where ``every_n_steps`` let a few steps pass, and a diverged run saves nothing on its
-    way out. With fp16 and a gradient scaler, gradients are not looked at: there they overflow now and then, by design.
+    way out. (A ``ModelCheckpoint(save_weights_only=True)`` asks no callback, and saves what it finds.) With fp16 and a
+    gradient scaler, gradients are not looked at: there they overflow now and then, by design.
 
     Args:
         every_n_steps: look at every n-th optimiser step only.

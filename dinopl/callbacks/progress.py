@@ -56,18 +56,18 @@ class RunProgress(TQDMProgressBar):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Draws if it is time."""
-        if self._due():
+        """Draws if it is time, and the last batch."""
+        if self._due() or args[3] + 1 == self.val_progress_bar.total:
             super().on_validation_batch_end(trainer, *args, **kwargs)
 
     def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Draws if it is time."""
-        if self._due():
+        """Draws if it is time, and the last batch."""
+        if self._due() or args[3] + 1 == self.test_progress_bar.total:
             super().on_test_batch_end(trainer, *args, **kwargs)
 
     def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Draws if it is time."""
-        if self._due():
+        """Draws if it is time, and the last batch."""
+        if self._due() or args[3] + 1 == self.predict_progress_bar.total:
             super().on_predict_batch_end(trainer, *args, **kwargs)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +86,8 @@ class RunProgress(TQDMProgressBar):
     def _print_line(self, trainer: Trainer, pl_module: LightningModule, place: str) -> None:
         if trainer.is_global_zero:
             metrics = self.get_metrics(trainer, pl_module).items()
-            shown = "  ".join(
+            shown = [
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics
-            )
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {place}  {shown}", flush=True)
+            ]
+            bound = f"/{trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+            print("  ".join([f"epoch {trainer.current_epoch + 1}{bound}", place, *shown]), flush=True)

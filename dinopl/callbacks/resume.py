@@ -56,14 +56,19 @@ class ExactResume(Callback):
     samples is covered where the sampler draws from torch's global generator, as ``RandomSampler`` does, or depends on
     seed and epoch alone; loader workers are, as far as their seeds come from that generator.
 
-    Not covered: the order of samples in a checkpoint from the middle of an epoch, unless the loader itself resumes where
-    it was; numbers that a module's ``on_fit_start`` or ``train_dataloader`` draw from the global generators; persistent
-    workers; generators that a model owns.
+    Not covered: the order of samples in a checkpoint from the middle of an epoch, unless the loader itself resumes
+    where it was; numbers that a module's ``on_fit_start`` or ``train_dataloader`` draw from the global generators;
+    persistent workers; generators that a model owns.
     """
 
     def __init__(self) -> None:
         self._pending: dict[str, Any] | None = None
-        self._before_loader = True
+        self._pending_before_loader = False
+        self._epoch_over = True
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forgets what a fit that never started was to take up."""
+        self._pending = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds ``"random_states"``: one entry a process, and whether the epoch was over."""
@@ -72,8 +77,7 @@ class ExactResume(Callback):
             gathered: list[Any] = [None] * trainer.world_size
             torch.distributed.all_gather_object(gathered, states[0])
             states = gathered
-        progress = trainer.fit_loop.epoch_progress.current
-        checkpoint[KEY] = {"epoch_over": progress.processed == progress.ready, "processes": states}
+        checkpoint[KEY] = {"epoch_over": self._epoch_over, "processes": states}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keeps this process's entry for the start of the fit, after everything that still draws numbers by then."""
@@ -87,18 +91,27 @@ class ExactResume(Callback):
                 "it resumes with other random numbers"
             )
             return
-        self._pending, self._before_loader = saved["processes"][trainer.global_rank], saved["epoch_over"]
-        if trainer.strategy.restore_checkpoint_after_setup and self._before_loader:  # on_fit_start has passed
-            self._restore(trainer)
+        self._pending, self._pending_before_loader = saved["processes"][trainer.global_rank], saved["epoch_over"]
+        if trainer.strategy.restore_checkpoint_after_setup:  # then on_fit_start has passed
+            self.on_fit_start(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes up the states of an epoch's end: the next number drawn is the one of the new loader iterator."""
-        if self._before_loader:
+        if self._pending_before_loader:
             self._restore(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes up other states: when they were saved, the loader iterator had drawn its numbers already."""
+        self._epoch_over = False
         self._restore(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that a checkpoint is from inside an epoch from now on."""
+        self._epoch_over = False
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes that it is from an epoch's end; checkpoint callbacks come after this one."""
+        self._epoch_over = True
 
     def _restore(self, trainer: Trainer) -> None:
         states, self._pending = self._pending, None

@@ -9,6 +9,7 @@ training device; order and augmentation are functions of (seed, epoch, sample).
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from types import MethodType
 from typing import Any, Literal
 
 import torch
@@ -106,6 +107,8 @@ class ImageDataModule(LightningDataModule):
         self.download = download
         self.seed = seed
         self.num_workers = num_workers
+        if not val_size:  # Lightning then says that it skips validation; about an empty list of loaders it is obscure
+            self.val_dataloader = MethodType(LightningDataModule.val_dataloader, self)  # type: ignore[method-assign]
         self.image_shape = self._image_shape()
         self.num_classes = (probe_dataset or dataset).info(self.root).num_classes
         _check_normalization(normalization, self.image_shape.channels)
@@ -136,7 +139,8 @@ class ImageDataModule(LightningDataModule):
         """Reads the data and splits them, once.
 
         Args:
-            stage: "fit" also checks that the batch is not larger than the training data.
+            stage: "fit" also checks that the batch is not larger than the training data, "validate" that there is
+                something to validate on.
 
         Raises:
             FileNotFoundError: if data are not there.
@@ -147,6 +151,8 @@ class ImageDataModule(LightningDataModule):
         if self._splits is None or stream != self._stream:
             self._stream = stream
             self._read()
+        if stage == "validate" and not self.val_size:
+            raise ValueError("--data.val_size 0: no images were held out to validate on; set it as it was in training.")
         processes = self._place()[2]
         if stage in (None, "fit") and self.batch_size * processes > self.num_train:
             each = f" on each of {processes} processes" if processes > 1 else ""
@@ -181,9 +187,9 @@ class ImageDataModule(LightningDataModule):
         """All training images once, in order of their index, as in training: for what is computed once and kept."""
         return self._train_loader(OrderSampler(self.num_train, self.batch_size), self.views)
 
-    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
-        """The validation split, un-augmented and in order; nothing if none was held out."""
-        return self._eval_loader("val") if self.val_size else []
+    def val_dataloader(self) -> ImageLoader:
+        """The validation split, un-augmented and in order; with ``val_size`` 0 a trainer finds no such method."""
+        return self._eval_loader("val")
 
     def test_dataloader(self) -> ImageLoader:
         """The test split, un-augmented and in order."""

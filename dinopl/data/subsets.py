@@ -84,17 +84,19 @@ def count_of(size: int | float, total: int, option: str) -> int:
     """Number of samples that an option asks for.
 
     Args:
-        size: an integer is a count, a floating-point number a fraction of ``total``.
+        size: a floating-point number up to 1 is a fraction of ``total``; a whole number is a count, also as 500.0,
+            which is what a command line may make of 500.
         total: number of samples that there are.
         option: what to call it in the message.
 
     Raises:
-        ValueError: if ``size`` is negative or more than there are.
+        ValueError: if ``size`` is negative, more than there are, or neither whole nor a fraction.
     """
-    limit = total if isinstance(size, int) else 1.0
-    if isinstance(size, bool) or not 0 <= size <= limit:
+    if isinstance(size, float) and 0 <= size <= 1:
+        return round(size * total)
+    if isinstance(size, bool) or not 0 <= size <= total or size != int(size):
         raise ValueError(f"{option} {size}: give a count of at most {total} images, or a fraction from 0.0 to 1.0.")
-    return size if isinstance(size, int) else round(size * total)
+    return int(size)
 
 
 def _check(label: Tensor, size: int, largest: int) -> None:

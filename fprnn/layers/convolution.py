@@ -44,7 +44,7 @@ class ShortConvolution(nn.Module):
         """``(B, T, C)`` to the same; ``before`` ``(B, W - 1, C)`` precedes it."""
         return short_convolution(x, self.weight, self.bias, before)
 
-    def after(self, x: Tensor, before: Tensor) -> Tensor:
-        """The last W - 1 tokens of before and x: what the tokens that follow need, ``(B, W - 1, C)``."""
-        width = self.weight.shape[1]
-        return torch.cat([before, x], 1)[:, -(width - 1) :] if width > 1 else before
+
+def last_tokens(before: Tensor, x: Tensor) -> Tensor:
+    """What a convolution needs of the tokens so far: the last of ``before`` and x, ``(B, W - 1, C)`` as before."""
+    return torch.cat([before, x], 1)[:, x.shape[1] :]

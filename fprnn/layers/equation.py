@@ -6,14 +6,13 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fprnn.layers.recurrence import Recurrence, solve_reflections
 from fprnn.layers.token import TokenEquation, TokenSolution, normalized, solve_token, token_tolerance
 from fprnn.mixers import Mixer, MixerContext, ReflectionMixer
 from fprnn.ops import linear_scan
-from fprnn.solvers.base import ProblemSize, Solution, SolveStatistics
+from fprnn.solvers.base import ProblemSize, Solution, SolveStatistics, exact_solution
 
 
 def shift(sequence: Tensor, first: Tensor | None = None) -> Tensor:
@@ -39,8 +38,8 @@ class RecurrentState(NamedTuple):
 class FPRNNEquation(NamedTuple):
     """``h = norm(scan(decay, gate (Q (drive - h) + h)))`` with ``Q_t`` a function of ``x_t`` and ``h_{t-1}``.
 
-    The paper's equation 8 has ``decay = lambda``, ``gate = 1 - lambda``, ``drive = b x`` and no norm; its equation 5, without
-    the input's normalisation, has ``gate = 1``.
+    The paper's equation 8 has ``decay = lambda``, ``gate = 1 - lambda``, ``drive = b x`` and no norm; its equation 5,
+    without the input's normalisation, has ``gate = 1``.
 
     Attributes:
         mixer: of Q.
@@ -64,7 +63,8 @@ class FPRNNEquation(NamedTuple):
     def size(self) -> ProblemSize:
         """What the cost of a solve depends on."""
         weight = self.context.state_weight
-        return ProblemSize(*self.drive.shape, 0 if weight is None else len(weight))
+        batch, length, width = self.drive.shape
+        return ProblemSize(batch, length, width, 0 if weight is None else len(weight))
 
     def initial(self) -> Tensor:
         """Zeros."""
@@ -99,10 +99,7 @@ class FPRNNEquation(NamedTuple):
             tensor.transpose(0, 1) for tensor in (self.context.projected, self.decay, self.gate, self.drive)
         )
         problem = Recurrence(projected, self.context.state_weight, decay, gate, drive, self.start().hidden)
-        hidden = solve_reflections(mixer, problem).transpose(0, 1)
-        finite = hidden.detach().isfinite().flatten(1).all(1)
-        residual = torch.where(finite, 0.0, torch.nan).to(hidden.dtype)  # in closed form: nothing is left but rounding
-        return Solution(hidden, SolveStatistics(torch.ones_like(finite, dtype=torch.int64), residual, finite))
+        return exact_solution(solve_reflections(mixer, problem).transpose(0, 1))
 
     def _solve_tokens(self) -> Solution:
         tokens = self.tokens()
@@ -116,9 +113,11 @@ class FPRNNEquation(NamedTuple):
         """The solution of each token in turn, by :func:`~fprnn.layers.token.solve_token`."""
         state, hidden = self.start()
         tokens: list[TokenSolution] = []
-        for t, (decay, gate, drive) in enumerate(zip(self.decay.unbind(1), self.gate.unbind(1), self.drive.unbind(1), strict=True)):
+        for t in range(self.drive.shape[1]):
+            gate, drive = self.gate[:, t], self.drive[:, t]
+            base = self.decay[:, t] * state + gate * drive
             q = self.mixer.condition(self.context.token(t), hidden)
-            tokens.append(solve_token(TokenEquation(self.mixer, q, decay * state + gate * drive, gate, drive, self.norm)))
+            tokens.append(solve_token(TokenEquation(self.mixer, q, base, gate, drive, self.norm)))
             state, hidden = tokens[-1].state, tokens[-1].hidden
         return tokens
 

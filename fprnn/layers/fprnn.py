@@ -6,21 +6,18 @@ in-loop norm can be added, and decoding solves the same fixed point as training.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.layers.convolution import ShortConvolution
+from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
 from fprnn.layers.oracle import DenseSolver
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import wide
-from fprnn.solvers import FixedCountSolver, FixedPointSolver, PicardSolver, SequentialSolver, SolveStatistics
-
-GATED_INPUTS = 4  # copies of x: to the mixer, to b, to lambda, and x itself
-
+from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 
 class FPRNNCache(NamedTuple):
     """All that decoding keeps from the tokens so far: its size does not grow.
@@ -37,7 +34,9 @@ class FPRNNCache(NamedTuple):
 
 
 class FPRNN(nn.Module):
-    """The fixed-point RNN layer, ``(B, T, D)`` to the same::
+    """The fixed-point RNN layer, ``(B, T, D)`` to the same.
+
+    .. code-block:: text
 
         x, z = W_in u ;  b = silu(W_b x) ;  lambda = sigmoid(W_l x + b_l)
         f(h) = scan(lambda, (1 - lambda) v),  v = Q (b x - h) + h,  Q_t = mixer(x_t, h_{t-1})
@@ -83,44 +82,126 @@ class FPRNN(nn.Module):
         self.loop_norm = nn.LayerNorm(d, eps=norm_eps) if in_loop_norm else None
         self.mixer = mixer(d)
         self.solver = PicardSolver() if solver is None else solver
-        self.input_conv = None if conv_width is None else ShortConvolution(GATED_INPUTS * d, conv_width)
-        self.read_conv = None if conv_width is None else ShortConvolution(2 * d, conv_width)
+        self.input_convs, self.read_conv = nn.ModuleDict(), None
+        if conv_width is not None:
+            copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]
+            self.input_convs.update({name: ShortConvolution(d, conv_width) for name in copies})
+            self.read_conv = ShortConvolution(2 * d, conv_width)
         self.statistics: SolveStatistics | None = None
         nn.init.zeros_(self.decay_gate.bias)  # lambda starts around 1/2: near 1, the mixer would change nothing
 
     def forward(self, u: Tensor) -> Tensor:
         """``(B, T, D)`` to the same."""
-        return self._run(u, self.solver, None)[0]
+        return self._apply_to(u, self.solver, None).out
 
     def start(self, batch: int) -> FPRNNCache:
-        """The cache before the first token."""
+        """The cache before the first token of ``batch`` sequences."""
         weight = self.in_proj.weight
         zeros = wide(weight).new_zeros(batch, self.d_inner)
         if self.conv_width is None:
             return FPRNNCache(RecurrentState(zeros, zeros))
-        before = weight.new_zeros(batch, self.conv_width - 1, self.d_inner)
-        return FPRNNCache(RecurrentState(zeros, zeros), before, torch.cat([before, before], -1))
+        inputs = weight.new_zeros(batch, self.conv_width - 1, self.d_inner)
+        return FPRNNCache(RecurrentState(zeros, zeros), inputs, torch.cat([inputs, inputs], -1))
 
     def advance(self, u: Tensor, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
         """The outputs for the next tokens ``(B, T, D)``, by the layer's solver, and the cache after them."""
-        return self._run(u, self.solver, cache)
+        return self._advance(u, self.solver, cache)
 
     def step(self, u: Tensor, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
         """The output for the next token ``(B, D)``, exact whatever the layer's solver, and the cache after it."""
-        out, cache = self._run(u.unsqueeze(1), SequentialSolver(), cache)
+        out, cache = self._advance(u.unsqueeze(1), SequentialSolver(), cache)
         return out.squeeze(1), cache
 
     def equation(self, x: Tensor, cache: FPRNNCache | None = None) -> tuple[FPRNNEquation, Tensor]:
         """The fixed point's equation for x ``(B, T, d)``, in at least float32, and the x that the read-out sees."""
-        to_mixer = to_b = to_decay = x
-        if self.input_conv is not None:
-            before = None if cache is None or cache.inputs is None else cache.inputs.repeat(1, 1, GATED_INPUTS)
-            copies = self.input_conv(x.repeat(1, 1, GATED_INPUTS), before)
-            to_mixer, to_b, to_decay, x = copies.chunk(GATED_INPUTS, -1)
-        b = F.silu(self.input_gate(to_b))
-        decay = torch.sigmoid(wide(self.decay_gate(to_decay)))
+        before = None if cache is None else cache.inputs
+        copies = {name: conv(x, before) for name, conv in self.input_convs.items()}
+        drive = wide(F.silu(self.input_gate(copies.get("b", x)))) * wide(copies.get("x", x))
+        decay = torch.sigmoid(wide(self.decay_gate(copies.get("decay", x))))
         with torch.autocast(x.device.type, enabled=False):
-            context = self.mixer.prepare(wide(to_mixer))
-            before = None if cache is None else cache.recurrent
-            return FPRNNEquation(self.mixer, context, decay, 1 - decay, wide(b * x), self.loop_norm, before), x
-    ...
+            context = self.mixer.prepare(copies.get("mixer", x))
+        recurrent = None if cache is None else cache.recurrent
+        equation = FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent)
+        return equation, copies.get("x", x)
+
+    def _apply_to(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache | None) -> "_Applied":
+        source, z = self.in_proj(u).chunk(2, -1)
+        equation, x = self.equation(source, cache)
+        with torch.autocast(u.device.type, enabled=False):
+            hidden, self.statistics = solver(equation)
+        h = hidden.to(x.dtype)
+        c = F.silu(self.output_gate(self._reads(x, h, cache)))
+        gated = wide(F.silu(z) * c * h)
+        normed = F.rms_norm(gated, gated.shape[-1:], wide(self.out_norm.weight), self.out_norm.eps)
+        return _Applied(self.out_proj(normed.to(x.dtype)), source, torch.cat([x, h], -1), hidden, equation)
+
+    def _reads(self, x: Tensor, h: Tensor, cache: FPRNNCache | None) -> Tensor:
+        """What the output gate sees, ``(B, T, 2 d)``."""
+        if self.read_conv is None:
+            return torch.cat([x, shift(h, None if cache is None else cache.recurrent.hidden)], -1)
+        return self.read_conv(torch.cat([x, h], -1), None if cache is None else cache.reads)
+
+    def _advance(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
+        applied = self._apply_to(u, solver, cache)
+        with torch.autocast(u.device.type, enabled=False):
+            recurrent = applied.equation.after(applied.hidden)
+        if self.read_conv is None or cache.inputs is None or cache.reads is None:
+            return applied.out, FPRNNCache(recurrent)
+        inputs, reads = last_tokens(cache.inputs, applied.source), last_tokens(cache.reads, applied.reads)
+        return applied.out, FPRNNCache(recurrent, inputs, reads)
+
+
+class _Applied(NamedTuple):
+    """One application of the layer, and what a cache is made from."""
+
+    out: Tensor  # (B, T, D)
+    source: Tensor  # x before its convolution, (B, T, d)
+    reads: Tensor  # x after it and h, (B, T, 2 d)
+    hidden: Tensor  # h in full precision
+    equation: FPRNNEquation
+
+
+class DiagonalRNN(FPRNN):
+    """The control for every claim: an FP-RNN with ``Q = I``, hence one diagonal scan, with the same read-out.
+
+    Args:
+        d_model: width D of input and output.
+        expand: inner width d in units of D.
+        d_inner: inner width d; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; null is no convolution.
+        norm_eps: of the read-out's norm.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(d_model, IdentityMixer, ScanSolver(), expand, d_inner, conv_width, False, norm_eps)
+
+
+class DenseRNN(FPRNN):
+    """The oracle: an FP-RNN whose dense transition matrices are written out, O(d^3) for each token.
+
+    Args:
+        d_model: width D of input and output.
+        mixer: makes the channel mixer for a width.
+        expand: inner width d in units of D.
+        d_inner: inner width d; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; null is no convolution.
+        norm_eps: of the read-out's norm.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        mixer: Callable[[int], Mixer] = HouseholderMixer,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(d_model, mixer, DenseSolver(), expand, d_inner, conv_width, False, norm_eps)

@@ -1,13 +1,14 @@
 """The dense RNN that a fixed-point RNN stands for, with every matrix written out.
 
-"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix B.2. For reading and for testing: O(d^3) work for each token.
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix B.2. For reading and for testing: O(d^3) work for each
+token.
 """
 
 import torch
 from torch import Tensor
 
 from fprnn.layers.equation import FPRNNEquation
-from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, SolveStatistics
+from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, exact_solution
 
 
 def dense_transition(decay: Tensor, gate: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,10 +61,7 @@ class DenseSolver(FixedPointSolver):
             ValueError: if it is not an FP-RNN's.
         """
         if not isinstance(equation, FPRNNEquation):
-            raise ValueError(f"DenseSolver knows FPRNN layers only, got {type(equation).__name__}: use SequentialSolver")
-        hidden = dense_recurrence(equation)
-        finite = hidden.detach().isfinite().flatten(1).all(1)
-        statistics = SolveStatistics(
-            torch.ones_like(finite, dtype=torch.int64), torch.where(finite, 0.0, torch.nan).to(hidden.dtype), finite
-        )
-        return self.checked(Solution(hidden, statistics))
+            raise ValueError(
+                f"DenseSolver knows FPRNN layers only, got {type(equation).__name__}: use SequentialSolver"
+            )
+        return self.checked(exact_solution(dense_recurrence(equation)))

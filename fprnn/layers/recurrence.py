@@ -23,7 +23,9 @@ from fprnn.mixers import ReflectionMixer
 from fprnn.mixers.base import Activation, solve_systems
 from fprnn.mixers.lowrank import combine_rows, dot_rows
 
-CACHED_ELEMENTS = 1 << 17  # activations differentiated at once: enough to amortise the call, few enough to stay in cache
+CACHED_ELEMENTS = (
+    1 << 17
+)  # activations differentiated at once: enough to amortise the call, few enough to stay in cache
 
 
 class Recurrence(NamedTuple):
@@ -105,7 +107,7 @@ def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
     hidden = torch.cat([initial.unsqueeze(0), torch.empty_like(drive)])
     raw, mixed = (projected if weight is None else torch.empty_like(projected)), torch.empty_like(drive)
     gated_and_e = drive.new_empty(drive.shape[1], mixer.rank + 1, mixer.d_inner)
-    gated, e = gated_and_e.split([mixer.rank, 1], 1)  # one product takes the inner products of both
+    gated, e = torch.split(gated_and_e, [mixer.rank, 1], 1)  # one product takes the inner products of both
     h, e, solved = hidden[0], e.squeeze(1), []
     tokens = zip(projected, raw, hidden[1:], mixed, decay, gate, drive, (gate - 1) * drive, strict=True)
     for projected_t, raw_t, hidden_t, mixed_t, decay_t, gate_t, drive_t, unmixed_t in tokens:
@@ -177,10 +179,10 @@ def _small_cotangents(mixer: ReflectionMixer, tape: Tape) -> _SmallCotangents:
 def directions_cotangent(
     ordered: bool, directions: Tensor, p: Tensor, c: Tensor, along: Tensor, rows: Tensor
 ) -> Tensor:
-    """The cotangent of the directions A, of which the state is a function through K, through ``A e`` and through ``A^T c``.
+    """The cotangent of the directions A, which enter through K, through ``A e`` and through ``A^T c``.
 
-    ``c (gate s)^T + p (h - drive)^T - N A`` with ``N = L + L^T + diag(along)``, L the part of ``p c^T`` below the diagonal
-    (from ``A A^T`` in K, so for ordered products only).
+    ``c (gate s)^T + p (h - drive)^T - N A`` with ``N = L + L^T + diag(along)``, L the part of ``p c^T`` below the
+    diagonal (from ``A A^T`` in K, so for ordered products only).
 
     Args:
         ordered: whether the reflections act in turn.
@@ -201,7 +203,7 @@ def directions_cotangent(
 
 
 def _activations_backwards(mixer: ReflectionMixer, raw: Tensor) -> Any:
-    """Yields t from the last to the first, with the directions ``(B, r, d)`` and the activation's derivative ``(B, r d)``."""
+    """Yields t, backwards, with the directions ``(B, r, d)`` and the activation's derivative ``(B, r d)``."""
     entries = raw[..., : -mixer.rank]
     block = max(1, CACHED_ELEMENTS // entries[0].numel())
     for start in reversed(range(0, len(raw), block)):
@@ -218,4 +220,3 @@ def _with_slopes(activation: Activation, x: Tensor) -> tuple[Tensor, Tensor]:
         values = activation(leaf)
         (slopes,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
     return values.detach(), slopes
-

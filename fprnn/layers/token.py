@@ -1,9 +1,10 @@
 """The exact fixed point of one token, for any mixer and with or without an in-loop norm.
 
 Not in "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025). Given the previous token, everything but the hidden state
-itself is known, and what is left is ``h = norm(base + gate (I - Q) (h - drive))``. Without a norm that is a linear system,
-which the mixer solves (in closed form where it has one). With a norm it is solved by Newton's method, each step of which
-is such a system. The gradient is that of the implicit function theorem: one transposed system.
+itself is known, and what is left is ``h = norm(base + gate (I - Q) (h - drive))``. Without a norm that is a linear
+system, which the mixer solves (in closed form where it has one). With a norm it is iterated, in the end by Newton's method, each
+step of which is such a system; then there may be more than one fixed point, and the one found need not be the one that
+the parallel iteration finds. The gradient is that of the implicit function theorem: one transposed system.
 
 This is the engine of streaming, and the reference of :mod:`fprnn.layers.recurrence`.
 """
@@ -18,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from fprnn.mixers import Gain, Mixer
 from fprnn.mixers.base import wide
 
-NEWTON_CAP = 30  # iterations with a norm; a handful is usual
+ITERATION_CAP = 200  # with a norm
+NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
 
 
 class TokenSolution(NamedTuple):
@@ -28,7 +30,7 @@ class TokenSolution(NamedTuple):
         state: before the norm, what the next token's recurrence starts from, ``(B, d)``.
         hidden: after it, ``(B, d)``.
         residual: relative change under one more application, ``(B,)``.
-        iterations: Newton steps of the slowest sequence.
+        iterations: of the slowest sequence; 1 without a norm.
     """
 
     state: Tensor
@@ -69,7 +71,7 @@ class TokenEquation(NamedTuple):
 def solve_token(equation: TokenEquation) -> TokenSolution:
     """The token's fixed point, with its exact gradient in whatever the equation was computed from."""
     with torch.no_grad():
-        hidden, iterations = _newton(equation)
+        hidden, iterations = _iterate(equation)
     state = equation.state(hidden)
     image = normalized(equation.norm, state)
     with torch.no_grad():
@@ -81,20 +83,36 @@ def solve_token(equation: TokenEquation) -> TokenSolution:
 
 
 def token_tolerance(dtype: torch.dtype) -> float:
-    """The relative change at which Newton's method stops: 6e-6 in float32, 2e-12 in float64."""
+    """The relative change at which the iteration stops: 6e-6 in float32, 2e-12 in float64."""
     return torch.finfo(dtype).eps ** 0.75
 
 
-def _newton(equation: TokenEquation) -> tuple[Tensor, int]:
-    hidden = normalized(equation.norm, equation.base)
-    tol = token_tolerance(hidden.dtype)
-    for iteration in range(1, NEWTON_CAP + 1):
+def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
+    """The fixed point and the iterations it took.
+
+    With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a fixed
+    point, and Newton's from there: started earlier, those would as well find unstable points.
+    """
+    if equation.norm is None:
+        hidden = equation.base
+        return hidden + _newton_step(equation, hidden, equation.state(hidden)), 1
+    hidden, iteration = torch.zeros_like(equation.base), 0
+    tol, done = token_tolerance(hidden.dtype), False
+    while not done and iteration < ITERATION_CAP:
         state = equation.state(hidden)
-        update = normalized(equation.norm, state) - hidden
-        hidden = hidden + equation.mixer.resolve(equation.parameters, equation.gain(state), update)
-        if equation.norm is None or bool((update.abs().amax(-1) <= tol * hidden.abs().amax(-1)).all()):
-            break
+        image = normalized(equation.norm, state)
+        change = ((image - hidden).abs().amax(-1) / (image.abs().amax(-1) + 1e-8)).unsqueeze(-1)
+        near = change < NEWTON_RANGE
+        if bool(near.any()):
+            image = torch.where(near, hidden + _newton_step(equation, hidden, state), image)
+        hidden = torch.where(change <= tol, hidden, image)
+        iteration, done = iteration + 1, bool((change <= tol).all())
     return hidden, iteration
+
+
+def _newton_step(equation: TokenEquation, hidden: Tensor, state: Tensor) -> Tensor:
+    update = normalized(equation.norm, state) - hidden
+    return equation.mixer.resolve(equation.parameters, equation.gain(state), update)
 
 
 class _TokenAdjoint(torch.autograd.Function):

@@ -110,7 +110,7 @@ class MixerProjection(nn.Module):
         factors = [nn.Linear(i, o, bias=False).weight.detach() for i, o in pairwise(sizes)]
         self.direction = nn.ParameterList(nn.Parameter(factor) for factor in factors)
         self.magnitude = nn.ParameterList(nn.Parameter(factor.norm(dim=1)) for factor in factors)
-        self.bias = nn.Parameter(torch.zeros(biased))
+        self.bias = nn.Parameter(torch.zeros(biased)) if biased else None
         self.outputs, self.unbiased = outputs, outputs - biased
 
     def weight(self) -> Tensor:
@@ -124,7 +124,8 @@ class MixerProjection(nn.Module):
     def forward(self, x: Tensor) -> MixerContext:
         """The input's part for x ``(..., d)`` in at least float32, and the weight that the state is still to meet."""
         weight = self.weight()
-        projected = F.linear(wide(x), weight[:, : self.d_inner], F.pad(wide(self.bias), (self.unbiased, 0)))
+        bias = None if self.bias is None else F.pad(wide(self.bias), (self.unbiased, 0))
+        projected = F.linear(wide(x), weight[:, : self.d_inner], bias)
         state_weight = {"concatenate": weight[:, self.d_inner :], "symmetric": weight, "input": None}[self.dependence]
         return MixerContext(projected, state_weight)
 
@@ -147,6 +148,11 @@ class Mixer(nn.Module, ABC):
         if beta <= 0:
             raise ValueError(f"beta={beta} must be positive: 1 is the paper's mixer, 2 the released code's")
         self.d_inner, self.beta = d_inner, beta
+
+    @property
+    def selective(self) -> bool:
+        """Whether Q depends on the token."""
+        return False
 
     @property
     def hidden_dependent(self) -> bool:
@@ -225,6 +231,11 @@ class ProjectedMixer(Mixer):
         if dependence not in get_args(Dependence):
             raise ValueError(f"dependence={dependence!r} is unknown: choose one of {', '.join(get_args(Dependence))}")
         self.projection = MixerProjection(d_inner, outputs, biased, dependence, projection_rank)
+
+    @property
+    def selective(self) -> bool:
+        """Whether Q depends on the token: yes."""
+        return True
 
     @property
     def hidden_dependent(self) -> bool:

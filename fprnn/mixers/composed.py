@@ -138,6 +138,11 @@ class AlternatingMixer(Mixer):
                 self.factors.append(HouseholderMixer(d_inner, 1, beta, norm_eps, dependence=dependence))
 
     @property
+    def selective(self) -> bool:
+        """Whether Q depends on the token: yes."""
+        return True
+
+    @property
     def hidden_dependent(self) -> bool:
         """Whether Q depends on the previous token's state."""
         return any(factor.hidden_dependent for factor in self._mixers())

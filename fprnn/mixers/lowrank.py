@@ -69,7 +69,7 @@ def dot_rows(left: Tensor, right: Tensor) -> Tensor:
 
 
 def combine_rows(weights: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
-    """``sum_i weights_i rows_i`` for weights ``(..., r)`` and rows ``(..., r, d)``: ``(..., d)``, into ``out`` if given."""
+    """``sum_i weights_i rows_i`` for weights ``(..., r)`` and rows ``(..., r, d)``: ``(..., d)``, into ``out``."""
     if rows.shape[-2] == 1:
         return torch.mul(weights, rows.squeeze(-2), out=out)
     return torch.matmul(weights.unsqueeze(-2), rows, out=None if out is None else out.unsqueeze(-2)).squeeze(-2)
@@ -129,8 +129,9 @@ class ReflectionMixer(ProjectedMixer):
         directions, strengths = parameters
         if self.ordered and self.rank > 1:
             inner = inner - (directions @ directions.mT).tril(-1)
-        eye = torch.eye(self.rank, dtype=inner.dtype, device=inner.device)
-        return torch.addcmul(eye, strengths.unsqueeze(-1), inner, value=-1)
+        kernel = -strengths.unsqueeze(-1) * inner
+        kernel.diagonal(dim1=-2, dim2=-1).add_(1)
+        return kernel
 
     @torch.no_grad()
     def resolve(self, parameters: Reflections, gain: Gain, excess: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def linear_scan(
 
     Computes ``h_t = coeffs_t * h_{t-1} + inputs_t`` along ``dim``, elementwise in all other dimensions. The state is
     float32, or float64 where an operand is; so under autocast too. Differentiable to any order with respect to inputs,
-    coefficients and initial state. ``torch.compile`` sees one operator.
+    coefficients and initial state; ``torch.func`` transforms are refused. ``torch.compile`` sees one operator.
 
     The ``torch`` backend may take a product of several coefficients for zero once it falls below the square root of the
     smallest normal number of the state's dtype (1e-19 in float32).

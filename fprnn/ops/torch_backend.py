@@ -96,11 +96,15 @@ def _scan_into(out: Tensor, inputs: Tensor, coeffs: Tensor, start: Tensor, rever
 
 
 def _block_count(length: int, lanes: int) -> int:
-    """Blocks enough for wide operations, few enough for a short loop over them, with a small remainder; or 1."""
+    """Blocks enough for wide operations, few enough for a short loop over them, with a small remainder; or 1.
+
+    Their length is odd: a stride of a power of two maps the tokens of one step to a few sets of the cache.
+    """
     if length < BLOCKED_LENGTH or lanes > min(BLOCKED_LANES, 16 * length):
         return 1
     target = min(math.isqrt(2 * length), BLOCKED_ELEMENTS // max(lanes, 1))
-    return min(range(target - target // 4, target + target // 4 + 1), key=lambda blocks: length % blocks)
+    near = [blocks for blocks in range(target - target // 4, target + target // 4 + 1) if length // blocks % 2]
+    return min(near, key=lambda blocks: length % blocks, default=1)
 
 
 def _steps(rows: Tensor, reverse: bool, dim: int = 1) -> tuple[Tensor, ...]:

@@ -117,10 +117,17 @@ class FixedPointSolver(nn.Module, ABC):
             if not bool(finite.all()):
                 diverged, last = int((~finite).sum()), int(solution.statistics.iterations.max())
                 raise DivergenceError(
-                    f"{type(self).__name__} diverged in {diverged} of {len(finite)} sequences within {last} iterations: "
-                    "use beta=1, an in-loop norm or a lower learning rate"
+                    f"{type(self).__name__} diverged in {diverged} of {len(finite)} sequences within {last} iterations:"
+                    " use beta=1, an in-loop norm or a lower learning rate"
                 )
         return solution
+
+
+def exact_solution(state: Tensor) -> Solution:
+    """The solution ``(B, T, ...)`` of a closed form, which leaves nothing but rounding, or failed."""
+    finite = state.detach().isfinite().flatten(1).all(1)
+    residual = torch.where(finite, 0.0, torch.nan).to(state.dtype)
+    return Solution(state, SolveStatistics(torch.ones_like(finite, dtype=torch.int64), residual, finite))
 
 
 def relative_change(new: Tensor, old: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Gradients of a fixed point that was found without recording the iterations.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.5 and appendices B.3 and B.4. With ``f`` the map and
-``h*`` its fixed point, ``dh* = (I - J_h)^-1 J_theta``. The paper differentiates one application of ``f``, which drops the
-inverse; :class:`TruncatedGradient` keeps k more terms of its series, :class:`ImplicitGradient` (not in the paper) all of
-them. In each case the output is ``f(h*)``, one application beyond what the solver found.
+``h*`` its fixed point, ``dh* = (I - J_h)^-1 J_theta``. The paper differentiates one application of ``f``, which drops
+the inverse; :class:`TruncatedGradient` keeps k more terms of its series, :class:`ImplicitGradient` (not in the paper)
+all of them. In each case the output is ``f(h*)``, one application beyond what the solver found.
 """
 
 from abc import ABC, abstractmethod
@@ -62,8 +62,8 @@ class OneStepGradient(TruncatedGradient):
 class ImplicitGradient(FixedPointGradient):
     """The exact gradient: solves ``v = g + J_h^T v`` for the cotangent, then differentiates the last application.
 
-    With hidden-state dependence the cotangent travels one token per iteration, as the state does, so the cap must be about
-    the length of the sequence. Refused a second time: there is no double backward.
+    With hidden-state dependence the cotangent travels one token per iteration, as the state does, so the cap must be
+    about the length of the sequence. Refused a second time: there is no double backward.
 
     Args:
         tol: on the relative change of the cotangent.

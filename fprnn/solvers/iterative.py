@@ -51,7 +51,7 @@ class IterationProgress:
         self.active, self.running = ones.bool(), ones.new_ones((), dtype=torch.bool)
 
     def record(self, residual: Tensor, solver: "IterativeSolver", quantile: float) -> Tensor:
-        """Takes in the residuals ``(B,)`` of an iteration; returns which sequences are to take its proposal, ``(B,)``."""
+        """Takes in an iteration's residuals ``(B,)``; returns which sequences are to take its proposal, ``(B,)``."""
         counted = self.active & self.running
         finite = residual.isfinite()
         self.iterations += counted
@@ -86,7 +86,7 @@ class LaggedFlag:
             return bool(flag)
         previous = self.pending
         copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
-        event = torch.cuda.Event()
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self.pending = (copy, event)
         if previous is None:
@@ -161,7 +161,9 @@ class IterativeSolver(FixedPointSolver):
         """
         state = equation.initial()
         if self.tol < smallest_tolerance(state.dtype):
-            raise ValueError(f"tol={self.tol} is too small for {state.dtype}: use {smallest_tolerance(state.dtype):.1e} or more")
+            raise ValueError(
+                f"tol={self.tol} is too small for {state.dtype}: use {smallest_tolerance(state.dtype):.1e} or more"
+            )
         progress = IterationProgress(state, self.damping, self.patience)
         if state.numel():
             state = self._loop(equation, state, progress)
@@ -214,7 +216,7 @@ class PicardSolver(IterativeSolver):
 
 
 class AndersonSolver(IterativeSolver):
-    """Picard's iteration with Anderson acceleration: the next iterate combines the last few so that the residual shrinks.
+    """Picard's iteration with Anderson acceleration: the last few iterates are combined to shrink the residual.
 
     Each sequence is extrapolated by itself. Where the combination is not finite, the plain step is taken.
 
@@ -240,7 +242,9 @@ class AndersonSolver(IterativeSolver):
             plain = torch.lerp(state, image, like_rows(step_size, state))
             if len(images) < 2:
                 return plain
-            correction = anderson_correction(torch.stack(list(images), 1), torch.stack(list(residuals), 1), self.regularization)
+            correction = anderson_correction(
+                torch.stack(list(images), 1), torch.stack(list(residuals), 1), self.regularization
+            )
             accelerated = plain - correction.reshape(plain.shape)
             usable = accelerated.flatten(1).isfinite().all(1)
             return torch.where(like_rows(usable, state), accelerated, plain)

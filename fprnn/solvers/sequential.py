@@ -1,13 +1,11 @@
 """The exact solver: because the mixer at t depends on t - 1 only, the fixed point is computed token by token.
 
-Not in "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), which iterates on whole sequences. The iteration's information
-moves one token at a time where the mixer depends on the hidden state, so a state-tracking layer needs about as many
-iterations as there are tokens; this needs one pass, at the same sequential depth, and its gradient is exact.
+Not in "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), which iterates on whole sequences. The iteration's
+information moves one token at a time where the mixer depends on the hidden state, so a state-tracking layer needs about
+as many iterations as there are tokens; this needs one pass, at the same sequential depth, and its gradient is exact.
 """
 
-import torch
-
-from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution
+from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, exact_solution
 
 
 class SequentialSolver(FixedPointSolver):
@@ -22,3 +20,15 @@ class SequentialSolver(FixedPointSolver):
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
         return self.checked(equation.solve_by_token())
+
+
+class ScanSolver(FixedPointSolver):
+    """Applies the map once: all that a layer without channel mixing needs, since its map does not depend on the state.
+
+    Args:
+        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
+    """
+
+    def forward(self, equation: FixedPointEquation) -> Solution:
+        """Solves the equation."""
+        return self.checked(exact_solution(equation.step(equation.initial())))

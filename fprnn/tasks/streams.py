@@ -78,7 +78,7 @@ class Streams:
         values = (product >> np.uint64(32)).astype(np.int64) + low
         # Lemire's method draws again where the lower half falls below 2**32 mod span: once in 10**8 for small spans.
         rejected = (product & np.uint64(_MASK32)) < np.uint64(2**32 % span)
-        self._retry(values, np.flatnonzero(rejected.any(axis=1)) if 2**32 % span else np.empty(0, np.int64))
+        self._retry(values, np.flatnonzero(rejected.any(axis=1)))
         return values
 
     def _draws32(self, count: int) -> Words:

@@ -82,16 +82,16 @@ def test_options_and_files_beat_the_checkpoint_and_the_table_says_so(
 
     overlay = tmp_path / "other.yaml"
     overlay.write_text("model: {init_args: {predict_logits: false}}\n")
-    words = ["--ckpt_path", str(checkpoint), "--config", str(overlay), "--data.test_size", "50"]
+    words = ["--ckpt_path", str(checkpoint), "--config", str(overlay), "--data.batch_size", "50"]
     cli = run("test", [*words, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])
-    assert cli.datamodule.test_size == 50  # the option
+    assert cli.datamodule.batch_size == 50  # the option
     assert cli.model.predict_logits is False  # the file
     assert cli.datamodule.eval_batch_size == 100  # the checkpoint
     assert cli.config.test.seed_everything == 5
     told = capsys.readouterr().err.splitlines()
     table = [line.split() for line in told[1 + told.index("The checkpoint was made with other values:") :]]
     assert ["model.predict_logits", "True", "False"] in table
-    assert ["data.test_size", "None", "50"] in table
+    assert ["data.batch_size", "128", "50"] in table
 
 
 def test_a_resumed_run_needs_no_configuration(short_run: ShortRun, run_main: Callable[..., int]) -> None:

@@ -1,3 +1,4 @@
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def signals_as_before() -> Iterator[None]:
-    """After a KeyboardInterrupt Lightning leaves SIGINT ignored."""
-    before = signal.getsignal(signal.SIGINT)
+def process_as_before() -> Iterator[None]:
+    """After a KeyboardInterrupt Lightning leaves SIGINT ignored; ``seed_everything`` leaves a variable behind."""
+    handler, seed = signal.getsignal(signal.SIGINT), os.environ.pop("PL_GLOBAL_SEED", None)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, handler)
+    os.environ.pop("PL_GLOBAL_SEED", None)
+    if seed is not None:
+        os.environ["PL_GLOBAL_SEED"] = seed

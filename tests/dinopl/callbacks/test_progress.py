@@ -51,6 +51,16 @@ def test_drawing_follows_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert drawn == [2, 2]  # the end of each epoch
 
 
+def test_evaluation_bars_end_full(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(tmp_path, RunProgress(1000.0, plain=False), enable_progress_bar=True)
+    trainer.validate(Tiny(), loader(), verbose=False)
+    trainer.test(Tiny(), loader(), verbose=False)
+    trainer.predict(Tiny(), loader(), return_predictions=False)
+    bars = [bar.rsplit("\r", 1)[-1] for bar in capsys.readouterr().out.strip("\n").split("\n")]
+    assert [bar.split()[0] for bar in bars] == ["Validation", "Testing", "Predicting"]
+    assert all("100%" in bar and " 3/3 " in bar for bar in bars)
+
+
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert RunProgress().plain
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

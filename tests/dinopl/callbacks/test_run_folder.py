@@ -344,12 +344,13 @@ def test_seeded_runs_at_the_same_time_never_share_a_folder(tmp_path: Path) -> No
     assert all(len(list(path.iterdir())) == 4 for path in paths if path is not None)
 
 
-def test_the_seed_is_what_seed_everything_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
-    seed_everything(11, verbose=False)
-    run = RunFolder()
-    make_trainer(tmp_path, run).test(Tiny(), loader(), verbose=False)
-    assert read(run)["seed"] == 11
+def test_the_seed_is_what_seed_everything_set(tmp_path: Path) -> None:
+    for seed in (None, 11):
+        if seed is not None:
+            seed_everything(seed, verbose=False)
+        run = RunFolder()
+        make_trainer(tmp_path, run).test(Tiny(), loader(), verbose=False)
+        assert read(run)["seed"] == seed
 
 
 def test_a_root_that_is_a_file_is_one_line_before_anything_runs(tmp_path: Path) -> None:
@@ -367,6 +368,11 @@ def test_a_root_on_another_machine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not a folder of this machine.*--trainer.default_root_dir"):
         trainer.test(Tiny(), loader(), verbose=False)
     assert not run.created
+
+
+def test_a_root_that_the_file_system_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot write to .*File name too long"):
+        fit(tmp_path / ("x" * 1000), RunFolder())
 
 
 def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,9 @@ def test_a_class_without_test_images_is_fine_but_an_unknown_one_is_not(make_fold
 
 
 def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"FolderImages: nothing at .*/set/train; .*--data.root or \$DINOPL_DATA"):
+    with pytest.raises(
+        FileNotFoundError, match=r"FolderImages: nothing at .*/set/train; .*--data.root or \$DINOPL_DATA"
+    ):
         FolderImages("set").info(tmp_path)
     (tmp_path / "set" / "train").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="has no subfolders; it must have one for each class"):
@@ -72,7 +74,9 @@ def test_images_of_another_size_are_refused_or_resized(make_folder: MakeFolder) 
     folder = make_folder()
     Image.new("RGB", (10, 12), (7, 7, 7)).save(folder / "train" / "cow" / "9.png")
     files = FolderImages(folder.name).load(folder.parent, True)
-    with pytest.raises(ValueError, match=r"image 12 has shape \(3, 12, 10\), the first one \(3, 8, 8\): set --data.image_s"):
+    with pytest.raises(
+        ValueError, match=r"image 12 has shape \(3, 12, 10\), the first one \(3, 8, 8\): set --data.image_s"
+    ):
         files.decode(12)
     assert files.resized(4).decode(12).shape == (3, 4, 4)
     assert files.resized(4).decode(12).unique().tolist() == [7]
@@ -120,7 +124,9 @@ def write_tiny_imagenet(root: Path) -> None:
         (folder / "train" / name / "images").mkdir(parents=True)
         for number in range(2):
             place = folder / "train" / name / "images" / f"{name}_{number}.JPEG"
-            Image.new("L" if number else "RGB", (64, 64), 10 if number else (value, value, value)).save(place, quality=95)
+            Image.new("L" if number else "RGB", (64, 64), 10 if number else (value, value, value)).save(
+                place, quality=95
+            )
             value += 60
     (folder / "val" / "images").mkdir(parents=True)
     for number, value in enumerate((30, 90, 150)):
@@ -152,7 +158,7 @@ def test_tiny_imagenet_without_its_parts_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not its annotation file"):
         TinyImageNetImages().load(tmp_path, False)
     table.unlink()
-    with pytest.raises(FileNotFoundError, match="val_annotations.txt"):
+    with pytest.raises(FileNotFoundError, match=r"val_annotations.txt"):
         TinyImageNetImages().load(tmp_path, False)
 
 
@@ -160,7 +166,9 @@ def test_tiny_imagenet_without_its_parts_is_named(tmp_path: Path) -> None:
 def test_npz_layouts_become_channels_first(make_npz: MakeNpz, layout: str) -> None:
     rng = np.random.default_rng(1)
     channels = 3 if layout in ("NHWC", "NCHW") else 1
-    images = {part: rng.integers(0, 256, (n, channels, 5, 6), dtype=np.uint8) for part, n in (("train", 60), ("test", 20))}
+    images = {
+        part: rng.integers(0, 256, (n, channels, 5, 6), dtype=np.uint8) for part, n in (("train", 60), ("test", 20))
+    }
     stored = {f"x_{part}": array for part, array in images.items()}
     if layout in ("NHWC", "NHW1"):
         stored = {key: array.transpose(0, 2, 3, 1) for key, array in stored.items()}
@@ -205,11 +213,17 @@ bad[0, 0, 0, 0] = np.nan
         ({"y_test": np.arange(20) - 1}, "y_test is int64 .* one integer from 0 an image"),
         ({"x_train": np.zeros((60, 192), dtype=np.uint8)}, r"x_train has shape \(60, 192\); it must be NHW"),
         ({"x_train": np.zeros((60, 8, 8, 2), dtype=np.uint8)}, "NHWC or NCHW with 1 or 3 channels"),
-        ({"x_train": np.zeros((60, 9, 9, 3), dtype=np.uint8)}, r"images of x_train are \(3, 9, 9\), of x_test \(3, 8, 8\)"),
+        (
+            {"x_train": np.zeros((60, 9, 9, 3), dtype=np.uint8)},
+            r"images of x_train are \(3, 9, 9\), of x_test \(3, 8, 8\)",
+        ),
         ({"x_train": np.zeros((60, 8, 8, 3), dtype=np.int32)}, "x_train is int32; images must be uint8, or floating"),
         ({"x_train": np.full((60, 8, 8, 3), 255.0)}, r"x_train has floating-point values outside \[0, 1\]"),
         ({"x_train": bad}, r"x_train has floating-point values outside \[0, 1\]"),
-        ({"x_train": np.zeros((0, 8, 8, 3), dtype=np.uint8), "y_train": np.zeros(0, dtype=int)}, "x_train has 0 images"),
+        (
+            {"x_train": np.zeros((0, 8, 8, 3), dtype=np.uint8), "y_train": np.zeros(0, dtype=int)},
+            "x_train has 0 images",
+        ),
     ],
 )
 def test_a_malformed_npz_is_refused_in_one_line(make_npz: MakeNpz, replaced: dict, message: str) -> None:
@@ -231,7 +245,7 @@ def test_pickled_code_in_an_npz_does_not_run(make_npz: MakeNpz, monkeypatch: pyt
     hostile[:] = [Bomb()] * 60
     path = make_npz(y_train=hostile)
     monkeypatch.chdir(path.parent)
-    with pytest.raises(ValueError, match="y_train cannot be read .*allow_pickle"):
+    with pytest.raises(ValueError, match=r"y_train cannot be read .*allow_pickle"):
         NpzImages(path.name).load(path.parent, True)
     assert not Path("exploded").exists()
 
@@ -255,7 +269,7 @@ def test_an_archive_of_other_files_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_npz_is_refused(make_npz: MakeNpz) -> None:
     path = make_npz()
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="it is not an .npz file"):
+    with pytest.raises(ValueError, match=r"it is not an .npz file"):
         NpzImages(str(path)).info(Path())
 
 

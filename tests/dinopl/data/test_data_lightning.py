@@ -1,8 +1,10 @@
 """The DataModule in a plain Lightning trainer: order, epochs, resuming, processes."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -27,7 +29,7 @@ class Linear(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.seen.append((self.current_epoch, batch["index"].tolist()))
         loss = self.loss(batch)
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
         return loss * batch.get("share", 1.0)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -68,7 +70,7 @@ def test_a_module_trains_validates_tests_and_predicts(tmp_path: Path) -> None:
 def test_the_trainer_sets_the_epoch(tmp_path: Path) -> None:
     module, images = Linear(), data()
     a_trainer(tmp_path, max_epochs=3, limit_val_batches=0).fit(module, images)
-    epochs = [sum((index for epoch, index in module.seen if epoch == number), []) for number in range(3)]
+    epochs = [list(chain(*(index for epoch, index in module.seen if epoch == number))) for number in range(3)]
     assert all(sorted(epoch) == list(range(900)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     loader = images.train_dataloader()
@@ -77,6 +79,7 @@ def test_the_trainer_sets_the_epoch(tmp_path: Path) -> None:
         assert loader.sampler.order().tolist() == epoch
 
 
+@pytest.mark.filterwarnings("ignore:You defined a .validation_step. but have no .val_dataloader.:UserWarning:lightning")
 def test_without_a_validation_split_nothing_is_validated(tmp_path: Path) -> None:
     module = Linear()
     trainer = a_trainer(tmp_path, max_epochs=1)
@@ -129,7 +132,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path) -> No
     pair.fit(Linear(), data(train_size=901, batch_size=128))
     results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
     for (epoch, whole), *parts in zip(single.seen, *(result["seen"] for result in results), strict=True):
-        assert sum((index for _, index in parts), []) == whole
+        assert list(chain(*(index for _, index in parts))) == whole
         assert {number for number, _ in parts} == {epoch}
     assert torch.equal(results[0]["weights"]["layer.weight"], results[1]["weights"]["layer.weight"])
     torch.testing.assert_close(results[0]["weights"]["layer.weight"], single.layer.weight, rtol=1e-5, atol=1e-6)

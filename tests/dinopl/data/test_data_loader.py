@@ -28,7 +28,9 @@ def a_loader(views: list[ImageView], sampler: OrderSampler, images: Tensor | Non
     if images is None:
         images = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
     recipe = ViewRecipe(views, scale=255.0, mean=[0.1], std=[0.2], channels=1, seed=5)
-    return ImageLoader(TensorStore(images), torch.arange(10, 10 + sampler.n), torch.arange(50) * 2, sampler, recipe, CPU)
+    return ImageLoader(
+        TensorStore(images), torch.arange(10, 10 + sampler.n), torch.arange(50) * 2, sampler, recipe, CPU
+    )
 
 
 def test_views_are_normalised_as_stated() -> None:

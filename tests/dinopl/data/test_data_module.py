@@ -97,7 +97,10 @@ def test_splits_are_stratified_disjoint_and_complete() -> None:
 
 
 def test_the_hold_out_follows_the_seed_and_not_the_epoch_or_options() -> None:
-    held = [views_of(ready(seed=seed, **options).val_dataloader()) for seed, options in ((0, {}), (0, {"train_size": 99, "batch_size": 9}), (1, {}))]
+    held = [
+        views_of(ready(seed=seed, **options).val_dataloader())
+        for seed, options in ((0, {}), (0, {"train_size": 99, "batch_size": 9}), (1, {}))
+    ]
     assert torch.equal(held[0], held[1])
     assert not torch.equal(held[0], held[2])
 
@@ -124,8 +127,7 @@ def test_subsets_are_nested_and_leave_the_probing_data_alone() -> None:
     modules = [ready(train_size=size, batch_size=10) for size in sizes]
     assert [module.num_train for module in modules] == [50, 292, 584, 1167]
     kept = [{tuple(image) for image in views_of(module.cache_dataloader()).flatten(1).tolist()} for module in modules]
-    for smaller, larger in zip(kept, kept[1:], strict=False):
-        assert smaller < larger
+    assert kept[0] < kept[1] < kept[2] < kept[3]
     probes = [views_of(module.probe_dataloaders()["train"]) for module in modules]
     assert all(torch.equal(probe, probes[-1]) for probe in probes)
     assert sorted(indices_of(modules[0].train_dataloader())) == list(range(50))
@@ -142,9 +144,10 @@ def test_the_test_split_can_be_limited_to_the_same_images_for_every_seed() -> No
 
 def test_no_hold_out_means_no_validation_split() -> None:
     module = ready(val_size=0)
-    assert module.val_dataloader() == []
     assert set(module.probe_dataloaders()) == {"train", "test"}
     assert module.num_train == 1297
+    with pytest.raises(ValueError, match=r"--data.val_size 0: no images were held out to validate on"):
+        module.setup("validate")
 
 
 def test_probe_batches_are_plain_whole_and_repeatable() -> None:
@@ -179,7 +182,7 @@ def test_probed_images_must_have_the_same_shape() -> None:
 
 
 def test_noise_is_drawn_at_its_size_and_not_resized() -> None:
-    with pytest.raises(ValueError, match="--data.image_size 16: NoiseImages is 1x8x8, and resizing would change it"):
+    with pytest.raises(ValueError, match=r"--data.image_size 16: NoiseImages is 1x8x8, and resizing would change it"):
         ImageDataModule(noise(), image_size=16)
     module = ready(dataset=noise(size=16), image_size=16, batch_size=8)
     assert views_of(module.test_dataloader()).shape == (20, 1, 16, 16)
@@ -196,7 +199,7 @@ class Unlabelled(ImageSource):
 
 
 def test_unlabelled_images_can_be_distilled_but_not_probed() -> None:
-    with pytest.raises(ValueError, match="--data.probe_dataset: the images of Unlabelled have no labels"):
+    with pytest.raises(ValueError, match=r"--data.probe_dataset: the images of Unlabelled have no labels"):
         ready(dataset=Unlabelled(), batch_size=8)
     module = ready(dataset=Unlabelled(), probe_dataset=DigitsImages(), batch_size=8)
     assert next(iter(module.train_dataloader()))["label"].tolist() == [-1] * 8
@@ -244,7 +247,9 @@ def test_normalisation_that_cannot_be_is_refused(normalization: Any) -> None:
 def test_published_constants_and_training_moments(make_folder: Callable[..., Path]) -> None:
     folder = make_folder()
     test = views_of(ready(dataset=FolderImages(str(folder)), batch_size=2, val_size=0).test_dataloader())
-    wanted = (torch.arange(12, 18)[:, None] / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    wanted = (torch.arange(12, 18)[:, None] / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )
     torch.testing.assert_close(test[:, :, 0, 0], wanted)
     module = ready(dataset=FolderImages(str(folder)), batch_size=2, val_size=0, normalization="train")
     train = views_of(module.cache_dataloader())
@@ -277,7 +282,7 @@ def test_a_folder_of_mixed_sizes_fails_at_the_start(make_folder: Callable[..., P
 
     folder = make_folder()
     Image.new("RGB", (9, 9)).save(folder / "test" / "cow" / "7.png")
-    with pytest.raises(ValueError, match="set --data.image_size"):
+    with pytest.raises(ValueError, match=r"set --data.image_size"):
         ready(dataset=FolderImages(str(folder)), batch_size=2)
     assert ready(dataset=FolderImages(str(folder)), batch_size=2, image_size=4).image_shape == (3, 4, 4)
 
@@ -308,7 +313,9 @@ def test_processes_share_training_and_evaluation_but_each_probes_everything() ->
 @pytest.mark.parametrize(("batch_size", "processes"), [(37, 1), (19, 2)])
 def test_a_batch_larger_than_the_data_is_refused(batch_size: int, processes: int) -> None:
     module = ImageDataModule(noise(40), batch_size=batch_size, seed=0)
-    with pytest.raises(ValueError, match=rf"--data.batch_size {batch_size}.*only 36 training images; give at most {36 // processes}"):
+    with pytest.raises(
+        ValueError, match=rf"--data.batch_size {batch_size}.*only 36 training images; give at most {36 // processes}"
+    ):
         with_trainer(module, 0, processes)
     fits = ImageDataModule(noise(40), batch_size=36 // processes, seed=0)
     assert with_trainer(fits, 0, processes).num_train == 36
@@ -359,7 +366,9 @@ def test_the_root_is_an_option_then_the_environment_then_data(monkeypatch: pytes
 def test_data_that_are_not_there_are_named_in_one_line(tmp_path: Path) -> None:
     module = ImageDataModule(CIFAR10Images(), root=str(tmp_path), download=False)
     module.prepare_data()  # is not to download
-    with pytest.raises(FileNotFoundError, match=r"CIFAR10Images: nothing at .*cifar-10-batches-py; .*--data.root") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=r"CIFAR10Images: nothing at .*cifar-10-batches-py; .*--data.root"
+    ) as caught:
         module.setup("fit")
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match=r"FolderImages: nothing at .*--data.root"):
@@ -377,7 +386,9 @@ def test_data_are_asked_for_after_setup() -> None:
 def test_images_are_read_once_and_loaders_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     original = DigitsImages.load
-    monkeypatch.setattr(DigitsImages, "load", lambda self, root, train: reads.append(train) or original(self, root, train))
+    monkeypatch.setattr(
+        DigitsImages, "load", lambda self, root, train: reads.append(train) or original(self, root, train)
+    )
     module = ready()
     module.setup("test")
     assert reads == [True, False]

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -39,9 +41,11 @@ def test_ranks_together_see_what_one_process_with_the_larger_batch_sees(
     for number, batch_of_all in enumerate(whole):
         parts = [parts[number] for parts in per_rank]
         real = [order_[part.start : part.stop].tolist() for part, order_ in parts if part.share > 0]
-        assert sum(real, []) == batch_of_all.tolist() == order[number * batch * world : (number + 1) * batch * world]
+        assert (
+            list(chain(*real)) == batch_of_all.tolist() == order[number * batch * world : (number + 1) * batch * world]
+        )
         assert all(1 <= part.stop - part.start <= batch for part, _ in parts)
-        seen += sum(real, [])
+        seen += list(chain(*real))
     assert sorted(seen) == list(range(n))
 
 

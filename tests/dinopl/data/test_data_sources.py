@@ -133,7 +133,7 @@ def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     write_mnist(raw, ".gz")
     (raw / "train-images-idx3-ubyte.gz").write_bytes(content)
-    with pytest.raises(ValueError, match="MNISTImages: the files in .*raw are damaged") as caught:
+    with pytest.raises(ValueError, match=r"MNISTImages: the files in .*raw are damaged") as caught:
         MNISTImages().load(tmp_path, True)
     assert "\n" not in str(caught.value)
 

@@ -84,12 +84,14 @@ def test_labels_must_be_integers(label: torch.Tensor) -> None:
         stratified_subset(label, 1)
 
 
-@pytest.mark.parametrize(("size", "count"), [(0, 0), (7, 7), (10, 10), (0.0, 0), (0.25, 2), (0.5, 5), (1.0, 10)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(0, 0), (7, 7), (10, 10), (0.0, 0), (0.25, 2), (0.5, 5), (1.0, 10), (7.0, 7)]
+)
 def test_counts_and_fractions(size: float, count: int) -> None:
     assert count_of(size, 10, "--data.val_size") == count
 
 
-@pytest.mark.parametrize("size", [-1, 11, -0.1, 1.5, float("nan"), True])
+@pytest.mark.parametrize("size", [-1, 11, 11.0, -0.1, 1.5, float("nan"), float("inf"), True])
 def test_an_impossible_size_names_its_option(size: float) -> None:
     with pytest.raises(ValueError, match=f"--data.val_size {size}: give a count of at most 10"):
         count_of(size, 10, "--data.val_size")

@@ -11,10 +11,10 @@ from fprnn.ops import linear_scan
 
 CASES = [  # shape, dim: shorter and longer than a tile, rows of one lane, a lane count that fills no tile
     ((2, 5, 3), 1),
-    ((1, 19, 21), 1),
-    ((3, 18), 1),
-    ((9, 3), 0),
-    ((2, 2, 10, 17), 2),
+    ((1, 11, 21), 1),
+    ((3, 9), 1),
+    ((6, 3), 0),
+    ((1, 2, 5, 17), 2),
     ((2, 1, 4), 1),
     ((2, 0, 4), 1),
     ((0, 3, 4), 1),
@@ -44,12 +44,12 @@ def check_all(device: str) -> None:
     for shape, dim in CASES + large:
         check(shape, dim, torch.float32, device, with_initial=True)
     for dtype in (torch.float64, torch.bfloat16):
-        check((1, 18, 17), 1, dtype, device, with_initial=False)
+        check((1, 6, 17), 1, dtype, device, with_initial=False)
 
 
 def check_layouts(device: str) -> None:
     """Strided inputs, broadcast coefficients of another dtype, and no gradient asked for."""
-    inputs = torch.randn(2, 18, 10, device=device, dtype=torch.bfloat16).transpose(1, 2)
+    inputs = torch.randn(2, 18, 6, device=device, dtype=torch.bfloat16).transpose(1, 2)
     coeffs = torch.rand(18, device=device)
     with torch.no_grad():
         fast, slow = (linear_scan(inputs, coeffs, backend=backend) for backend in ("triton", "reference"))
@@ -62,6 +62,6 @@ if __name__ == "__main__":
     assert not loaded, f"a scan on the CPU imported {loaded}"
     from fprnn.ops import triton_backend
 
-    triton_backend.MAX_TILE_LENGTH, triton_backend.MAX_TILE_LANES = 8, 16  # the interpreter is slow
+    triton_backend.MAX_TILE_LENGTH, triton_backend.MAX_TILE_LANES = 4, 16  # the interpreter is slow
     check_all("cpu")
     check_layouts("cpu")
