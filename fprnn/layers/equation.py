@@ -3,7 +3,7 @@
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), equations 6 to 8.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ class FPRNNEquation(NamedTuple):
         drive: ``(B, T, d)``.
         norm: in the loop; None is the identity.
         before: what an earlier part of the sequence left; None is zeros.
+        parameters: of Q for all tokens, if they do not depend on the hidden state and so are computed once.
     """
 
     mixer: Mixer
@@ -58,13 +59,19 @@ class FPRNNEquation(NamedTuple):
     drive: Tensor
     norm: nn.LayerNorm | None = None
     before: RecurrentState | None = None
+    parameters: Any = None
 
     @property
     def size(self) -> ProblemSize:
         """What the cost of a solve depends on."""
         weight = self.context.state_weight
-        batch, length, width = self.drive.shape
-        return ProblemSize(batch, length, width, 0 if weight is None else len(weight))
+        parameters = 0 if weight is None else len(weight)
+        return ProblemSize(*self.drive.shape, parameters, self.reflections is not None, self.norm is None)  # type: ignore[call-arg]
+
+    @property
+    def reflections(self) -> ReflectionMixer | None:
+        """The mixer, if it has a closed form for a whole sequence."""
+        return self.mixer if self.norm is None and isinstance(self.mixer, ReflectionMixer) else None
 
     def initial(self) -> Tensor:
         """Zeros."""
@@ -73,7 +80,7 @@ class FPRNNEquation(NamedTuple):
     def state(self, hidden: Tensor) -> Tensor:
         """Channel mixing by Q, then sequence mixing by the diagonal recurrence: the state before the norm."""
         previous = shift(hidden, self.before and self.before.hidden)
-        q = self.mixer.condition(self.context, previous)
+        q = self.mixer.condition(self.context, previous) if self.parameters is None else self.parameters
         v = self.mixer.mix(q, self.drive - hidden) + hidden
         return linear_scan(self.gate * v, self.decay, self.before and self.before.state)
 
@@ -83,9 +90,7 @@ class FPRNNEquation(NamedTuple):
 
     def solve_by_token(self) -> Solution:
         """The fixed point, token by token: by the mixer's closed form where it has one."""
-        if self.norm is None and isinstance(self.mixer, ReflectionMixer):
-            return self._solve_reflections(self.mixer)
-        return self._solve_tokens()
+        return self._solve_tokens() if self.reflections is None else self._solve_reflections(self.reflections)
 
     def start(self) -> RecurrentState:
         """What stands before the first token."""

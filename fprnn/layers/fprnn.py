@@ -19,6 +19,7 @@ from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 
+
 class FPRNNCache(NamedTuple):
     """All that decoding keeps from the tokens so far: its size does not grow.
 
@@ -120,8 +121,9 @@ class FPRNN(nn.Module):
         decay = torch.sigmoid(wide(self.decay_gate(copies.get("decay", x))))
         with torch.autocast(x.device.type, enabled=False):
             context = self.mixer.prepare(copies.get("mixer", x))
+            parameters = None if self.mixer.hidden_dependent else self.mixer.condition(context, drive)
         recurrent = None if cache is None else cache.recurrent
-        equation = FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent)
+        equation = FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent, parameters)
         return equation, copies.get("x", x)
 
     def _apply_to(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache | None) -> "_Applied":

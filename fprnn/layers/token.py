@@ -2,9 +2,9 @@
 
 Not in "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025). Given the previous token, everything but the hidden state
 itself is known, and what is left is ``h = norm(base + gate (I - Q) (h - drive))``. Without a norm that is a linear
-system, which the mixer solves (in closed form where it has one). With a norm it is iterated, in the end by Newton's method, each
-step of which is such a system; then there may be more than one fixed point, and the one found need not be the one that
-the parallel iteration finds. The gradient is that of the implicit function theorem: one transposed system.
+system, which the mixer solves (in closed form where it has one). With a norm it is iterated, in the end by Newton's
+method, each step of which is such a system; then there may be more than one fixed point, and the one found need not be
+the one that the parallel iteration finds. The gradient is that of the implicit function theorem: one transposed system.
 
 This is the engine of streaming, and the reference of :mod:`fprnn.layers.recurrence`.
 """
@@ -90,8 +90,8 @@ def token_tolerance(dtype: torch.dtype) -> float:
 def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
     """The fixed point and the iterations it took.
 
-    With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a fixed
-    point, and Newton's from there: started earlier, those would as well find unstable points.
+    With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a
+    fixed point, and Newton's from there: started earlier, those would as well find unstable points.
     """
     if equation.norm is None:
         hidden = equation.base

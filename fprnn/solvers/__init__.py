@@ -1,5 +1,6 @@
 """Fixed-point solvers, their statistics and their gradients."""
 
+from fprnn.solvers.automatic import AutomaticSolver, break_even
 from fprnn.solvers.base import (
     DivergenceError,
     FixedPointEquation,
@@ -15,6 +16,7 @@ from fprnn.solvers.sequential import ScanSolver, SequentialSolver
 
 __all__ = [
     "AndersonSolver",
+    "AutomaticSolver",
     "DivergenceError",
     "FixedCountSolver",
     "FixedPointEquation",
@@ -30,5 +32,6 @@ __all__ = [
     "Solution",
     "SolveStatistics",
     "TruncatedGradient",
+    "break_even",
     "relative_change",
 ]

@@ -57,12 +57,16 @@ class ProblemSize(NamedTuple):
         length: tokens T.
         width: channels d.
         parameters: raw mixer parameters per token that depend on the state.
+        closed_form: whether a token is solved without iterating.
+        linear: whether a token's equation is linear, so that its solution is unique.
     """
 
     batch: int
     length: int
     width: int
     parameters: int
+    closed_form: bool
+    linear: bool
 
 
 class FixedPointEquation(Protocol):

@@ -140,8 +140,9 @@ class IterativeSolver(FixedPointSolver):
     @property
     def cap(self) -> int:
         """Iterations allowed in the present mode."""
-        evaluating = not self.training and self.eval_max_iterations is not None
-        return self.eval_max_iterations if evaluating and self.eval_max_iterations else self.max_iterations
+        if self.training or self.eval_max_iterations is None:
+            return self.max_iterations
+        return self.eval_max_iterations
 
     @abstractmethod
     def accelerator(self) -> Accelerator:
@@ -153,8 +154,12 @@ class IterativeSolver(FixedPointSolver):
             state, statistics = self.iterate(equation)
         return self.checked(Solution(self.gradient(equation.step, state), statistics))
 
-    def iterate(self, equation: FixedPointEquation) -> tuple[Tensor, SolveStatistics]:
+    def iterate(self, equation: FixedPointEquation, cap: int | None = None) -> tuple[Tensor, SolveStatistics]:
         """The fixed point to the tolerance, without a gradient.
+
+        Args:
+            equation: what to solve.
+            cap: iterations allowed; None is those of the present mode.
 
         Raises:
             ValueError: if the tolerance is below what the state's precision resolves.
@@ -166,16 +171,16 @@ class IterativeSolver(FixedPointSolver):
             )
         progress = IterationProgress(state, self.damping, self.patience)
         if state.numel():
-            state = self._loop(equation, state, progress)
+            state = self._loop(equation, state, progress, self.cap if cap is None else cap)
         else:
             progress.best, progress.residual = torch.zeros_like(progress.best), torch.zeros_like(progress.best)
         return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol)
 
-    def _loop(self, equation: FixedPointEquation, state: Tensor, progress: IterationProgress) -> Tensor:
+    def _loop(self, equation: FixedPointEquation, state: Tensor, progress: IterationProgress, cap: int) -> Tensor:
         accelerate, flag = self.accelerator(), LaggedFlag(state.device)
         quantile = self.quantile if self.training else 1.0
         check_every = self.check_every if flag.lagged else 1
-        for iteration in range(1, self.cap + 1):
+        for iteration in range(1, cap + 1):
             image = equation.step(state)
             step_size = progress.step_size
             taken = progress.record(relative_change(image, state), self, quantile)
