@@ -14,6 +14,7 @@ import argparse
 import csv
 import importlib.util
 import platform
+import random
 import re
 import statistics
 import time
@@ -43,7 +44,10 @@ class Timing(NamedTuple):
 
 
 class TimeMajorLoop(torch.autograd.Function):
-    """The loop that one would write by hand: in place, one fused multiply-add for each token, time in dimension 1."""
+    """The loop that one would write by hand: in place, one fused multiply-add for each token, time in dimension 1.
+
+    Its state has the inputs' dtype, so that only float32 and float64 compare like with like.
+    """
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, coeffs: Tensor) -> Tensor:
@@ -70,14 +74,17 @@ class TimeMajorLoop(torch.autograd.Function):
         return d_inputs, d_coeffs
 
 
-def load_pscan(path: Path) -> Scan:
-    """mamba.py's parallel scan from a checkout of it. Of its shapes ``(B, T, D, N)``, ``D = 1`` is its fastest."""
+def load_pscan(path: Path) -> dict[str, Scan]:
+    """mamba.py's parallel scan from a checkout of it, given three dimensions in two ways; the second is its faster."""
     spec = importlib.util.spec_from_file_location("pscan", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"--pscan {path}: give the path of pscan.py in a checkout of mamba.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return lambda inputs, coeffs: module.pscan(coeffs.unsqueeze(2), inputs.unsqueeze(2)).squeeze(2)
+    return {
+        "pscan (B, T, D, 1)": lambda inputs, coeffs: module.pscan(coeffs[..., None], inputs[..., None])[..., 0],
+        "pscan (B, T, 1, D)": lambda inputs, coeffs: module.pscan(coeffs[:, :, None], inputs[:, :, None])[:, :, 0],
+    }
 
 
 def training_step(scan: Scan, inputs: Tensor, coeffs: Tensor, grad: Tensor) -> Callable[[], object]:
@@ -91,12 +98,17 @@ def copies(source: Tensor) -> Callable[[], object]:
 
 
 def measure(tasks: dict[str, Callable[[], object]], rounds: int, wait: Callable[[], object]) -> dict[str, list[float]]:
-    """Median wall and CPU milliseconds of each task; tasks take turns, so that a busy moment hits them all."""
+    """Median wall and CPU milliseconds of each task.
+
+    Tasks take turns, so that a busy moment hits them all, in changing order, since each leaves its memory to the next.
+    """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    order, shuffle = list(tasks), random.Random(0).shuffle
     for _ in range(rounds + 2):
-        for name, task in tasks.items():
+        shuffle(order)
+        for name in order:
             wall, cpu = time.perf_counter(), time.process_time()
-            task()
+            tasks[name]()
             wait()
             times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {
@@ -119,6 +131,14 @@ def benchmark(shape: str, contenders: dict[str, Scan], options: argparse.Namespa
         Timing(shape, name, round(wall, 3), round(cpu, 3), round(wall / copy_ms, 2), *setting)
         for name, (wall, cpu) in times.items()
     ]
+
+
+def settle_allocator() -> None:
+    """Frees one large block, as any training process soon does.
+
+    Until then glibc hands each of the contenders' buffers back to the system at once, and faults its pages in anew.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def hardware(device: str) -> str:
@@ -149,7 +169,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64", "bfloat16", "float16"])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--smallest", type=float, default=0.99, help="coefficients are uniform between this and 1")
     parser.add_argument("--pscan", type=Path, help="path of pscan.py in a checkout of mamba.py")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -159,14 +179,15 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
+    settle_allocator()
     contenders: dict[str, Scan] = {"linear_scan": linear_scan, "time-major loop": TimeMajorLoop.apply}
     if options.pscan is not None:
-        contenders["mamba.py pscan"] = load_pscan(options.pscan)
+        contenders |= load_pscan(options.pscan)
     rows = []
-    print(f"{'shape':>14} {'contender':>16} {'wall ms':>9} {'CPU ms':>9} {'/ copy':>7}   threads: {options.threads}")
+    print(f"{'shape':>14} {'contender':>18} {'wall ms':>9} {'CPU ms':>9} {'/ copy':>7}   threads: {options.threads}")
     for shape in options.shapes:
         for row in benchmark(shape, contenders, options):
-            print(f"{row.shape:>14} {row.contender:>16} {row.wall_ms:9.3f} {row.cpu_ms:9.3f} {row.times_copy:7.2f}")
+            print(f"{row.shape:>14} {row.contender:>18} {row.wall_ms:9.3f} {row.cpu_ms:9.3f} {row.times_copy:7.2f}")
             rows.append(row)
     print(write_csv(options.out, rows, options))
 

@@ -135,7 +135,7 @@ class FPRNN(nn.Module):
         c = F.silu(self.output_gate(self._reads(x, h, cache)))
         gated = wide(F.silu(z) * c * h)
         normed = F.rms_norm(gated, gated.shape[-1:], wide(self.out_norm.weight), self.out_norm.eps)
-        return _Applied(self.out_proj(normed.to(x.dtype)), source, torch.cat([x, h], -1), hidden, equation)
+        return _Applied(self.out_proj(normed.to(x.dtype)), source, x, hidden, equation)
 
     def _reads(self, x: Tensor, h: Tensor, cache: FPRNNCache | None) -> Tensor:
         """What the output gate sees, ``(B, T, 2 d)``."""
@@ -147,10 +147,12 @@ class FPRNN(nn.Module):
         applied = self._apply_to(u, solver, cache)
         with torch.autocast(u.device.type, enabled=False):
             recurrent = applied.equation.after(applied.hidden)
-        if self.read_conv is None or cache.inputs is None or cache.reads is None:
+        if cache.inputs is None or cache.reads is None:
             return applied.out, FPRNNCache(recurrent)
-        inputs, reads = last_tokens(cache.inputs, applied.source), last_tokens(cache.reads, applied.reads)
-        return applied.out, FPRNNCache(recurrent, inputs, reads)
+        reads = torch.cat([applied.x, applied.hidden.to(applied.x.dtype)], -1)
+        return applied.out, FPRNNCache(
+            recurrent, last_tokens(cache.inputs, applied.source), last_tokens(cache.reads, reads)
+        )
 
 
 class _Applied(NamedTuple):
@@ -158,7 +160,7 @@ class _Applied(NamedTuple):
 
     out: Tensor  # (B, T, D)
     source: Tensor  # x before its convolution, (B, T, d)
-    reads: Tensor  # x after it and h, (B, T, 2 d)
+    x: Tensor  # after it
     hidden: Tensor  # h in full precision
     equation: FPRNNEquation
 

@@ -104,7 +104,8 @@ class _ReflectionRecurrence(torch.autograd.Function):
 def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
     """The recurrence of the module's docstring."""
     projected, weight, decay, gate, drive, initial = problem
-    hidden = torch.cat([initial.unsqueeze(0), torch.empty_like(drive)])
+    hidden = drive.new_empty(len(drive) + 1, *initial.shape)
+    hidden[0] = initial
     raw, mixed = (projected if weight is None else torch.empty_like(projected)), torch.empty_like(drive)
     gated_and_e = drive.new_empty(drive.shape[1], mixer.rank + 1, mixer.d_inner)
     gated, e = torch.split(gated_and_e, [mixer.rank, 1], 1)  # one product takes the inner products of both
@@ -139,7 +140,8 @@ def run_backwards(
     small = _small_cotangents(mixer, tape)
     d_raw, d_e, d_hidden = torch.empty_like(tape.raw), torch.empty_like(drive), torch.empty_like(drive)
     # Two rows for each token: gate times a cotangent, and h - drive, so that products see both at once.
-    rows = torch.stack([torch.empty_like(drive), tape.hidden[1:] - drive], 2)
+    rows = drive.new_empty(*drive.shape[:2], 2, mixer.d_inner)
+    torch.sub(tape.hidden[1:], drive, out=rows[:, :, 1])
     carried = torch.zeros_like(drive[0])
     for t, (directions, slopes) in _activations_backwards(mixer, tape.raw):
         w, gated, c = torch.add(grad[t], carried, out=d_hidden[t]), rows[t, :, 0], tape.coefficients[t]

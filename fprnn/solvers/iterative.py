@@ -65,7 +65,8 @@ class IterationProgress:
         self.active = self.active & finite & (self.step_size >= SMALLEST_STEP)
         if solver.freeze:
             self.active = self.active & (self.best >= solver.tol)
-        self.running = self.running & self.active.any() & (torch.quantile(self.best, quantile) >= solver.tol)
+        bounded = self.best.clamp_max(torch.finfo(self.best.dtype).max)  # between infinities, a quantile is no number
+        self.running = self.running & self.active.any() & (torch.quantile(bounded, quantile) >= solver.tol)
         return counted & finite
 
 
