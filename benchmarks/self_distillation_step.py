@@ -83,6 +83,7 @@ class StepClock(Callback):
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
+        """Notes the time."""
         _synchronize()
         self.ends.append(time.perf_counter())
 

@@ -120,10 +120,10 @@ class SelfDistillation(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = getattr(scheduler, "monitor", "val/loss")
-        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[typeddict-item]
+        monitor = getattr(scheduler, "monitor", "val/loss")  # read only of a schedule that watches something
+        interval = self.lr_scheduler_interval
+        schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def setup(self, stage: str) -> None:
         """Decides whether the teacher is cached, which depends on the data."""

@@ -30,5 +30,5 @@ def stream_seed(name: str, root: int | None = None) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Runs a block under ``seed`` on the CPU generator, and leaves the global generator as it found it."""
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield

@@ -5,12 +5,14 @@ bottleneck vector (``k`` numbers a sample, 51 MB for CIFAR-10 with the paper's h
 product gives the logits back. This saves the teacher's encoder, about a quarter of a step.
 """
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from dinopl.data.batch import as_batch
-from dinopl.network import Network
+from dinopl.network import BottleneckHead, Network
 from dinopl.teachers import TeacherRule
 
 
@@ -54,7 +56,7 @@ class TeacherCache:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             for raw in datamodule.cache_dataloader():
                 batch = as_batch(raw)
-                code = teacher.head.bottleneck(teacher.embed(batch["views"][0].to(device)))
+                code = teacher.bottleneck(batch["views"][0].to(device))
                 if codes is None:
                     codes = code.new_empty(datamodule.num_train, code.shape[1])
                 codes[batch["index"].to(device)] = code
@@ -63,15 +65,15 @@ class TeacherCache:
     def logits(self, teacher: Network, index: Tensor) -> Tensor:
         """The teacher's logits of the samples ``index``, ``(B,) -> (B, m)``."""
         assert self._codes is not None
-        return teacher.head.classify(self._codes[index])
+        return teacher.classify(self._codes[index])
 
 
 def _obstacle(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | None:
     """Why the teacher's outputs cannot be kept by index; None if they can."""
-    datamodule = getattr(trainer, "datamodule", None)
+    datamodule: Any = getattr(trainer, "datamodule", None)
     if not rule.static:
         return "the teacher moves, or its BatchNorm uses batch statistics"
-    if not (hasattr(teacher.head, "bottleneck") and hasattr(teacher.head, "classify")):
+    if not isinstance(teacher.head, BottleneckHead):
         return "the head has no bottleneck"
     if not hasattr(datamodule, "cache_dataloader"):
         return "the data have no sample index"

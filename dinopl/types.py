@@ -25,5 +25,5 @@ class ImageBatch(TypedDict):
     share: NotRequired[float]
     """This process's batch size times the number of processes, over the size of the global batch.
 
-    1 but for a ragged last batch. Losses are multiplied by it, so that the mean over processes is the mean over samples.
+    1 but for a ragged last batch. Losses are multiplied by it: the mean over processes is then the mean over samples.
     """

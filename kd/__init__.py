@@ -1,1 +1,1 @@
-"""Knowledge distillation against label training as the data fraction varies (Revisiting Knowledge Distillation, 2025)."""
+"""Knowledge distillation against label training as the data fraction varies (Revisiting KD, 2025)."""

@@ -16,6 +16,10 @@ DINOPL_FLOORS = {"app": 5, "module": 3, "analysis": 3, "results": 3, "export": 3
 FPRNN_FLOORS = {"module": 5, "model": 4, "tasks": 4, "layers": 3, "baselines": 3, "solvers": 2, "mixers": 2, "ops": 1}
 
 
+# Triton's interpreter finds its language only in a kernel's globals; the module itself is imported where it is used.
+MAY_BE_HEAVY = {"fprnn.ops.triton_backend"}
+
+
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
     nodes = tree.body if top_level_only else list(ast.walk(tree))
@@ -59,6 +63,7 @@ def test_imports_point_downwards(path: Path) -> None:
         return
     for imported in imports(path):
         target = imported.split(".")[0]
+        assert imported not in MAY_BE_HEAVY or name == "fprnn.ops.scan", f"{name} imports {imported}"
         if target not in ("dinopl", "fprnn", "kd") or imported in ("dinopl", "fprnn", "kd"):
             continue
         if part(name) == "app":
@@ -83,7 +88,8 @@ def test_only_the_command_knows_lightnings_cli(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_heavy_packages_are_imported_where_they_are_used(path: Path) -> None:
-    assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+    heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+    assert not heavy or module_name(path) in MAY_BE_HEAVY
 
 
 def test_importing_the_packages_is_light() -> None:

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import dinopl.module  # noqa: F401  (the families: their classes are found by short name once imported)
 from dinopl.app.compose import (
@@ -90,7 +90,7 @@ class DinoplCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """The runs, and what the command itself passes to each."""
         skip = {"model", "datamodule", "dataloaders", "return_predictions"}
-        return {name: skip for name in ("validate", "test", "predict")} | {
+        return dict.fromkeys(("validate", "test", "predict"), skip) | {
             "fit": {"model", "datamodule", "train_dataloaders", "val_dataloaders"}
         }
 
@@ -176,7 +176,7 @@ class DinoplCLI(LightningCLI):
         """Trains, then tests the last step's weights."""
         with self._mistakes_before_the_run():
             self.trainer.fit(**kwargs)
-            if self.config.fit.test_after_fit and not self.trainer.fast_dev_run:
+            if self.config.fit.test_after_fit and not self.config.fit.trainer.fast_dev_run:
                 self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         show_summary(self.run_folder)
 
@@ -202,11 +202,13 @@ class DinoplCLI(LightningCLI):
         """Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes."""
         try:
             yield
-        except SystemExit:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            if self.trainer.interrupted:
-                raise KeyboardInterrupt from None
-            raise
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None  # Lightning would leave with 0
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+            raise KeyboardInterrupt from None
         except (*MISTAKES, RuntimeError) as error:
             if self.run_folder.created or not _is_mistake(error):
                 raise
@@ -244,11 +246,11 @@ def merged_value(files: Sequence[Config], key: str) -> Any:
 def checkpoint_layer(path: str, command: str) -> tuple[str | None, Config]:
     """The family of a checkpoint, and its configuration as far as the command takes it over.
 
-    ``fit`` takes all of it. The others take model, data and seed: devices and folders belong to the machine. A checkpoint
-    made without the command has neither.
+    ``fit`` takes all of it. The others take model, data and seed: devices and folders belong to the machine. A
+    checkpoint made without the command has neither.
 
     Raises:
-        UserMistake: if the file is missing or is no checkpoint, or is a word such as ``last``, which would need a folder.
+        UserMistake: if the file is missing or is no checkpoint, or is a word such as ``last``, which needs a folder.
     """
     if path in ("last", "best", "hpc"):
         raise UserMistake(

@@ -43,7 +43,9 @@ def one_line(message: str, options: Iterable[str]) -> str:
             return f"--{name}: no such option{did_you_mean(name, options)}"
         leaf, owner = name.split(".")[0], classes[-1]
         parent = _option(message)
-        return f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
+        return (
+            f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
+        )
     return f"{_option(message)}: {_complaint(message)}" if _KEY.search(message) else _complaint(message)
 
 
@@ -78,7 +80,9 @@ def _complaint(message: str) -> str:
 
 def _clean(line: str) -> str:
     """A line without what it was wrapped in."""
-    line = re.sub(r"Type \S+\[.*\] expects a function or a callable class: ", "", re.sub(r"^[\s-]*\s|^- ", "", line).strip())
+    line = re.sub(
+        r"Type \S+\[.*\] expects a function or a callable class: ", "", re.sub(r"^[\s-]*\s|^- ", "", line).strip()
+    )
     line = re.sub(r"Parser key \"[^\"]*\":\s*", "", line)
     line = re.sub(r"\. Got value: Namespace\(.*$", "", line)
     line = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", line)

@@ -15,6 +15,7 @@ ADVICE = (
     r".*is not supported by the model summary.*",  # it only estimates a size
     r"\s*``instantiate_classes`` was deprecated",  # Lightning 2.6 calls it; jsonargparse 5 is excluded for that
     r"\s*By default only one JsonargparseDeprecationWarning",
+    r".*Couldn't infer the batch indices.*",  # our samples carry their index
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
 TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks")

@@ -32,7 +32,7 @@ class ImageDataModule(LightningDataModule):
 
     Splits: "train" and "val" are the set's training images without and with those held out, stratified; "test" is its
     test split. A sample's index is its position in its split. Distillation may use a part of "train", or another set
-    than probing does; probing always gets all of "train".
+    than probing does; probing gets all of "train" unless ``probe_train_size`` says less.
 
     Args:
         dataset: the images to train on.
@@ -46,6 +46,7 @@ class ImageDataModule(LightningDataModule):
         test_size: test images to use: a count or a fraction, the same ones for every seed; null uses all.
         train_size: images to train on: a count or a fraction of "train", stratified, smaller ones being part of larger
             ones; null uses all. Probing is not affected.
+        probe_train_size: images that probes are trained on, likewise; null uses all of "train".
         normalization: what is subtracted and divided by: ``source``, the set's published constants, or else as with
             ``train``; ``train``, mean and deviation of each channel over "train", before ``train_size`` cuts it; or
             ``[mean, std]``, numbers or lists of one number a channel.
@@ -71,6 +72,7 @@ class ImageDataModule(LightningDataModule):
         val_size: int | float = 0.1,
         test_size: int | float | None = None,
         train_size: int | float | None = None,
+        probe_train_size: int | float | None = None,
         normalization: Normalization = "source",
         views: list[ImageView] | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
@@ -100,6 +102,7 @@ class ImageDataModule(LightningDataModule):
         self.val_size = val_size
         self.test_size = test_size
         self.train_size = train_size
+        self.probe_train_size = probe_train_size
         self.normalization = normalization
         self.views: list[ImageView] = [WholeImage()] if views is None else views
         self.predict_split = predict_split
@@ -115,7 +118,7 @@ class ImageDataModule(LightningDataModule):
         self._stream = torch.initial_seed() if seed is None else seed
         self._splits: SplitImages | None = None
         self._probe_splits: SplitImages | None = None
-        self._subset = torch.arange(0)
+        self._subset = self._probe_subset = torch.arange(0)
         self._stores: dict[tuple[int, torch.device], ImageStore] = {}
 
     @property
@@ -209,7 +212,11 @@ class ImageDataModule(LightningDataModule):
         self._splits = self._probe_splits = self._read_source(self.dataset)
         if self.probe_dataset is not None:
             self._probe_splits = self._read_source(self.probe_dataset)
-        self._subset = nested_subset(self._splits.label("train"), self.train_size, self._stream)
+        sizes = {"--data.train_size": self.train_size, "--data.probe_train_size": self.probe_train_size}
+        self._subset, self._probe_subset = (
+            nested_subset(splits.label("train"), size, self._stream, option)
+            for splits, (option, size) in zip((self._splits, self._probe_splits), sizes.items(), strict=True)
+        )
         if min(self._probe_splits.label(split).min() for split in ("train", "test")) < 0:
             source = self.probe_dataset or self.dataset
             raise ValueError(f"--data.probe_dataset: the images of {source.name} have no labels; probe on another set.")
@@ -239,8 +246,8 @@ class ImageDataModule(LightningDataModule):
     def _eval_loader(self, split: Split, *, probe: bool = False) -> ImageLoader:
         splits = self._of(probe=probe)
         rows = splits.rows[split]
-        if split == "train" and not probe:
-            rows = rows[self._subset]
+        if split == "train":
+            rows = rows[self._probe_subset if probe else self._subset]
         rank, processes = (0, 1) if probe else self._place()[1:]
         sampler = EvalSampler(len(rows), self.eval_batch_size, rank, processes)
         return self._loader(splits, split, rows, sampler, [WholeImage(self.image_shape[1:])])

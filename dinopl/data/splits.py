@@ -118,17 +118,18 @@ def _keep(label: Tensor, test_size: int | float | None) -> Tensor:
     return stratified_subset(label, count)
 
 
-def nested_subset(label: Tensor, train_size: int | float | None, seed: int) -> Tensor:
-    """Positions of the training images to distil on: all, or a stratified subset that larger ones contain.
+def nested_subset(label: Tensor, size: int | float | None, seed: int, option: str) -> Tensor:
+    """Positions of the training images to distil or to probe on: all, or a stratified subset that larger ones contain.
 
     Args:
         label: classes of the training split, ``(n,)`` int64.
-        train_size: how many; None takes all.
+        size: how many; None takes all.
         seed: the run's; the subset has a stream of its own under it.
+        option: what to call ``size`` in a message.
     """
-    if train_size is None:
+    if size is None:
         return torch.arange(len(label))
-    count = count_of(train_size, len(label), "--data.train_size")
+    count = count_of(size, len(label), option)
     if count == 0:
-        raise ValueError(f"--data.train_size {train_size}: that leaves no training image.")
+        raise ValueError(f"{option} {size}: that leaves no training image.")
     return stratified_subset(label, count, stream_seed("subset", seed))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer
+from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems
 from fprnn.mixers.scaling import FrobeniusScaling, MatrixScaling, SpectralScaling
 
 
@@ -185,6 +185,15 @@ class MonarchMixer(ProjectedMixer):
     def transpose(self, parameters: Tensor) -> Tensor:
         """Each block transposed."""
         return parameters.mT
+
+    @torch.no_grad()
+    def resolve(self, parameters: Tensor, gain: Gain, excess: Tensor) -> Tensor:
+        """Block by block where the gain is diagonal."""
+        if gain.normalized is not None:
+            return super().resolve(parameters, gain, excess)
+        gate, right = (torch.unflatten(x, -1, (self.blocks, self.block)) for x in (gain.gate, excess))
+        eye = torch.eye(self.block, dtype=excess.dtype, device=excess.device)
+        return solve_systems(eye - gate.unsqueeze(-1) * parameters, right).flatten(-2)
 
     def dense(self, parameters: Tensor) -> Tensor:
         """``I`` minus the blocks on the diagonal."""

@@ -18,32 +18,58 @@ from fprnn.solvers.iterative import IterativeSolver, PicardSolver, check_positiv
 from fprnn.solvers.sequential import SequentialSolver
 
 
-class MachineCosts(NamedTuple):
-    """What a kind of device takes, in microseconds.
+class TokenCosts(NamedTuple):
+    """Overhead of one token of the exact solve, in microseconds.
 
     Attributes:
-        token: overhead of one token of the closed form, forwards.
-        token_with_gradient: the same with the backward pass.
-        open_token: overhead of one token without a closed form.
-        application: overhead of one application of the map to whole sequences.
-        channel: work of an application for each token and channel.
+        closed: where the mixer has a closed form.
+        open: where it has none.
+        weight: for each entry of the mixer's state weights, which every token reads again.
+    """
+
+    closed: float
+    open: float
+    weight: float
+
+
+class ApplicationCosts(NamedTuple):
+    """One application of the map to whole sequences, in microseconds.
+
+    Attributes:
+        launch: overhead.
+        channel: for each token and channel.
         parameter: for each token and raw mixer parameter.
         product: for each token, parameter and channel.
     """
 
-    token: float
-    token_with_gradient: float
-    open_token: float
-    application: float
+    launch: float
     channel: float
     parameter: float
     product: float
 
 
+class MachineCosts(NamedTuple):
+    """What a kind of device takes.
+
+    Attributes:
+        forward: the exact solve without a gradient.
+        backward: the exact solve with its gradient.
+        application: of the map.
+    """
+
+    forward: TokenCosts
+    backward: TokenCosts
+    application: ApplicationCosts
+
+
 # Fitted to benchmarks/fprnn_layer.py on one x86 core.
-CPU = MachineCosts(100.0, 280.0, 2000.0, 350.0, 3e-3, 1.25e-3, 4e-5)
-# From the number of kernels per token and per application, and an accelerator's bandwidth.
-ACCELERATOR = MachineCosts(150.0, 350.0, 3000.0, 150.0, 1e-5, 4e-6, 5e-8)
+CPU = MachineCosts(
+    TokenCosts(60.0, 1000.0, 7e-4), TokenCosts(150.0, 2500.0, 2e-3), ApplicationCosts(350.0, 5e-3, 1.25e-3, 4e-5)
+)
+# Estimated from the number of kernels per token and per application, and an accelerator's bandwidth.
+ACCELERATOR = MachineCosts(
+    TokenCosts(150.0, 2000.0, 1e-5), TokenCosts(350.0, 5000.0, 2e-5), ApplicationCosts(150.0, 1e-5, 4e-6, 5e-8)
+)
 
 
 def break_even(size: ProblemSize, costs: MachineCosts, *, gradient: bool, threads: int = 1) -> float:
@@ -55,12 +81,11 @@ def break_even(size: ProblemSize, costs: MachineCosts, *, gradient: bool, thread
         gradient: whether a backward pass follows.
         threads: that share the work of an application.
     """
-    token = costs.token_with_gradient if gradient else costs.token
-    if not size.closed_form:
-        token = costs.open_token
-    per_token = size.width * (costs.channel + size.parameters * costs.product) + size.parameters * costs.parameter
-    application = costs.application + size.batch * size.length * per_token / threads
-    return size.length * token / application
+    token, application = (costs.backward if gradient else costs.forward), costs.application
+    weights = size.parameters * size.width
+    work = size.width * application.channel + size.parameters * application.parameter
+    once = application.launch + size.batch * size.length * (work + weights * application.product) / threads
+    return size.length * ((token.closed if size.closed_form else token.open) + weights * token.weight) / once
 
 
 class AutomaticSolver(FixedPointSolver):
@@ -72,8 +97,8 @@ class AutomaticSolver(FixedPointSolver):
     With an in-loop norm the two may find different fixed points, so there it always iterates.
 
     Args:
-        iterative: the iterating solver, with the tolerance and the gradient; null is :class:`PicardSolver`. Its caps
-            count only where it always iterates.
+        iterative: the iterating solver, with the tolerance and the gradient; null is a :class:`PicardSolver` with a
+            tolerance of 1e-3, at which the two give the same answers. Its caps count only where it always iterates.
         retry_every: calls between two attempts to iterate after one that failed.
         on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
     """
@@ -86,7 +111,7 @@ class AutomaticSolver(FixedPointSolver):
     ) -> None:
         super().__init__(on_divergence)
         check_positive(retry_every=retry_every)
-        self.iterative = PicardSolver() if iterative is None else iterative
+        self.iterative = PicardSolver(tol=1e-3) if iterative is None else iterative
         self.sequential = SequentialSolver(on_divergence)
         self.retry_every = retry_every
         self.exact_calls = {True: 0, False: 0}  # left before the next attempt, by training

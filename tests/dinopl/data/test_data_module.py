@@ -133,6 +133,18 @@ def test_subsets_are_nested_and_leave_the_probing_data_alone() -> None:
     assert sorted(indices_of(modules[0].train_dataloader())) == list(range(50))
 
 
+def test_probes_can_be_trained_on_less_which_leaves_distillation_and_evaluation_alone() -> None:
+    less, more, whole = (ready(probe_train_size=size) for size in (100, 0.5, None))
+    assert less.num_train == whole.num_train
+    kept = [
+        {tuple(x) for x in views_of(m.probe_dataloaders()["train"]).flatten(1).tolist()} for m in (less, more, whole)
+    ]
+    assert [len(part) for part in kept] == [100, 584, 1167]
+    assert kept[0] < kept[1] < kept[2]
+    for split in ("val", "test"):
+        assert torch.equal(*(views_of(module.probe_dataloaders()[split]) for module in (less, whole)))
+
+
 def test_the_test_split_can_be_limited_to_the_same_images_for_every_seed() -> None:
     limited = [ready(test_size=100, seed=seed) for seed in (0, 1)]
     tests = [labels_of(module.test_dataloader()) for module in limited]
@@ -347,6 +359,7 @@ def test_impossible_options_are_refused_at_once(options: dict, message: str) -> 
         ({"test_size": 0}, "--data.test_size 0: that leaves no test image"),
         ({"test_size": 21}, "--data.test_size 21: give a count of at most 20 images"),
         ({"train_size": 37}, "--data.train_size 37: give a count of at most 36 images"),
+        ({"probe_train_size": 37}, "--data.probe_train_size 37: give a count of at most 36 images"),
         ({"train_size": 0.0}, "--data.train_size 0.0: that leaves no training image"),
     ],
 )
