@@ -106,7 +106,8 @@ def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
     projected, weight, decay, gate, drive, initial = problem
     hidden = drive.new_empty(len(drive) + 1, *initial.shape)
     hidden[0] = initial
-    raw, mixed = (projected if weight is None else torch.empty_like(projected)), torch.empty_like(drive)
+    raw = projected if weight is None else projected.new_empty(projected.shape)
+    mixed = drive.new_empty(drive.shape)  # contiguous, not in the input's order: see combine_rows
     gated_and_e = drive.new_empty(drive.shape[1], mixer.rank + 1, mixer.d_inner)
     gated, e = torch.split(gated_and_e, [mixer.rank, 1], 1)  # one product takes the inner products of both
     h, e, solved = hidden[0], e.squeeze(1), []
@@ -138,7 +139,8 @@ def run_backwards(
     """
     _, weight, decay, gate, drive, _ = problem
     small = _small_cotangents(mixer, tape)
-    d_raw, d_e, d_hidden = torch.empty_like(tape.raw), torch.empty_like(drive), torch.empty_like(drive)
+    d_raw = tape.raw.new_empty(tape.raw.shape)
+    d_e, d_hidden = drive.new_empty(drive.shape), drive.new_empty(drive.shape)
     # Two rows for each token: gate times a cotangent, and h - drive, so that products see both at once.
     rows = drive.new_empty(*drive.shape[:2], 2, mixer.d_inner)
     torch.sub(tape.hidden[1:], drive, out=rows[:, :, 1])

@@ -69,7 +69,10 @@ def dot_rows(left: Tensor, right: Tensor) -> Tensor:
 
 
 def combine_rows(weights: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
-    """``sum_i weights_i rows_i`` for weights ``(..., r)`` and rows ``(..., r, d)``: ``(..., d)``, into ``out``."""
+    """``sum_i weights_i rows_i`` for weights ``(..., r)`` and rows ``(..., r, d)``: ``(..., d)``, into ``out``.
+
+    ``out`` should be contiguous: into strided rows, PyTorch's CPU product goes one matrix at a time.
+    """
     if rows.shape[-2] == 1:
         return torch.mul(weights, rows.squeeze(-2), out=out)
     return torch.matmul(weights.unsqueeze(-2), rows, out=None if out is None else out.unsqueeze(-2)).squeeze(-2)

@@ -11,6 +11,7 @@ CUT = (
     "--trainer.limit_train_batches=2",
     "--trainer.enable_model_summary=false",
     "--trainer.num_sanity_val_steps=0",
+    "--trainer.log_every_n_steps=1",
     "--model.encoder.widths=[4,4]",
     "--model.head.hidden=[8]",
     "--model.head.bottleneck_dim=4",
