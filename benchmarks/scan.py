@@ -11,11 +11,8 @@ products into subnormal numbers, where arithmetic is slow.
 """
 
 import argparse
-import csv
 import importlib.util
-import platform
 import random
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -23,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from hardware import results_file, write_csv
 from torch import Tensor
 
 from fprnn.ops import linear_scan
@@ -141,28 +139,6 @@ def settle_allocator() -> None:
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
-def hardware(device: str) -> str:
-    """Name of the processor for a file name."""
-    name = platform.processor() or platform.machine()
-    if device == "cuda":
-        name = torch.cuda.get_device_name()
-    elif Path("/proc/cpuinfo").is_file():
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-        name = found[1] if found else name
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def write_csv(folder: Path, rows: list[Timing], options: argparse.Namespace) -> Path:
-    version = torch.__version__.split("+")[0]
-    path = folder / f"scan_{hardware(options.device)}_{options.dtype}_torch{version}.csv"
-    folder.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Timing._fields)
-        writer.writerows(rows)
-    return path
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=SHAPES, help="batch x length x width, time in the middle")
@@ -172,7 +148,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--smallest", type=float, default=0.99, help="coefficients are uniform between this and 1")
     parser.add_argument("--pscan", type=Path, help="path of pscan.py in a checkout of mamba.py")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
 
@@ -189,7 +164,7 @@ def main() -> None:
         for row in benchmark(shape, contenders, options):
             print(f"{row.shape:>14} {row.contender:>18} {row.wall_ms:9.3f} {row.cpu_ms:9.3f} {row.times_copy:7.2f}")
             rows.append(row)
-    print(write_csv(options.out, rows, options))
+    write_csv(results_file("scan", options.dtype), [row._asdict() for row in rows])
 
 
 if __name__ == "__main__":

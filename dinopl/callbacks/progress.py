@@ -1,7 +1,9 @@
 """A progress bar whose refresh follows the clock, and that prints plain lines where there is no terminal."""
 
+import math
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +13,7 @@ PLAIN_SECONDS = 30.0
 
 
 class RunProgress(TQDMProgressBar):
-    """Lightning's bar, drawn a few times a second instead of at every step, without the version number.
+    """Lightning's bar, drawn a few times a second instead of at every step, with the time left of the whole training.
 
     Away from a terminal (a log file, a pipe, a batch job) a bar is a mess of carriage returns: there it prints one line
     an epoch, and within long epochs one every half minute.
@@ -31,6 +33,7 @@ class RunProgress(TQDMProgressBar):
         self.plain = not sys.stdout.isatty() if plain is None else plain
         self._seconds = PLAIN_SECONDS if self.plain else seconds
         self._drawn = time.monotonic()
+        self._began = (self._drawn, 0)
 
     @property
     def is_enabled(self) -> bool:
@@ -40,10 +43,25 @@ class RunProgress(TQDMProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What is logged for the bar."""
+        """What is logged for the bar, and in training the time that is left of it."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
+        if trainer.training and (left := self._seconds_left(trainer)) is not None:
+            metrics["left"] = str(timedelta(seconds=round(left)))
         return metrics
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the estimate."""
+        super().on_train_start(trainer, pl_module)
+        self._began = (time.monotonic(), trainer.global_step)
+
+    def _seconds_left(self, trainer: Trainer) -> float | None:
+        """Time for the remaining steps, at the pace since training began, all pauses included; None if unbounded."""
+        began, first = self._began
+        taken, total = trainer.global_step - first, trainer.estimated_stepping_batches
+        if taken < 1 or math.isinf(total):
+            return None
+        return (time.monotonic() - began) / taken * max(0, total - trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

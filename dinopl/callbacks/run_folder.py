@@ -205,7 +205,7 @@ class RunFolder(Callback):
             return
         results = {
             "status": self.status,
-            "metrics": dict(sorted(self._metrics.items())),
+            "metrics": self._metrics,
             **self._facts,
             "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
             "duration_s": round(time.monotonic() - self._clock, 3),

@@ -5,6 +5,7 @@ from the released code: it works without the short convolution, the mixer's scal
 in-loop norm can be added, and decoding solves the same fixed point as training.
 """
 
+import copy
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ class FPRNN(nn.Module):
     Args:
         d_model: width D of input and output.
         mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`.
-        solver: finds the fixed point; null is :class:`~fprnn.solvers.PicardSolver`.
+        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
         expand: inner width d in units of D.
         d_inner: inner width d; null is ``expand * d_model``.
         conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution.
@@ -82,7 +83,7 @@ class FPRNN(nn.Module):
         self.out_norm = nn.RMSNorm(d, eps=norm_eps)
         self.loop_norm = nn.LayerNorm(d, eps=norm_eps) if in_loop_norm else None
         self.mixer = mixer(d)
-        self.solver = PicardSolver() if solver is None else solver
+        self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
         self.input_convs, self.read_conv = nn.ModuleDict(), None
         if conv_width is not None:
             copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]
@@ -95,7 +96,7 @@ class FPRNN(nn.Module):
         """``(B, T, D)`` to the same."""
         return self._apply_to(u, self.solver, None).out
 
-    def start(self, batch: int) -> FPRNNCache:
+    def initial_state(self, batch: int) -> FPRNNCache:
         """The cache before the first token of ``batch`` sequences."""
         weight = self.in_proj.weight
         zeros = wide(weight).new_zeros(batch, self.d_inner)

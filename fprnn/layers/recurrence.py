@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fprnn.mixers import ReflectionMixer
 from fprnn.mixers.base import Activation, solve_systems
 from fprnn.mixers.lowrank import combine_rows, dot_rows
+from fprnn.solvers.gradients import refuse_second_derivative
 
 CACHED_ELEMENTS = (
     1 << 17
@@ -93,8 +93,8 @@ class _ReflectionRecurrence(torch.autograd.Function):
         return tape.hidden[1:]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative("solve_reflections")
         saved = ctx.saved_tensors
         problem, tape = Recurrence(saved[5], *saved[:5]), Tape(*saved[5:])
         with torch.autocast(grad.device.type, enabled=False):

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from fprnn.mixers import Gain, Mixer
 from fprnn.mixers.base import wide
+from fprnn.solvers.gradients import refuse_second_derivative
 
 ITERATION_CAP = 200  # with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
@@ -127,8 +127,8 @@ class _TokenAdjoint(torch.autograd.Function):
         return image.view_as(image)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("solve_token")
         mixer, gain = ctx.equation.mixer, ctx.equation.gain(ctx.state).transpose()
         transposed = mixer.transpose(ctx.equation.parameters)
         r = mixer.resolve(transposed, gain, gain(cotangent))

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fprnn.solvers.base import DivergenceError
 
@@ -101,6 +100,15 @@ class ImplicitGradient(FixedPointGradient):
         return v
 
 
+def refuse_second_derivative(name: str) -> None:
+    """For the backward pass of a function whose own derivative is unknown: raises under ``create_graph=True``.
+
+    PyTorch's ``once_differentiable`` is silent where the cotangent needs no gradient, and the result would be wrong.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"{name} has no second derivative: leave create_graph at False")
+
+
 class _Adjoint(torch.autograd.Function):
     """The identity, whose backward pass replaces the cotangent by the adjoint's fixed point."""
 
@@ -111,7 +119,7 @@ class _Adjoint(torch.autograd.Function):
         return output.view_as(output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("ImplicitGradient")
         output, leaf = ctx.saved_tensors
         return ctx.gradient.solve_adjoint(cotangent, output, leaf), None, None

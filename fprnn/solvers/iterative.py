@@ -86,7 +86,7 @@ class LaggedFlag:
         if not self.lagged:
             return bool(flag)
         previous = self.pending
-        copy = torch.empty((), dtype=torch.bool, pin_memory=True).copy_(flag, non_blocking=True)
+        copy = torch.empty((), dtype=torch.bool, pin_memory=flag.is_cuda).copy_(flag, non_blocking=True)
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         self.pending = (copy, event)
@@ -196,7 +196,9 @@ class PicardSolver(IterativeSolver):
     """The paper's iteration: ``h <- step f(h) + (1 - step) h``.
 
     Args:
-        tol: largest relative change of a converged sequence.
+        tol: largest relative change of a converged sequence. At the paper's 0.1 the states of a fresh layer are a few
+            per cent off; weights trained with the exact solver need 1e-2 or less, else an iteration may pause there
+            before it has converged (measured in benchmarks/fprnn_layer.py).
         max_iterations: cap in training (l_max); may be changed between calls.
         eval_max_iterations: cap in evaluation; null is ``max_iterations``.
         quantile: in training, stop once this share of the batch has converged; 1 waits for all, as evaluation does.

@@ -36,7 +36,7 @@ def fit(config: Path, root: Path, *options: str) -> Path:
 
 
 def test_two_processes_train_as_one_with_the_doubled_batch(root: Path, tmp_path: Path) -> None:
-    """From a start off the teacher: at the teacher itself the first gradients are rounding noise, whatever the batch."""
+    """From a start off the teacher: at the teacher itself the first gradients are rounding noise."""
     config = root / "configs" / "random_teacher.yaml"
     start = ("--model.student=InterpolatedStart", "--model.student.alpha=0.5")
     one = fit(config, tmp_path / "one", "--data.batch_size=64", *start)

@@ -37,7 +37,7 @@ def test_a_configuration_runs(path: Path, run_main: Callable[..., int]) -> None:
     for published in ("FashionMNISTImages", "CIFAR10Images"):
         if published in path.read_text():
             words.append("--data.dataset=" + NOISE.format(like=published, test='"num_test": 20'))
-            words.append("--data.train_size=null")
+            words += ["--data.train_size=null", "--data.probe_train_size=null", "--data.val_size=8"]
     assert run_main("fit", "--config", path, *words) == 0
     assert list(Path("runs").glob(f"{path.stem}/*/results.json"))
 

@@ -15,7 +15,20 @@ def test_away_from_a_terminal_it_prints_a_line_an_epoch(tmp_path: Path, capsys: 
     trainer.test(trainer.lightning_module, loader(), verbose=False)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
-    assert all(re.fullmatch(rf"epoch {n}/2  done  train/loss \S+", line) for n, line in enumerate(lines, 1))
+    assert all(
+        re.fullmatch(rf"epoch {n}/2  done  train/loss \S+  left 0:00:\d\d", line) for n, line in enumerate(lines, 1)
+    )
+
+
+def test_the_time_left_follows_the_pace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances ten seconds a step: after 3 of 6 steps 30 seconds are left."""
+    progress = RunProgress(plain=True)
+    trainer = make_trainer(tmp_path, progress, enable_progress_bar=True)
+    monkeypatch.setattr("dinopl.callbacks.progress.time.monotonic", lambda: 10.0 * trainer.global_step)
+    seen: list[float | None] = []
+    monkeypatch.setattr(progress, "_print_line", lambda *_: seen.append(progress._seconds_left(trainer)))
+    trainer.fit(Tiny(), loader())
+    assert seen[-2:] == [30.0, 0.0]
 
 
 def test_long_epochs_print_in_between(

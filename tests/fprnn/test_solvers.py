@@ -1,0 +1,415 @@
+"""Fixed-point solvers: the stopping rule on scripted maps, freezing, statistics, gradients, the automatic choice."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fprnn.solvers import (
+    AndersonSolver,
+    AutomaticSolver,
+    DivergenceError,
+    FixedCountSolver,
+    FixedPointSolver,
+    ImplicitGradient,
+    IterativeSolver,
+    OneStepGradient,
+    PicardSolver,
+    ProblemSize,
+    ScanSolver,
+    SequentialSolver,
+    Solution,
+    TruncatedGradient,
+    break_even,
+    relative_change,
+)
+from fprnn.solvers.automatic import ACCELERATOR, CPU
+from fprnn.solvers.base import exact_solution, smallest_tolerance
+from fprnn.solvers.iterative import LaggedFlag
+
+
+class Scripted:
+    """A map that returns given images in turn, the same for every token; images are ``(B, d)``."""
+
+    def __init__(self, *images: list[list[float]], linear: bool = True) -> None:
+        self.images = [torch.tensor(image).unsqueeze(1) for image in images]
+        self.calls = 0
+        batch, length, width = self.images[0].shape
+        self.size = ProblemSize(batch, length, width, 0, True, linear)
+
+    def initial(self) -> Tensor:
+        return torch.zeros_like(self.images[0])
+
+    def step(self, state: Tensor) -> Tensor:
+        image = self.images[min(self.calls, len(self.images) - 1)]
+        self.calls += 1
+        return image.clone()
+
+    def solve_by_token(self) -> Solution:
+        return exact_solution(self.images[-1].clone())
+
+
+class Affine:
+    """``h = W h + b`` on ``(B, 1, d)``, whose fixed point and gradient are known."""
+
+    def __init__(self, matrix: Tensor, offset: Tensor) -> None:
+        self.matrix, self.offset = matrix, offset
+        self.size = ProblemSize(len(offset), 1, matrix.shape[0], 0, True, True)
+
+    def initial(self) -> Tensor:
+        return torch.zeros_like(self.offset)
+
+    def step(self, state: Tensor) -> Tensor:
+        return state @ self.matrix.T + self.offset
+
+    def solve_by_token(self) -> Solution:
+        eye = torch.eye(len(self.matrix), dtype=self.matrix.dtype)
+        return exact_solution(torch.linalg.solve(eye - self.matrix, self.offset.mT).mT)
+
+
+def affine(radius: float = 0.6, batch: int = 3, d: int = 4, seed: int = 0) -> Affine:
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    matrix = radius * matrix / torch.linalg.matrix_norm(matrix, 2)
+    offset = torch.randn(batch, 1, d, generator=generator, dtype=torch.float64)
+    return Affine(matrix.requires_grad_(), offset.requires_grad_())
+
+
+def halving(start: float, count: int) -> list[list[list[float]]]:
+    """Images 1 + start, 1 + start / 2, ...: the change halves each time."""
+    return [[[1 + start * 0.5**k]] for k in range(count)]
+
+
+def test_relative_change_is_the_worst_tokens() -> None:
+    old = torch.tensor([[[1.0, 2.0], [4.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    new = torch.tensor([[[1.0, 2.5], [4.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    torch.testing.assert_close(relative_change(new, old), torch.tensor([0.25, 0.0]))
+
+
+def test_stops_at_the_exact_iteration() -> None:
+    """Changes 1, .5/1.5, .25/1.25, .125/1.125 (= .111), .0625/1.0625 (= .059): below .1 at the fifth."""
+    equation = Scripted(*halving(1.0, 20))
+    state, statistics = PicardSolver(tol=0.1).iterate(equation)
+    assert equation.calls == 5
+    assert statistics.iterations.tolist() == [5]
+    assert statistics.converged.all()
+    assert state.item() == 1 + 1 / 16
+    torch.testing.assert_close(statistics.residual, torch.tensor([0.0625 / 1.0625]))
+
+
+def test_returns_one_application_more_than_it_iterates() -> None:
+    equation = Scripted(*halving(1.0, 20))
+    assert PicardSolver(tol=0.1)(equation).state.item() == 1 + 1 / 32
+    assert equation.calls == 6
+
+
+@pytest.mark.parametrize(("training", "calls"), [(True, 3), (False, 5)])
+def test_caps_in_training_and_in_evaluation(training: bool, calls: int) -> None:
+    equation = Scripted(*halving(1.0, 20))
+    solver = PicardSolver(tol=1e-6, max_iterations=3, eval_max_iterations=5).train(training)
+    _, statistics = solver.iterate(equation)
+    assert equation.calls == calls
+    assert statistics.capped == 1
+    solver.eval_max_iterations, solver.max_iterations = None, 7
+    assert solver.cap == 7
+
+
+TWO_SPEEDS = [[[1.0], [1.0]], [[1.0], [2.0]], [[1.0], [4.0]], [[1.0], [8.0]], [[9.0], [8.0]]]
+
+
+@pytest.mark.parametrize(("quantile", "calls"), [(0.5, 2), (1.0, 5)])
+def test_quantile_of_the_batch(quantile: float, calls: int) -> None:
+    """The first sequence has converged at the second iteration, the other at the fifth."""
+    equation = Scripted(*TWO_SPEEDS)
+    solver = PicardSolver(tol=0.3, quantile=quantile)
+    _, statistics = solver.iterate(equation)
+    assert equation.calls == calls
+    assert statistics.converged.tolist() == [True, quantile == 1]
+    equation.calls = 0
+    solver.eval().iterate(equation)
+    assert equation.calls == 5  # evaluation waits for all
+
+
+@pytest.mark.parametrize(("freeze", "value"), [(True, 1.0), (False, 9.0)])
+def test_a_converged_sequence_is_frozen(freeze: bool, value: float) -> None:
+    state, statistics = PicardSolver(tol=0.3, freeze=freeze).iterate(Scripted(*TWO_SPEEDS))
+    assert state.flatten().tolist() == [value, 8.0]
+    assert statistics.iterations.tolist() == ([2, 5] if freeze else [5, 5])
+
+
+def test_damping_shrinks_after_patience_iterations_without_improvement() -> None:
+    """Section 5: step .99, then .99 * .9 = .891 after 15 stalls; the state is the average that the step says."""
+    alternating = [[[1.0 if k % 2 else -1.0]] for k in range(200)]
+    equation = Scripted(*alternating)
+    solver = PicardSolver(tol=1e-3, max_iterations=16, damping=0.99, damping_decay=0.9, patience=15)
+    before, statistics = solver.iterate(equation)
+    assert statistics.iterations.item() == 16
+    expected = 0.0
+    for k in range(16):
+        expected += 0.99 * (alternating[k][0][0] - expected)
+    assert before.item() == pytest.approx(expected, rel=1e-5)
+    solver.max_iterations, equation.calls = 17, 0
+    after, _ = solver.iterate(equation)
+    assert after.item() == pytest.approx(expected + 0.891 * (alternating[16][0][0] - expected), rel=1e-5)
+
+
+def test_a_sequence_whose_step_has_vanished_gives_up() -> None:
+    equation = Scripted(*[[[(-1.0) ** k]] for k in range(100)])
+    solver = PicardSolver(tol=1e-3, damping_decay=0.05, patience=1, max_iterations=90)
+    _, statistics = solver.iterate(equation)
+    assert statistics.iterations.item() < 90
+    assert not statistics.converged.any()
+
+
+def test_values_that_are_not_finite_are_raised_or_flagged_and_stay_out_of_the_state() -> None:
+    images = [[[1.0], [1.0]], [[1.0], [float("nan")]], [[1.0], [3.0]]]
+    with pytest.raises(DivergenceError, match="PicardSolver diverged in 1 of 2 sequences") as error:
+        PicardSolver()(Scripted(*images))
+    assert "\n" not in str(error.value)
+    state, statistics = PicardSolver(on_divergence="flag").iterate(Scripted(*images))
+    assert state.flatten().tolist() == [1.0, 1.0]
+    assert statistics.finite.tolist() == [True, False]
+    assert statistics.converged.tolist() == [True, False]
+
+
+@pytest.mark.parametrize("quantile", [0.9, 1.0])
+def test_a_sequence_that_diverges_at_once_does_not_stop_the_others(quantile: float) -> None:
+    images = [[[v], [float("inf")]] for row in halving(1.0, 9) for (v,) in row]
+    _, statistics = PicardSolver(on_divergence="flag", quantile=quantile).iterate(Scripted(*images))
+    assert statistics.converged.tolist() == [True, False]
+    assert statistics.iterations.tolist() == [5, 1]
+
+
+def test_tolerances_below_the_precision_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"tol=1e-07 is too small for torch.float32: use 2.4e-07 or more"):
+        PicardSolver(tol=1e-7).iterate(Scripted([[1.0]]))
+    assert smallest_tolerance(torch.float64) < 1e-15
+
+
+class FakeEvent:
+    """Stands for a CUDA event."""
+
+    def record(self) -> None:
+        self.recorded = True
+
+    def synchronize(self) -> None:
+        assert self.recorded
+
+
+def test_on_an_accelerator_the_flag_is_read_one_block_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    flag = LaggedFlag(torch.device("cuda"))
+    assert [flag.read(torch.tensor(value)) for value in (True, False, False)] == [True, True, False]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_iterations_beyond_the_stop_change_nothing(freeze: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    solver = PicardSolver(tol=1e-3, freeze=freeze, quantile=0.5, max_iterations=90)
+    state, statistics = solver.iterate(affine(batch=5))
+    monkeypatch.setattr(LaggedFlag, "read", lambda self, flag: True)  # the host never hears of the stop
+    later_state, later = solver.iterate(affine(batch=5))
+    assert torch.equal(state, later_state)
+    for ours, theirs in zip(statistics, later, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_empty_sequences_are_solved_without_an_iteration() -> None:
+    equation = affine(batch=2)
+    equation.offset = equation.offset[:, :0]
+    for solver in (PicardSolver(), AndersonSolver(), FixedCountSolver(2)):
+        solution = solver(equation)
+        assert solution.state.shape == (2, 0, 4)
+        assert solution.statistics.converged.all()
+
+
+@pytest.mark.parametrize("solver", [PicardSolver, AndersonSolver])
+def test_iterations_find_the_fixed_point(solver: type[IterativeSolver]) -> None:
+    equation = affine(0.8)
+    state, statistics = solver(tol=1e-12, max_iterations=300).iterate(equation)
+    torch.testing.assert_close(state, equation.solve_by_token().state, atol=1e-10, rtol=0)
+    assert statistics.converged.all()
+
+
+def test_anderson_needs_fewer_iterations_on_a_linear_map() -> None:
+    counts = [
+        solver(tol=1e-10, max_iterations=500).iterate(affine(0.95))[1].iterations.max().item()
+        for solver in (PicardSolver, AndersonSolver)
+    ]
+    assert counts[1] < counts[0] / 3
+
+
+def test_anderson_falls_back_to_the_plain_step_where_its_system_is_singular() -> None:
+    state, statistics = AndersonSolver(tol=0.1).iterate(Scripted([[2.0]], [[2.0]], [[2.0]]))
+    assert state.item() == 2
+    assert statistics.converged.all()
+
+
+@pytest.mark.parametrize("solver", [PicardSolver(tol=1e-6), AndersonSolver(tol=1e-6)])
+def test_results_do_not_depend_on_the_batch(solver: IterativeSolver) -> None:
+    equation = affine(0.9, batch=5)
+    scale = torch.tensor([1.0, 1e-3, 10.0, 1.0, 5.0], dtype=torch.float64)[:, None, None]
+    together, _ = solver.iterate(Affine(equation.matrix, equation.offset * scale))
+    for index in range(5):
+        alone, _ = solver.iterate(Affine(equation.matrix, (equation.offset * scale)[index : index + 1]))
+        torch.testing.assert_close(alone[0], together[index], atol=1e-12, rtol=1e-12)
+
+
+def gradient(equation: Affine, solver: FixedPointSolver) -> Tensor:
+    weights = torch.linspace(-1, 1, equation.offset.numel(), dtype=torch.float64).reshape(equation.offset.shape)
+    grads = torch.autograd.grad((solver(equation).state * weights).sum(), [equation.matrix, equation.offset])
+    return torch.cat([grad.flatten() for grad in grads])
+
+
+@pytest.mark.parametrize("k", [0, 1, 3])
+def test_truncated_gradient_is_the_series_up_to_k(k: int) -> None:
+    equation = affine()
+    solver = PicardSolver(tol=1e-14, max_iterations=200, gradient=TruncatedGradient(k) if k else OneStepGradient())
+    state = solver(equation).state
+    weights = torch.ones_like(state)
+    (grad,) = torch.autograd.grad(state, equation.offset, weights)
+    series = sum(torch.linalg.matrix_power(equation.matrix.T, i) for i in range(k + 1))
+    torch.testing.assert_close(grad.squeeze(1), weights.squeeze(1) @ series.T)
+
+
+def test_implicit_gradient_is_the_exact_one() -> None:
+    equation = affine()
+    iterated = gradient(equation, PicardSolver(tol=1e-14, max_iterations=300, gradient=ImplicitGradient(1e-14, 300)))
+    torch.testing.assert_close(iterated, gradient(equation, SequentialSolver()), atol=1e-10, rtol=1e-10)
+
+
+def test_implicit_gradient_passes_gradcheck_and_refuses_a_second_derivative() -> None:
+    equation = affine(batch=2, d=3)
+    solver = PicardSolver(tol=1e-14, max_iterations=400, gradient=ImplicitGradient(1e-14, 400))
+
+    def solve(matrix: Tensor, offset: Tensor) -> Tensor:
+        return solver(Affine(matrix, offset)).state
+
+    assert torch.autograd.gradcheck(solve, (equation.matrix, equation.offset))
+    state = solve(equation.matrix, equation.offset)
+    with pytest.raises(RuntimeError, match="ImplicitGradient has no second derivative"):
+        torch.autograd.grad(state.sum(), equation.offset, create_graph=True)
+
+
+def test_implicit_gradient_that_diverges_is_raised() -> None:
+    equation = affine()
+    with torch.no_grad():
+        equation.matrix.mul_(1e10)
+    solver = FixedCountSolver(0, gradient=ImplicitGradient(max_iterations=40))
+    with pytest.raises(DivergenceError, match="ImplicitGradient diverged"):
+        solver(equation).state.sum().backward()
+
+
+def test_implicit_gradient_without_gradients_is_one_application() -> None:
+    equation = affine()
+    with torch.no_grad():
+        state = FixedCountSolver(2, gradient=ImplicitGradient())(equation).state
+    torch.testing.assert_close(state, equation.step(equation.step(equation.offset)))
+
+
+def test_fixed_count_never_checks_but_reports() -> None:
+    equation = Scripted(*halving(1.0, 20))
+    solution = FixedCountSolver(3, tol=0.2)(equation)
+    assert equation.calls == 4
+    assert solution.statistics.iterations.tolist() == [3]
+    assert solution.statistics.converged.all()
+    assert not FixedCountSolver(0)(Scripted([[float("nan")]])).statistics.finite.any()
+
+
+def test_scan_solver_applies_the_map_once() -> None:
+    equation = Scripted([[2.0]], [[5.0]])
+    solution = ScanSolver()(equation)
+    assert solution.state.item() == 2
+    assert solution.statistics.iterations.tolist() == [1]
+    with pytest.raises(DivergenceError, match="ScanSolver"):
+        ScanSolver()(Scripted([[float("inf")]]))
+
+
+class Tracking(Scripted):
+    """A long problem on which the iteration takes as long as the script says."""
+
+    def __init__(self, converges_after: int, **options: bool) -> None:
+        super().__init__(*[[[1.0 + k]] for k in range(converges_after)], **options)
+        self.size = self.size._replace(length=1000)
+
+    def solve_by_token(self) -> Solution:
+        self.exact = True
+        return super().solve_by_token()
+
+
+def test_automatic_iterates_while_that_is_faster() -> None:
+    solver, equation = AutomaticSolver(), Tracking(5)
+    limit = solver.break_even(equation)
+    assert limit > 20
+    assert solver(equation).statistics.iterations.tolist() == [6]
+    assert not hasattr(equation, "exact")
+
+
+def test_automatic_solves_exactly_once_an_attempt_has_failed_and_tries_again_later() -> None:
+    solver = AutomaticSolver(retry_every=3)
+    slow = Tracking(1000)
+    attempts = []
+    for _ in range(6):
+        slow.calls = 0
+        assert solver(slow).statistics.converged.all()
+        attempts.append(slow.calls > 0)
+    assert attempts == [True, False, False, False, True, False]
+    fresh = AutomaticSolver(retry_every=3)
+    fresh.load_state_dict(solver.state_dict())
+    slow.calls = 0
+    fresh(slow)
+    assert slow.calls == 0  # a restored run goes on waiting
+    fresh.eval()(slow)
+    assert slow.calls > 0  # evaluation is judged apart
+
+
+def test_automatic_always_iterates_with_a_norm_in_the_loop() -> None:
+    equation = Tracking(30, linear=False)
+    AutomaticSolver(PicardSolver(max_iterations=5))(equation)
+    assert equation.calls == 6
+    assert not hasattr(equation, "exact")
+
+
+def test_automatic_leaves_what_diverges_to_the_exact_solver() -> None:
+    equation = Tracking(3)
+    equation.images[1].fill_(float("nan"))
+    assert AutomaticSolver()(equation).statistics.finite.all()
+    assert equation.exact
+
+
+def test_break_even_follows_length_width_and_device() -> None:
+    size = ProblemSize(8, 1024, 64, 65, True, True)
+    wide = size._replace(batch=512, length=16)
+    assert break_even(wide, CPU, gradient=True) < 2  # one application costs more than what 16 tokens add
+    assert break_even(size, CPU, gradient=True) > 20
+    assert break_even(size, CPU, gradient=True, threads=2) > break_even(size, CPU, gradient=True)
+    assert break_even(size._replace(closed_form=False), CPU, gradient=False) > break_even(size, CPU, gradient=False)
+    assert break_even(wide, ACCELERATOR, gradient=True) > break_even(wide, CPU, gradient=True)
+
+
+def test_solvers_follow_the_models_mode() -> None:
+    model = nn.ModuleList([AutomaticSolver()]).eval()
+    assert not model[0].iterative.training
+    assert not list(model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PicardSolver(tol=0), "tol=0 must be positive"),
+        (lambda: PicardSolver(max_iterations=0), "max_iterations=0 must be positive"),
+        (lambda: PicardSolver(eval_max_iterations=0), "eval_max_iterations=0 must be positive"),
+        (lambda: PicardSolver(quantile=1.5), "quantile=1.5 must be above 0 and at most 1"),
+        (lambda: PicardSolver(damping=0), "damping=0 must be above 0"),
+        (lambda: PicardSolver(on_divergence="ignore"), "on_divergence='ignore' is unknown"),
+        (lambda: AndersonSolver(memory=0), "memory=0 must be positive"),
+        (lambda: FixedCountSolver(-1), "count=-1 must be at least 0"),
+        (lambda: TruncatedGradient(-1), "k=-1 must be at least 0"),
+        (lambda: ImplicitGradient(tol=0), "tol=0 must be positive"),
+        (lambda: AutomaticSolver(retry_every=0), "retry_every=0 must be positive"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
