@@ -12,10 +12,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small tests are fastest on one thread; and nobody's data folder may decide whether one passes."""
+def _alike_wherever_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread, which is fastest for small tests; no data folder of the machine's; no seed of an earlier test."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
     monkeypatch.delenv("DINOPL_DATA", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    monkeypatch.delenv("PL_GLOBAL_SEED")
 
 
 @pytest.fixture(scope="session")

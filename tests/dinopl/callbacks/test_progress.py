@@ -27,7 +27,7 @@ def test_the_time_left_follows_the_pace(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("dinopl.callbacks.progress.time.monotonic", lambda: 10.0 * trainer.global_step)
     seen: list[float | None] = []
     monkeypatch.setattr(progress, "_print_line", lambda *_: seen.append(progress._seconds_left(trainer)))
-    trainer.fit(Tiny(), loader())
+    trainer.fit(Tiny(), loader(), loader())
     assert seen[-2:] == [30.0, 0.0]
 
 

@@ -128,7 +128,11 @@ def test_a_broken_idx_file_is_refused(content: bytes, tmp_path: Path) -> None:
         read_idx(tmp_path / "file")
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b"x" * 100)[:-9], gzip.compress(b"abc")])
+@pytest.mark.parametrize(
+    "content",
+    [b"not gzip", gzip.compress(b"x" * 100)[:-9], gzip.compress(b"abc")],
+    ids=["text", "truncated", "something else"],
+)
 def test_damaged_files_are_named(content: bytes, tmp_path: Path) -> None:
     raw = tmp_path / "MNIST" / "raw"
     write_mnist(raw, ".gz")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
@@ -466,6 +466,7 @@ class Tell(Callback):
 
 
 def test_two_processes_know_the_same(tmp_path):
+    seed_everything(0, verbose=False)
     trainer = make_trainer(
         tmp_path, devices=2, strategy="ddp_spawn", callbacks=[Tell(tmp_path)], max_epochs=1, limit_val_batches=0
     )
