@@ -3,14 +3,18 @@
     for seed in 0 1 2; do dinopl fit --config configs/random_teacher.yaml --seed_everything $seed; done
     python benchmarks/probe_gains.py runs/random_teacher
 
-Prints the mean and standard deviation over the runs, and writes a row a run.
+Prints the mean and standard deviation over the runs, and writes a row a run. Counted are finished runs of
+``dinopl fit``, each with a seed of its own, all with one precision and version of torch; they are taken to be this
+machine's.
 """
 
 import argparse
+import json
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
-from hardware import results_file, write_csv
+from hardware import RESULTS, hardware, write_csv
 
 from dinopl.results import Run
 
@@ -20,14 +24,31 @@ SUBJECTS = ("input", "teacher", "student")
 def row(run: Run) -> dict[str, object]:
     """The last figures of a run: the test split, and the validation split beside it."""
     probes = {name: value for name, value in run.metrics.items() if name.startswith(("probe/", "probe_val/"))}
-    return {"seed": run.seed, "status": run.status, "duration_s": duration(run), **probes}
+    return {"seed": run.seed, "status": run.status, "duration_s": facts(run).get("duration_s"), **probes}
 
 
-def duration(run: Run) -> object:
-    """Wall time of fit and test together, as the run's own file has it."""
-    import json
+def facts(run: Run) -> dict[str, object]:
+    """What the run says of itself: its command, and the wall time of fit and test together."""
+    return json.loads((run.path / "results.json").read_text(encoding="utf-8"))
 
-    return json.loads((run.path / "results.json").read_text()).get("duration_s")
+
+def finished_fits(folder: Path) -> list[Run]:
+    """The runs that count, by seed; exits where there is none, or a seed has several."""
+    runs = [Run.load(path.parent) for path in sorted(folder.glob("**/results.json"))]
+    runs = [run for run in runs if run.status == "finished" and facts(run).get("command") == "fit"]
+    if not runs:
+        raise SystemExit(f"{folder}: no finished run of `dinopl fit` below it")
+    seeds = [run.seed for run in runs]
+    if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise SystemExit(f"{folder}: {seeds.count(repeated[0])} runs have the seed {repeated[0]}; leave one run a seed")
+    return sorted(runs, key=lambda run: str(run.seed))
+
+
+def common(what: str, values: Sequence[object]) -> str:
+    """The one value that all runs have; exits where they differ."""
+    if len(found := sorted({str(value) for value in values})) > 1:
+        raise SystemExit(f"the runs differ in {what}: {', '.join(found)}; measure runs of one kind at a time")
+    return found[0]
 
 
 def print_gains(rows: list[dict[str, object]]) -> None:
@@ -43,18 +64,17 @@ def print_gains(rows: list[dict[str, object]]) -> None:
 
 
 def main() -> None:
-    """Reads every finished run below a folder."""
+    """Reads the runs below a folder, prints the table and writes the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, help="a folder of run folders, such as runs/random_teacher")
     parser.add_argument("--name", help="first part of the CSV's name; by default the folder's")
     options = parser.parse_args()
-    runs = [Run.load(path.parent) for path in sorted(options.runs.glob("**/results.json"))]
-    if not runs:
-        raise SystemExit(f"{options.runs}: no finished run below it")
-    rows = sorted(map(row, runs), key=lambda r: str(r["seed"]))
+    runs = finished_fits(options.runs)
+    precision = common("precision", [run.config.get("trainer", {}).get("precision") or "32-true" for run in runs])
+    torch = common("the version of torch", [run.versions.get("torch") for run in runs]).split("+")[0]
+    rows = [row(run) for run in runs]
     print_gains(rows)
-    precision = str(runs[0].config.get("trainer", {}).get("precision") or "32-true")
-    write_csv(results_file(options.name or options.runs.name, precision), rows)
+    write_csv(RESULTS / f"{options.name or options.runs.name}_{hardware()}_{precision}_torch{torch}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ same step is then timed inside the command, against the bare loop: 90 % on CIFAR
 
     python benchmarks/self_distillation_step.py [--setting digits cifar] [--precision 32-true bf16-mixed] [--threads 2]
 
-The variants take turns, so that a busy machine slows all of them alike; the median over the turns is reported.
+The variants take turns, so that a busy machine slows all of them alike; the median over the turns is reported. Inside
+the command the whole time between the end of the second step and that of the last is divided by the steps, so that
+logging and the ends of epochs count; the bare loop that it is compared with takes as many steps, before and after it.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from hardware import hardware, results_file, write_csv
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from dinopl.app.cli import run
@@ -36,6 +38,8 @@ from dinopl.network import Network, draw_network
 from dinopl.optim import parameter_groups
 from dinopl.teachers import FrozenTeacher
 from dinopl.types import ImageShape
+
+SKIPPED = 2  # first steps of a run that are not timed, inside the command and outside
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,22 @@ SETTINGS = {
 
 
 class StepClock(Callback):
-    """Times each training step inside the Trainer, from one batch's end to the next one's."""
+    """Times training inside the Trainer: the device is waited for after the second and the last step only."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.start = self.end = 0.0
+        self.steps = 0
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Notes the time."""
-        _synchronize()
-        self.ends.append(time.perf_counter())
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Notes when the second and the last step ended."""
+        self.steps += 1
+        if self.steps in (SKIPPED, trainer.max_steps):
+            _synchronize()
+            self.start, self.end = (self.start or time.perf_counter()), time.perf_counter()
 
-    def seconds(self, skip: int) -> float:
-        """Median time between steps, without the first ``skip``."""
-        return statistics.median(b - a for a, b in zip(self.ends[skip:], self.ends[skip + 1 :], strict=False))
+    def seconds(self) -> float:
+        """Wall time a step, of everything from the end of the second step to the end of the last."""
+        return (self.end - self.start) / (self.steps - SKIPPED)
 
 
 def _synchronize() -> None:
@@ -155,9 +162,20 @@ def time_turns(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[s
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def time_loop(one: Callable[[], None], steps: int) -> float:
+    """Wall time a step of a bare loop, timed as inside the command."""
+    for _ in range(SKIPPED):
+        one()
+    _synchronize()
+    start = time.perf_counter()
+    for _ in range(steps):
+        one()
+    _synchronize()
+    return (time.perf_counter() - start) / steps
+
+
 def time_command(setting: Setting, precision: str, cached: bool, threads: int, folder: Path) -> float:
     """Seconds a step inside ``dinopl fit`` on random images of the setting's shape."""
-    steps = setting.steps * setting.turns
     images = folder / f"{setting.name}.npz"
     if not images.exists():
         count = setting.batch * (8 if setting.name == "cifar" else 9)
@@ -167,7 +185,7 @@ def time_command(setting: Setting, precision: str, cached: bool, threads: int, f
         np.savez(images, x_train=pixels, y_train=labels, x_test=pixels[:256], y_test=labels[:256])
     options = {
         "trainer.default_root_dir": folder / "runs",
-        "trainer.max_steps": max(steps, 8),
+        "trainer.max_steps": SKIPPED + setting.steps * setting.turns,
         "trainer.max_epochs": -1,
         "trainer.precision": precision,
         "trainer.limit_val_batches": 0,
@@ -186,21 +204,26 @@ def time_command(setting: Setting, precision: str, cached: bool, threads: int, f
     with contextlib.redirect_stdout(io.StringIO()):
         cli = run("fit", [*setting.config, *(f"--{name}={value}" for name, value in options.items())])
     clock = next(c for c in cli.trainer.callbacks if type(c).__name__ == "StepClock")
-    return clock.seconds(skip=2)
+    return clock.seconds()
 
 
 def measure(setting: Setting, precision: str, threads: int, folder: Path) -> list[dict[str, object]]:
     """The rows of one setting and precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    bare = time_turns(bare_steps(setting, precision, device), setting)
+    steps = bare_steps(setting, precision, device)
+    bare = time_turns(steps, setting)
     rows = []
     for name, seconds in bare.items():
         row: dict[str, object] = {"setting": setting.name, "precision": precision, "threads": threads, "step": name}
         row |= {"ms": round(1000 * seconds, 3), "images_per_s": round(setting.batch / seconds, 1)}
         row["of_supervised"] = round(bare["supervised"] / seconds, 3)
-        inside = None if name == "supervised" else time_command(setting, precision, name == "cached", threads, folder)
-        row["command_ms"] = round(1000 * inside, 3) if inside else ""
-        row["command_of_bare"] = round(seconds / inside, 3) if inside else ""
+        row |= {"bare_ms": "", "command_ms": "", "command_of_bare": ""}
+        if name != "supervised":
+            before = time_loop(steps[name], setting.steps * setting.turns)
+            inside = time_command(setting, precision, name == "cached", threads, folder)
+            loop = (before + time_loop(steps[name], setting.steps * setting.turns)) / 2
+            row |= {"bare_ms": round(1000 * loop, 3), "command_ms": round(1000 * inside, 3)}
+            row["command_of_bare"] = round(loop / inside, 3)
         rows.append(row)
         print("  ".join(f"{value!s:>16}" for value in row.values()), flush=True)
     return rows
@@ -216,7 +239,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     names = ("setting", "precision", "threads", "step", "ms", "images_per_s", "of_supervised")
     print(f"{hardware()}, torch {torch.__version__}")
-    print("  ".join(f"{name:>16}" for name in (*names, "command_ms", "command_of_bare")))
+    print("  ".join(f"{name:>16}" for name in (*names, "bare_ms", "command_ms", "command_of_bare")))
     with tempfile.TemporaryDirectory() as folder:
         for precision in options.precision:
             rows = [r for s in options.setting for r in measure(SETTINGS[s], precision, options.threads, Path(folder))]

@@ -74,7 +74,9 @@ def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     checkpoint = load_checkpoint(path)
     tensors = {f"{w}.{key}": t for w in ("student", "teacher") for key, t in network_state(checkpoint, w).items()}
     ours = checkpoint["dinopl"]
-    model = ours.get("config", {}).get("model", {}).get("init_args", {})
+    if "image_shape" not in ours:
+        raise ValueError(f"{path}: tells no image shape, so its encoder cannot be built; use a checkpoint of a run.")
+    model = (ours.get("config") or {}).get("model", {}).get("init_args", {})
     metadata = {"family": ours["family"], "image_shape": ours["image_shape"], "version": __version__}
     return tensors, metadata | {"encoder": model.get("encoder")}
 

@@ -20,19 +20,18 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
+from dinopl.checkpoints import FAMILY
 from dinopl.data.batch import as_batch
 from dinopl.encoders import MiniVGG
 from dinopl.heads import ProjectionHead
 from dinopl.initialization import StudentStart, TeacherCopy
-from dinopl.losses import CrossEntropyViews, ViewLoss, entropy
+from dinopl.losses import CrossEntropyViews, ViewLoss, entropy, view_pairs
 from dinopl.network import Network, draw_network
 from dinopl.optim import parameter_groups
 from dinopl.probes import Probe, ProbeCallback
 from dinopl.teacher_cache import TeacherCache
 from dinopl.teachers import FrozenTeacher, TeacherRule
 from dinopl.types import ImageBatch, ImageShape
-
-FAMILY = "SelfDistillation"
 
 
 class SelfDistillation(LightningModule):
@@ -81,6 +80,7 @@ class SelfDistillation(LightningModule):
         predict_logits: bool = True,
     ) -> None:
         super().__init__()
+        _check(image_shape, optimizer, bias_weight_decay)
         self.image_shape = ImageShape(*image_shape)
 
         def draw(seed: int) -> Network:
@@ -126,7 +126,14 @@ class SelfDistillation(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def setup(self, stage: str) -> None:
-        """Decides whether the teacher is cached, which depends on the data."""
+        """Decides whether the teacher is cached, and whether there is anything to compare; both depend on the data.
+
+        Raises:
+            ValueError: if a cache is insisted on that cannot be, or the loss pairs no views.
+        """
+        views = getattr(getattr(self.trainer, "datamodule", None), "views", None)
+        if views is not None:
+            view_pairs(len(views), len(views), self.loss.pairing)
         if stage == "fit":
             self.teacher_cache.decide(self.teacher_rule, self.teacher, self.trainer)
 
@@ -203,3 +210,13 @@ class SelfDistillation(LightningModule):
         }
         names = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(names, batch_size=len(views[0]), on_epoch=True, sync_dist=True)
+
+
+def _check(image_shape: Any, optimizer: Any, bias_weight_decay: float | None) -> None:
+    """Refuses at the start what would fail once training is set up."""
+    if image_shape is None:
+        raise ValueError("--model.image_shape: the data do not tell it; give [channels, height, width].")
+    if optimizer is None:
+        raise ValueError("--model.optimizer null: a student needs an optimiser; give a class such as AdamW.")
+    if bias_weight_decay is not None and not bias_weight_decay >= 0:
+        raise ValueError(f"--model.bias_weight_decay must be at least 0, not {bias_weight_decay}; 0 switches it off.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dinopl.data.batch import as_batch
@@ -53,13 +54,16 @@ class TeacherCache:
             return
         codes: Tensor | None = None
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
-            for raw in datamodule.cache_dataloader():
-                batch = as_batch(raw)
-                code = teacher.bottleneck(batch["views"][0].to(device))
-                if codes is None:
-                    codes = code.new_empty(datamodule.num_train, code.shape[1])
-                codes[batch["index"].to(device)] = code
+        precision = trainer.precision_plugin
+        rank_zero_info(f"The teacher looks once at all {datamodule.num_train} training images.")
+        for raw in datamodule.cache_dataloader():
+            batch = as_batch(raw)
+            images = precision.convert_input(batch["views"][0].to(device))  # as training batches are converted
+            with torch.no_grad(), precision.forward_context():
+                code = teacher.bottleneck(images)
+            if codes is None:
+                codes = code.new_empty(datamodule.num_train, code.shape[1])
+            codes[batch["index"].to(device)] = code
         self._codes = codes
 
     def logits(self, teacher: Network, index: Tensor) -> Tensor:
@@ -79,4 +83,6 @@ def _obstacle(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | No
         return "the data have no sample index"
     if not datamodule.deterministic_views:
         return "the views are random"
+    if len(datamodule.views) > 1:
+        return "there are several views"
     return None

@@ -3,13 +3,14 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for package in ("dinopl", "fprnn", "kd") for path in (ROOT / package).rglob("*.py"))
-HEAVY = {"torchvision", "sklearn", "matplotlib", "triton", "optuna", "scipy", "PIL", "pandas", "wandb"}
+HEAVY = {"torchvision", "sklearn", "matplotlib", "triton", "optuna", "scipy", "PIL", "pandas", "wandb", "tensorboard"}
 
 # A module may import from its own floor's package and from floors with a smaller number.
 DINOPL_FLOORS = {"app": 5, "module": 3, "analysis": 3, "results": 3, "export": 3, "callbacks": 2, "probes": 2}
@@ -20,11 +21,22 @@ FPRNN_FLOORS = {"module": 5, "model": 4, "tasks": 4, "layers": 3, "baselines": 3
 MAY_BE_HEAVY = {"fprnn.ops.triton_backend"}
 
 
+def at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Everything below a node that runs when its module is imported: no function's body, no ``if TYPE_CHECKING:``."""
+    yield node
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+        children = []
+    elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        children = list(node.orelse)
+    for child in children:
+        yield from at_import(child)
+
+
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else list(ast.walk(tree))
     found = set()
-    for node in nodes:
+    for node in at_import(tree) if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -53,6 +65,21 @@ def module_name(path: Path) -> str:
 def is_exempt(name: str) -> bool:
     """The packages' lazy front doors and ``python -m dinopl`` point upwards on purpose."""
     return name in {"dinopl", "dinopl.__main__", "fprnn", "kd"}
+
+
+def test_what_runs_at_import_is_found(tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(
+        "from typing import TYPE_CHECKING\n"
+        "import a\n"
+        "try:\n    import b\nexcept ImportError:\n    import c\n"
+        "if a:\n    with a:\n        import d\n"
+        "class C:\n    import e\n"
+        "if TYPE_CHECKING:\n    import typed\nelse:\n    import f\n"
+        "def g():\n    import later\n"
+    )
+    found = imports(tmp_path / "module.py", top_level_only=True)
+    assert found == {"typing", "typing.TYPE_CHECKING", *"abcdef"}
+    assert imports(tmp_path / "module.py") == found | {"typed", "later"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,8 +16,8 @@ from typing import Any, NoReturn
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -34,15 +35,22 @@ from dinopl.app.compose import (
 from dinopl.app.errors import UserMistake
 from dinopl.app.messages import innermost, one_line
 from dinopl.app.quiet import quiet
+from dinopl.app.resumption import check_resumption, read_resumption, without_sources
+from dinopl.app.suggest import did_you_mean
 from dinopl.app.summary import show_differences, show_summary
 from dinopl.callbacks import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
-from dinopl.checkpoints import load_checkpoint
 from dinopl.data import ImageDataModule  # noqa: F401
 
 # What a constructor or `setup` raises when the user can put it right.
 MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
 
-# What one part must know of another. A link whose source or target a chosen class lacks is left out.
+# Top-level options, for suggestions.
+OPTIONS = (
+    *("model", "data", "trainer", "seed_everything", "name", "threads", "test_after_fit", "ckpt_path", "weights_only"),
+    *("config", "print_config", "traceback"),
+)
+
+# What one part must know of another. Where the chosen class lacks source or target, the link does nothing.
 LINKS = {
     "data.image_shape": "model.init_args.image_shape",
     "data.num_classes": "model.init_args.num_classes",
@@ -60,8 +68,7 @@ class Parser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         trainer = (f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters)
-        top = ("model", "data", "trainer", "seed_everything", "ckpt_path", "name", "threads", "config", "print_config")
-        raise UserMistake(one_line(message, [*top, *trainer])) from ex
+        raise UserMistake(one_line(message, [*OPTIONS, *trainer])) from ex
 
 
 class DinoplCLI(LightningCLI):
@@ -80,7 +87,7 @@ class DinoplCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,  # the run folder keeps the configuration
             seed_everything_default=0,
-            trainer_defaults={"default_root_dir": "runs", "use_distributed_sampler": False},
+            trainer_defaults={"default_root_dir": "runs"},
             parser_class=Parser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # our checkpoints hold plain values only
@@ -106,79 +113,92 @@ class DinoplCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Composes the layers, parses them, and settles what a replaced class left behind."""
+        command = self.arguments.subcommand
         files = [read_config(file) for file in self.arguments.files]
         path = self.arguments.value("ckpt_path") or merged_value(files, "ckpt_path")
-        family, checkpoint = checkpoint_layer(path, self.arguments.subcommand) if path else (None, {})
+        start = None
+        if path not in (None, "null"):
+            start = read_resumption(str(path), command, files_given=bool(files))
         composed: Config = {}
-        for layer in [checkpoint, *files]:
+        for layer in [start.config if start else {}, *files]:
             composed = merge(composed, layer)
+        _refuse_unknown(composed)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
-        self.config = parser.parse_args([self.arguments.subcommand, *text, *self.arguments.options])
-        chosen = self.config[self.arguments.subcommand]
-        reset_defaults(chosen, explicit)
-        if family not in (None, class_name(chosen.model)):
-            raise UserMistake(
-                f"--ckpt_path {path}: a checkpoint of {family}, and the model is {class_name(chosen.model)}; give a "
-                f"checkpoint of that, or --model {family}."
-            )
-        chosen.name = chosen.name or self._default_name()
+        self.config = parser.parse_args([command, *text, *self.arguments.options])
+        reset_defaults(self.config[command], explicit)
+        self.config[command].name = self.config[command].name or self._default_name()
+        self.resumes = start is not None
+        if start:
+            check_resumption(start, command, self.plain_config())
+            show_differences(differences(start.config, self.plain_config()))
         if self.arguments.print_config:
             sys.stdout.write(yaml.safe_dump(self.plain_config(), sort_keys=False, allow_unicode=True))
             raise SystemExit(0)
-        if checkpoint:
-            show_differences(differences(checkpoint, self.plain_config()))
 
     def _default_name(self) -> str:
+        """The first configuration's name, or else the model's."""
         if self.arguments.files:
             return Path(self.arguments.files[0]).stem
-        return class_name(self.config[self.arguments.subcommand].model)
+        return str(self.config[self.arguments.subcommand].model.class_path.rsplit(".", 1)[-1])
 
     def plain_config(self) -> Config:
         """The complete configuration as plain values."""
-        command = self.arguments.subcommand
-        dumped = self._parser(command).dump(self.config[command], skip_unset=False)
-        config: Config = yaml.safe_load(dumped)
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        config: Config = dumped[self.arguments.subcommand]
         return config
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what their constructors refuse is the user's mistake."""
-        chosen = self.config[self.arguments.subcommand]
-        if chosen.threads is not None:
-            if chosen.threads < 1:
-                raise UserMistake(f"--threads {chosen.threads}: must be at least 1; leave it out for torch's choice.")
-            torch.set_num_threads(chosen.threads)
+        command = self.arguments.subcommand
+        parsed, self.recorded_config = self.config, self.plain_config()
+        threads = parsed[command].threads
+        if threads is not None and threads < 1:
+            raise UserMistake(f"--threads {threads}: must be at least 1; leave it out for torch's choice.")
+        if threads is not None:
+            torch.set_num_threads(threads)
+        if self.resumes:
+            self.config = parsed.clone()
+            self.config[command] = without_sources(parsed[command])
         try:
             super().instantiate_classes()
         except MISTAKES as error:
             raise UserMistake(innermost(str(error))) from error
+        finally:
+            self.config = parsed
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Injects the family-blind callbacks; Lightning's own default logger stays out."""
-        config = self._get(self.config_init, "trainer")
-        chosen = self.config[self.arguments.subcommand]
-        self.run_folder = RunFolder(chosen.name, self.plain_config(), chosen.seed_everything)
-        callbacks = [self.run_folder, FiniteGuard(), ExactResume(), *(config.callbacks or [])]
-        if config.enable_progress_bar is not False:
-            callbacks.append(RunProgress())
+        config = self.config_init[self.arguments.subcommand].trainer
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        given = [callback for callback in given if callback is not None]
+        seed = self.config[self.arguments.subcommand].seed_everything
+        self.run_folder = RunFolder(
+            self.config[self.arguments.subcommand].name,
+            self.recorded_config,
+            torch.initial_seed() if seed is False else seed,  # what the streams derive from
+        )
+        ours: list[Callback] = [self.run_folder]
+        ours += [own() for own in (FiniteGuard, ExactResume) if not any(isinstance(c, own) for c in given)]
+        if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
+            ours.append(RunProgress())
         if self.arguments.subcommand == "predict":
-            callbacks.append(PredictionWriter())
+            ours.append(PredictionWriter())
         if config.enable_checkpointing is not False and not config.fast_dev_run:
-            callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False))
+            ours.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         logger = False if config.logger in (None, True) else config.logger
         try:
-            return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
+            return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
         except MISTAKES as error:
             raise UserMistake(f"--trainer: {error}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
-        with self._mistakes_before_the_run():
+        with self._reported():
             self.trainer.fit(**kwargs)
             if self.config.fit.test_after_fit and not self.config.fit.trainer.fast_dev_run:
                 self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-        show_summary(self.run_folder)
 
     def validate(self, **kwargs: Any) -> None:
         """Losses and probes on the split held out of the training data."""
@@ -193,13 +213,15 @@ class DinoplCLI(LightningCLI):
         self._evaluate(self.trainer.predict, return_predictions=False, **kwargs)
 
     def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
-        with self._mistakes_before_the_run():
+        with self._reported():
             evaluate(**kwargs)
-        show_summary(self.run_folder)
 
     @contextlib.contextmanager
-    def _mistakes_before_the_run(self) -> Iterator[None]:
-        """Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes."""
+    def _reported(self) -> Iterator[None]:
+        """Shows what the run came to, however it ends.
+
+        Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes.
+        """
         try:
             yield
         except SIGTERMException:
@@ -213,6 +235,8 @@ class DinoplCLI(LightningCLI):
             if self.run_folder.created or not _is_mistake(error):
                 raise
             raise UserMistake(_first_line(error)) from error
+        finally:
+            show_summary(self.run_folder)
 
 
 def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
@@ -233,37 +257,16 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         return DinoplCLI(arguments)
 
 
-def class_name(node: Any) -> str:
-    """The name of the class that a parsed node stands for."""
-    return str(node.class_path.rsplit(".", 1)[-1])
-
-
 def merged_value(files: Sequence[Config], key: str) -> Any:
     """The value of a top-level key in the last file that has it."""
     return next((file[key] for file in reversed(files) if key in file), None)
 
 
-def checkpoint_layer(path: str, command: str) -> tuple[str | None, Config]:
-    """The family of a checkpoint, and its configuration as far as the command takes it over.
-
-    ``fit`` takes all of it. The others take model, data and seed: devices and folders belong to the machine. A
-    checkpoint made without the command has neither.
-
-    Raises:
-        UserMistake: if the file is missing or is no checkpoint, or is a word such as ``last``, which needs a folder.
-    """
-    if path in ("last", "best", "hpc"):
-        raise UserMistake(
-            f"--ckpt_path {path}: each run has its own folder; name the file, such as "
-            "runs/random_teacher/TIME/checkpoints/last.ckpt."
-        )
-    try:
-        ours = load_checkpoint(path).get("dinopl", {})
-    except MISTAKES as error:
-        raise UserMistake(str(error)) from error
-    config: Config = ours.get("config") or {}
-    keep = config.keys() if command == "fit" else ("model", "data", "seed_everything")
-    return ours.get("family"), {key: config[key] for key in keep if key in config and key != "ckpt_path"}
+def _refuse_unknown(composed: Config) -> None:
+    """An unknown top-level key of a file; the parser passes over one with nothing below it."""
+    for key in composed:
+        if key not in OPTIONS:
+            raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
 
 
 def _is_mistake(error: BaseException) -> bool:
@@ -277,4 +280,5 @@ def _first_line(error: BaseException) -> str:
     if "loading state_dict" not in text:
         return text
     misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
-    return f"--ckpt_path: the weights do not fit the configured model: {misfit} Use the run's own config.yaml."
+    shown = textwrap.shorten(misfit, 160, placeholder=" ...")
+    return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."

@@ -6,6 +6,7 @@ takes its arguments with it (``merge``, ``drop_replaced``), and an argument that
 that class's own default (``reset_defaults``), whatever the default of the place that it stands in was.
 """
 
+import copy
 import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from dinopl.app.errors import UserMistake
 
@@ -79,12 +81,23 @@ def read_config(file: str) -> Config:
             f"--config {file}: no such file; `dinopl configs ls` lists the shipped ones and `dinopl configs cp NAME` "
             "copies one here."
         ) from None
+    except OSError as error:
+        raise UserMistake(
+            f"--config {file}: cannot be read ({error.strerror}); check its name and permissions."
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserMistake(f"--config {file}: not valid YAML: {error}; correct the file.") from None
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else f"a {type(loaded).__name__}"
         raise UserMistake(f"--config {file}: holds {found}; it must be a mapping such as `model: ...`.")
-    return loaded
+    return _without_empty_arguments(loaded)
+
+
+def _without_empty_arguments(node: Any) -> Any:
+    """``init_args:`` with nothing behind it means no arguments."""
+    if isinstance(node, dict):
+        return {key: _without_empty_arguments({} if key == "init_args" and x is None else x) for key, x in node.items()}
+    return [_without_empty_arguments(item) for item in node] if isinstance(node, list) else node
 
 
 def merge(base: Any, override: Any) -> Any:
@@ -104,28 +117,31 @@ def merge(base: Any, override: Any) -> Any:
 
 
 def drop_replaced(config: Config, arguments: Arguments) -> Config:
-    """Removes from ``config`` what an option replaces whole: another class's arguments, a list."""
+    """A copy of ``config`` with what an option replaces whole put in place: another class, a mapping, a list."""
+    config = copy.deepcopy(config)
     for path, text in arguments.pairs():
         value = _parse(text)
         if path[-1] == "class_path":
             path, value = path[:-1], {"class_path": value}
-        if path[-1:] == ["init_args"] or not path:
+        parent = _descend(config, path[:-1]) if path and path[-1] != "init_args" else None
+        if parent is None:
             continue
-        parent = _descend(config, path[:-1])
-        key = path[-1]
-        if parent is None or key not in parent:
-            continue
-        if isinstance(value, list) or (isinstance(value, str) and isinstance(parent[key], str)):
-            parent[key] = value
-        elif isinstance(parent[key], dict) and _class_name(parent[key]) is not None and _swaps(parent[key], value):
-            parent[key] = value if isinstance(value, dict) else {"class_path": value}
+        below = parent.get(path[-1])
+        if isinstance(value, list) or (isinstance(value, str) and isinstance(below, str)):
+            parent[path[-1]] = value
+        elif isinstance(value, dict):
+            parent[path[-1]] = merge(below, value)
+        elif isinstance(below, dict) and _class_name(value) not in (None, _class_name(below)):
+            parent[path[-1]] = {"class_path": value}
     return config
 
 
 def explicit_paths(config: Config, arguments: Arguments) -> set[tuple[str, ...]]:
     """Every place that a file or an option names, with all places above it; ``init_args`` left out."""
     leaves = [path for path, _ in flatten(config)]
-    leaves += [tuple(part for part in path if part != "init_args") for path, _ in arguments.pairs()]
+    for path, text in arguments.pairs():
+        place = tuple(part for part in path if part != "init_args")
+        leaves += [place + below for below, _ in flatten(_parse(text))]
     return {path[: i + 1] for path in leaves for i in range(len(path))}
 
 
@@ -156,7 +172,7 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
     own = _signature(cls)
     for key, value in list(vars(arguments).items()):
         place = (*path, key)
-        if hasattr(value, "keys"):
+        if isinstance(value, Namespace):
             reset_defaults(value, explicit, place, cls)
         elif replaced and place not in explicit and key in own and _is_plain(own[key]):
             arguments[key] = own[key]
@@ -172,11 +188,6 @@ def _descend(config: Config, path: Sequence[str]) -> Config | None:
             break
         node = node.get(part) if isinstance(node, dict) else None
     return node if isinstance(node, dict) else None
-
-
-def _swaps(node: Any, value: Any) -> bool:
-    """Whether ``value`` names another class than ``node`` does."""
-    return _class_name(value) not in (None, _class_name(node))
 
 
 def _class_name(node: Any) -> str | None:
@@ -214,6 +225,18 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def class_paths(config: Any) -> Iterator[str]:
+    """Every class that a configuration names, also within lists."""
+    if isinstance(config, list):
+        for item in config:
+            yield from class_paths(item)
+    elif isinstance(config, dict):
+        if isinstance(config.get("class_path"), str):
+            yield config["class_path"]
+        for value in config.values():
+            yield from class_paths(value)
 
 
 def differences(checkpoint: Mapping[str, Any], used: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -35,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserMistake as mistake:
         if show_traceback:
             traceback.print_exc()
-        sys.stderr.write(f"dinopl: error: {mistake}\n")
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one tells it
+            sys.stderr.write(f"dinopl: error: {mistake}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("dinopl: interrupted\n")
@@ -65,6 +66,6 @@ def _dispatch(words: list[str]) -> int:
 
             run(command, rest)
         case [command, *_]:
-            hint = did_you_mean(command, [*RUNS, *TOOLS])
+            hint = did_you_mean(command, [*RUNS, *TOOLS, "--help", "--version"])
             raise UserMistake(f"{command}: no such command{hint} `dinopl --help` lists them.")
     return 0

@@ -36,7 +36,10 @@ def one_line(message: str, options: Iterable[str]) -> str:
     """
     classes = _CLASS_PATH.findall(message)
     if match := _UNKNOWN_CLASS.search(message):
-        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], _class_names())}"
+        names = _class_names()
+        if match[1] in names:
+            return f"{_option(message)}: {match[1]} is a class of another kind than this option takes."
+        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], names)}"
     if match := _UNKNOWN_ARGUMENT.search(message) or _UNKNOWN_KEY.search(message):
         name = match[1].rstrip("+")
         if not classes:

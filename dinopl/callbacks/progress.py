@@ -33,7 +33,7 @@ class RunProgress(TQDMProgressBar):
         self.plain = not sys.stdout.isatty() if plain is None else plain
         self._seconds = PLAIN_SECONDS if self.plain else seconds
         self._drawn = time.monotonic()
-        self._began = (self._drawn, 0)
+        self._began: tuple[float, int] | None = None
 
     @property
     def is_enabled(self) -> bool:
@@ -51,12 +51,19 @@ class RunProgress(TQDMProgressBar):
         return metrics
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the estimate."""
+        """Forgets the clock of an earlier training."""
         super().on_train_start(trainer, pl_module)
-        self._began = (time.monotonic(), trainer.global_step)
+        self._began = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the estimate, once everything that happens before the first step has happened."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._began = self._began or (time.monotonic(), trainer.global_step)
 
     def _seconds_left(self, trainer: Trainer) -> float | None:
         """Time for the remaining steps, at the pace since training began, all pauses included; None if unbounded."""
+        if self._began is None:
+            return None
         began, first = self._began
         taken, total = trainer.global_step - first, trainer.estimated_stepping_batches
         if taken < 1 or math.isinf(total):

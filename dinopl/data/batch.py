@@ -22,6 +22,8 @@ def as_batch(batch: Any) -> ImageBatch:
         ValueError: if the batch is none of these.
     """
     if isinstance(batch, dict):
+        if "views" not in batch:
+            raise ValueError(f"a batch that is a dict must hold 'views', got {', '.join(map(repr, batch)) or 'none'}.")
         return batch  # type: ignore[return-value]
     images, *rest = batch if isinstance(batch, list | tuple) else (batch,)
     views = list(images) if isinstance(images, list | tuple) else [images]

@@ -143,7 +143,7 @@ class ImageDataModule(LightningDataModule):
 
         Args:
             stage: "fit" also checks that the batch is not larger than the training data, "validate" that there is
-                something to validate on.
+                something to validate on; each, that every process gets images of the splits that are shared out.
 
         Raises:
             FileNotFoundError: if data are not there.
@@ -163,6 +163,13 @@ class ImageDataModule(LightningDataModule):
                 f"--data.batch_size {self.batch_size}{each}: there are only {self.num_train} training images; "
                 f"give at most {self.num_train // processes}."
             )
+        shared: tuple[Split, ...] = ("test", self.predict_split, *(("val",) if self.val_size else ()))
+        for split in shared:
+            if (count := len(self._rows(split))) < processes:
+                raise ValueError(
+                    f"--trainer.devices: {processes} processes cannot share the {count} images of the {split} split; "
+                    "use fewer."
+                )
 
     def teardown(self, stage: str) -> None:
         """Frees the device's copies of the images."""
@@ -203,7 +210,18 @@ class ImageDataModule(LightningDataModule):
         return self._eval_loader(self.predict_split)
 
     def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
-        """The splits to probe, un-augmented and in order, whole on every process; no "val" if none is held out."""
+        """The splits to probe, un-augmented and in order, whole on every process; no "val" if none is held out.
+
+        Raises:
+            ValueError: if images have no labels.
+        """
+        splits = self._of(probe=True)
+        if min(splits.label(split).min() for split in ("train", "test")) < 0:
+            source = self.probe_dataset or self.dataset
+            raise ValueError(
+                f"--data.probe_dataset: the images of {source.name} have no labels; probe on another set, "
+                "or set --model.probes null."
+            )
         names: tuple[Split, ...] = ("train", "val", "test") if self.val_size else ("train", "test")
         return {name: self._eval_loader(name, probe=True) for name in names}
 
@@ -217,9 +235,6 @@ class ImageDataModule(LightningDataModule):
             nested_subset(splits.label("train"), size, self._stream, option)
             for splits, (option, size) in zip((self._splits, self._probe_splits), sizes.items(), strict=True)
         )
-        if min(self._probe_splits.label(split).min() for split in ("train", "test")) < 0:
-            source = self.probe_dataset or self.dataset
-            raise ValueError(f"--data.probe_dataset: the images of {source.name} have no labels; probe on another set.")
 
     def _read_source(self, source: ImageSource) -> SplitImages:
         return read_splits(
@@ -240,17 +255,20 @@ class ImageDataModule(LightningDataModule):
         return splits
 
     def _train_loader(self, sampler: OrderSampler, views: list[ImageView]) -> ImageLoader:
-        splits = self._of(probe=False)
-        return self._loader(splits, "train", splits.rows["train"][self._subset], sampler, views)
+        return self._loader(self._of(probe=False), "train", self._rows("train"), sampler, views)
 
     def _eval_loader(self, split: Split, *, probe: bool = False) -> ImageLoader:
-        splits = self._of(probe=probe)
-        rows = splits.rows[split]
-        if split == "train":
-            rows = rows[self._probe_subset if probe else self._subset]
+        rows = self._rows(split, probe=probe)
         rank, processes = (0, 1) if probe else self._place()[1:]
         sampler = EvalSampler(len(rows), self.eval_batch_size, rank, processes)
-        return self._loader(splits, split, rows, sampler, [WholeImage(self.image_shape[1:])])
+        return self._loader(self._of(probe=probe), split, rows, sampler, [WholeImage(self.image_shape[1:])])
+
+    def _rows(self, split: Split, *, probe: bool = False) -> Tensor:
+        """Where the samples of a split are, after the cut to a subset."""
+        rows = self._of(probe=probe).rows[split]
+        if split != "train":
+            return rows
+        return rows[self._probe_subset if probe else self._subset]
 
     def _loader(
         self, splits: SplitImages, split: Split, rows: Tensor, sampler: OrderSampler, views: list[ImageView]

@@ -40,7 +40,7 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
     if isinstance(size, int):
         return size
     anchor = next((p for p in encoder.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.no_grad(), _evaluating(encoder):
+    with torch.no_grad(), evaluation(encoder):
         embedding = encoder(torch.zeros(1, *shape, dtype=anchor.dtype, device=anchor.device))
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         found = tuple(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
@@ -52,12 +52,12 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards each submodule is in its own mode again."""
-    modes = [(layer, layer.training) for layer in module.modules()]
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Puts a module in eval mode for a block; afterwards every submodule has the training flag that it had before."""
+    modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
         yield
     finally:
-        for layer, training in modes:
-            layer.training = training
+        for part, training in modes:
+            part.training = training

@@ -3,7 +3,7 @@
 from dinopl.probes.base import Probe, standardize
 from dinopl.probes.callback import ProbeCallback
 from dinopl.probes.converged import LDAProbe, LogisticRegressionProbe
-from dinopl.probes.features import Features, accuracies, evaluation, extract_features
+from dinopl.probes.features import Features, accuracies, extract_features
 from dinopl.probes.knn import KNNProbe, knn_predict
 from dinopl.probes.linear import LinearProbe, linear_probe
 
@@ -16,7 +16,6 @@ __all__ = [
     "Probe",
     "ProbeCallback",
     "accuracies",
-    "evaluation",
     "extract_features",
     "knn_predict",
     "linear_probe",

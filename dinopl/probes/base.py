@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from dinopl.losses import at_least_float32
+
 
 class Probe(ABC):
     """A classifier that is trained on frozen features of the training split and predicts other samples' classes.
@@ -68,11 +70,6 @@ def standardize(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
     std, mean = torch.std_mean(train, dim=0, correction=1 if len(train) > 1 else 0)
     std = torch.where(std < 10 * torch.finfo(std.dtype).eps, torch.ones_like(std), std)
     return tuple((at_least_float32(x) - mean) / std for x in (train, *others))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """The tensor itself in float32 or float64, any other type as float32."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def check_features(train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int) -> None:

@@ -15,9 +15,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from dinopl.encoders.common import evaluation
 from dinopl.probes.base import Probe
-from dinopl.probes.features import Features, accuracies, evaluation, extract_features
-from dinopl.probes.loaders import probe_loaders
+from dinopl.probes.features import Features, accuracies, extract_features
+from dinopl.probes.knn import KNNProbe
+from dinopl.probes.loaders import probe_loaders, sample_count
 from dinopl.seeds import stream_seed
 
 PREFIXES = {"test": "probe", "val": "probe_val"}
@@ -58,6 +60,7 @@ class ProbeCallback(Callback):
         self.probes = list(probes)
         self.probe_epochs = probe_epochs
         self._seed = 0
+        self._fitted = False
         self._data: Any = None
         self._train_loader: Any = None
         self._kept: dict[str, dict[str, dict[str, float]]] = {}
@@ -66,14 +69,22 @@ class ProbeCallback(Callback):
         self._last_values: dict[str, float] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets what an earlier run found; a test after a fit on the same data reuses input and static teacher."""
+        """Forgets what an earlier run found; a test after a fit on the same data reuses input and static teacher.
+
+        Raises:
+            ValueError: if the data module's images cannot be probed.
+        """
         data = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" or data is None or data is not self._data:
             self._kept.clear()
         if stage == "fit":
             self._epochs_completed, self._last_step, self._last_values = 0.0, None, {}
         self._data = data
-        self._seed = stream_seed("probe")
+        if stage == "fit" or not self._fitted:  # what follows a fit keeps its seed: resuming moves the run's
+            self._seed = stream_seed("probe")
+        self._fitted = self._fitted or stage == "fit"
+        if self.probes and stage != "predict" and hasattr(data, "probe_dataloaders"):
+            check_neighbours(self.probes, sample_count(data.probe_dataloaders()["train"]))
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Forgets the teacher that was probed before."""
@@ -204,10 +215,27 @@ def subject_features(
     network = getattr(pl_module, subject)
 
     def embed(images: Tensor) -> Tensor:
-        return network.embed(trainer.precision_plugin.convert_input(images))
+        # as in training: images are made outside of the context, which changes the default floating-point type
+        images = trainer.precision_plugin.convert_input(images)
+        with trainer.precision_plugin.forward_context():
+            return network.embed(images)
 
-    with evaluation(network), trainer.precision_plugin.forward_context():
+    with evaluation(network):
         return {split: extract_features(embed, batches, pl_module.device) for split, batches in loaders.items()}
+
+
+def check_neighbours(probes: Iterable[Probe], samples: int | None) -> None:
+    """Refuses more neighbours than there are training samples, where their number is known.
+
+    Raises:
+        ValueError: naming the probe.
+    """
+    for probe in probes:
+        if isinstance(probe, KNNProbe) and samples is not None and probe.k > samples:
+            raise ValueError(
+                f"--model.probes: k={probe.k} of probe {probe.name!r} is more than the {samples} samples that probes "
+                "are trained on; lower k or probe on more samples."
+            )
 
 
 def on_first_process(trainer: Trainer, measure: Callable[[], dict[str, float]]) -> dict[str, float]:

@@ -6,12 +6,11 @@ device as one float32 tensor, and a probe is trained once for all splits that it
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dinopl.data.batch import as_batch
 from dinopl.probes.base import Probe
@@ -45,18 +44,6 @@ def extract_features(embed: Callable[[Tensor], Tensor], batches: Iterable[Any], 
     if not x:
         raise ValueError("a split to probe has no batches: give it at least one, or leave the split out")
     return Features(torch.cat(x), torch.cat(y))
-
-
-@contextmanager
-def evaluation(module: nn.Module) -> Iterator[None]:
-    """Puts a module in eval mode for a block; afterwards every submodule has the training flag that it had before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def accuracies(

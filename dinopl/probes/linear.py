@@ -12,7 +12,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from dinopl.probes.base import Probe, at_least_float32
+from dinopl.losses import at_least_float32
+from dinopl.probes.base import Probe
 
 
 def linear_probe(

@@ -1,11 +1,13 @@
 """Which batches the probes see: the data module's own, or what the trainer was given."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from itertools import islice
 from typing import Any
 
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, IterableDataset
+
+from dinopl.data.loader import ImageLoader
 
 
 def probe_loaders(trainer: Trainer, splits: Iterable[str], train: Any = None) -> dict[str, Iterable[Any]]:
@@ -56,3 +58,9 @@ def in_order(loader: Any) -> Iterable[Any]:
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return loader
     return DataLoader(loader.dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+
+
+def sample_count(loader: Any) -> int | None:
+    """Number of samples of a loader; None where only running through it would tell."""
+    samples = loader.rows if isinstance(loader, ImageLoader) else getattr(loader, "dataset", None)
+    return len(samples) if isinstance(samples, Sized) else None

@@ -50,10 +50,10 @@ def test_the_later_layer_wins_and_nothing_else_is_lost(base: dict[str, Any], lat
             assert kept[path] == value
 
 
-@given(mappings, mappings, mappings)
+@given(mappings)
 @settings(max_examples=50, deadline=None)
-def test_merging_is_associative(a: dict[str, Any], b: dict[str, Any], c: dict[str, Any]) -> None:
-    assert merge(merge(a, b), c) == merge(a, merge(b, c))
+def test_an_empty_layer_changes_nothing(layer: dict[str, Any]) -> None:
+    assert merge(layer, {}) == merge({}, layer) == merge(layer, layer) == layer
 
 
 def test_a_named_class_takes_its_arguments_with_it() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinopl.encoders import VGG11, MiniVGG, ResNet18, embedding_size
+from dinopl.encoders import VGG11, MiniVGG, ResNet18, embedding_size, evaluation
 from dinopl.seeds import seeded
 from dinopl.types import ImageShape
 
@@ -172,3 +172,16 @@ def test_embedding_size_of_any_module(dtype):
 def test_embedding_size_refuses_feature_maps():
     with pytest.raises(ValueError, match=r"Spy returns \(1, 3, 3, 4\)"):
         embedding_size(Spy(flatten=False), ImageShape(1, 5, 6))
+
+
+def test_evaluation_restores_every_flag():
+    module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.Linear(3, 3)))
+    module[1].eval()
+    module[1][1].train()
+    flags = [part.training for part in module.modules()]
+    with evaluation(module):
+        assert not any(part.training for part in module.modules())
+    assert [part.training for part in module.modules()] == flags
+    with pytest.raises(RuntimeError), evaluation(module):
+        raise RuntimeError
+    assert [part.training for part in module.modules()] == flags

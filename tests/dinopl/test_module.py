@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 from dinopl import ImageDataModule, SelfDistillation
-from dinopl.data import CropFlip
+from dinopl.data import CropFlip, WholeImage
 from dinopl.encoders import MiniVGG, ResNet18
 from dinopl.heads import ProjectionHead
 from dinopl.initialization import IndependentStart, InterpolatedStart
@@ -285,3 +285,41 @@ def test_draws_have_streams_of_their_own() -> None:
     assert not {p.data_ptr() for p in one.teacher.parameters()} & {p.data_ptr() for p in one.student.parameters()}
     seed_everything(1, verbose=False)
     assert not torch.equal(vector(module().teacher), vector(one.teacher))
+
+
+def test_several_views_are_never_cached() -> None:
+    views = [WholeImage(), WholeImage(8)]
+    model = module(student=IndependentStart())
+    fit(model, 1, data(views=views))
+    assert not model.teacher_cache.filled
+    with pytest.raises(ValueError, match=r"--model.cache_teacher true: there are several views"):
+        fit(module(cache_teacher=True), 1, data(views=views))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_a_cached_teacher_is_the_teacher_in_every_precision(precision: Any) -> None:
+    """With the squared error a student at its teacher moves as soon as the cache differs in one bit."""
+    model = module(loss=MSEViews(), cache_teacher=True)
+    runner = fit(model, 20, precision=precision)
+    start = module(loss=MSEViews()).student
+    assert runner.global_step == 20
+    torch.testing.assert_close(vector(model.student), vector(start), atol=0, rtol=0)
+
+
+def test_a_pairing_without_pairs_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"--model.loss.pairing: 'opposite' leaves no pair"):
+        fit(module(loss=KLViews(pairing="opposite")), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"optimizer": None}, "--model.optimizer null"), ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay")],
+)
+def test_bad_options_are_refused_by_the_constructor(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        module(**options)
+
+
+def test_data_without_an_image_shape_are_told_apart() -> None:
+    with pytest.raises(ValueError, match=r"--model.image_shape: the data do not tell it"):
+        SelfDistillation(None)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dinopl.data.images import ImageFiles, as_tensor
 from dinopl.data.sources.base import ImageSource, SourceInfo, one_line
@@ -36,7 +37,7 @@ class TorchvisionImages(ImageSource):
     image being a PIL image, an array or a uint8 tensor. By default it is normalised by its training images.
 
     Args:
-        dataset: class path of the data set.
+        dataset: class path of the data set, a subclass of ``torch.utils.data.Dataset``.
         train_args: further arguments for the training split; null is ``{train: true}``.
         test_args: further arguments for the test split; null is ``{train: false}``.
         num_classes: number of classes; null counts the labels, for which the data must be there already.
@@ -125,16 +126,25 @@ class TorchvisionImages(ImageSource):
 
 
 def find_class(path: str) -> Any:
-    """What a dotted path names.
+    """The data set class that a dotted path names. Nothing else is accepted: a configuration must not call anything.
 
     Raises:
-        ValueError: if there is no such thing.
+        ValueError: if there is no such thing, or it is no data set class.
     """
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"dataset {path} of TorchvisionImages: not a class that can be imported ({error}).") from error
+        raise ValueError(
+            f"--data.dataset.dataset {path}: not a class that can be imported ({one_line(error)}); "
+            "give a class path such as torchvision.datasets.SVHN."
+        ) from error
+    if not (inspect.isclass(found) and issubclass(found, Dataset)):
+        raise ValueError(
+            f"--data.dataset.dataset {path}: not a subclass of torch.utils.data.Dataset; "
+            "give the class path of one, such as torchvision.datasets.SVHN."
+        )
+    return found
 
 
 def item_labels(items: Any) -> Tensor:

@@ -13,7 +13,9 @@ from dinopl.callbacks import PredictionWriter, RunFolder
 from dinopl.callbacks.predictions import in_order, to_arrays
 
 
-@pytest.mark.filterwarnings("ignore:Your `predict_dataloader`'s sampler has shuffling enabled:UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Your `predict_dataloader`'s sampler has shuffling enabled:UserWarning:lightning.pytorch"
+)
 def test_the_file_is_in_the_order_of_the_data_set(tmp_path: Path) -> None:
     run, writer, model = RunFolder(), PredictionWriter(), Tiny()
     make_trainer(tmp_path, run, writer).predict(model, loader(13, shuffle=True), return_predictions=False)

@@ -15,7 +15,9 @@ from dinopl.callbacks import ExactResume, RunFolder
 from dinopl.callbacks.resume import random_states, restore_random_states
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning:.*lightning.pytorch"  # `.*` for pytest.warns
+)
 
 
 class Noisy(Tiny):

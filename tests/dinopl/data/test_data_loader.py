@@ -16,6 +16,7 @@ from dinopl.data import (
     OrderSampler,
     WholeImage,
 )
+from dinopl.data.batch import as_batch
 from dinopl.data.loader import ViewRecipe, make_views
 from dinopl.data.stores import TensorStore, WorkerStore, channel_moments, read_all
 from dinopl.data.views import crop_flip
@@ -202,3 +203,9 @@ def test_evaluation_is_in_order_and_augments_nothing() -> None:
     loader = a_loader([WholeImage()], EvalSampler(10, 4))
     loader.sampler.set_epoch(3)
     assert [batch["index"].tolist() for batch in loader] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("batch", [{"image": torch.zeros(2, 1, 4, 4)}, {}])
+def test_a_dict_without_views_is_no_batch(batch: dict) -> None:
+    with pytest.raises(ValueError, match=r"a batch that is a dict must hold 'views', got ('image'|none)"):
+        as_batch(batch)

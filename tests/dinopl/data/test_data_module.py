@@ -178,7 +178,7 @@ def test_probing_another_set_than_is_distilled() -> None:
     assert module.num_classes == 10
     assert module.num_train == 54
     train = views_of(module.cache_dataloader())
-    torch.testing.assert_close(train, train, equal_nan=False)
+    assert torch.equal(train, views_of(ready(dataset=noise(num_train=60), batch_size=32).cache_dataloader()))
     assert float(train.std()) == pytest.approx(1, abs=0.05)
     probes = module.probe_dataloaders()
     assert [len(indices_of(probes[split])) for split in ("train", "val", "test")] == [1167, 130, 500]
@@ -211,10 +211,15 @@ class Unlabelled(ImageSource):
 
 
 def test_unlabelled_images_can_be_distilled_but_not_probed() -> None:
-    with pytest.raises(ValueError, match=r"--data.probe_dataset: the images of Unlabelled have no labels"):
-        ready(dataset=Unlabelled(), batch_size=8)
-    module = ready(dataset=Unlabelled(), probe_dataset=DigitsImages(), batch_size=8)
+    module = ready(dataset=Unlabelled(), batch_size=8)
     assert next(iter(module.train_dataloader()))["label"].tolist() == [-1] * 8
+    with pytest.raises(
+        ValueError, match=r"--data.probe_dataset: the images of Unlabelled have no labels; .* --model.probes null"
+    ):
+        module.probe_dataloaders()
+    module = ready(dataset=Unlabelled(), probe_dataset=DigitsImages(), batch_size=8)
+    assert labels_of(module.train_dataloader()).tolist() == [-1] * 27
+    assert labels_of(module.probe_dataloaders()["train"]).min() == 0
 
 
 def test_gray_images_become_rgb_on_demand() -> None:
@@ -332,6 +337,19 @@ def test_a_batch_larger_than_the_data_is_refused(batch_size: int, processes: int
     fits = ImageDataModule(noise(40), batch_size=36 // processes, seed=0)
     assert with_trainer(fits, 0, processes).num_train == 36
     ImageDataModule(noise(40), batch_size=1000).setup("test")  # nothing is trained
+
+
+@pytest.mark.parametrize(
+    ("options", "split", "count"),
+    [({"val_size": 2}, "val", 2), ({"val_size": 0, "test_size": 1}, "test", 1)],
+)
+def test_fewer_evaluation_images_than_processes_are_refused(options: dict, split: str, count: int) -> None:
+    message = f"--trainer.devices: 3 processes cannot share the {count} images of the {split} split; use fewer"
+    with pytest.raises(ValueError, match=message) as caught:
+        with_trainer(ImageDataModule(noise(40), batch_size=4, seed=0, **options), 0, 3)
+    assert "\n" not in str(caught.value)
+    module = with_trainer(ImageDataModule(noise(40), batch_size=4, seed=0, **options), 0, count)
+    assert len(module.test_dataloader()) > 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from torch.utils.data import Dataset
 
 from dinopl.data import (
     CIFAR10Images,
@@ -254,7 +255,7 @@ def test_impossible_noise_is_refused(options: dict, message: str) -> None:
         NoiseImages(DigitsImages(), **options)
 
 
-class Toy:
+class Toy(Dataset):
     """A torchvision-style set in this file: no root, no download, items are arrays."""
 
     def __init__(self, count: int, offset: int = 0, label: object = 1) -> None:
@@ -289,8 +290,22 @@ def test_a_torchvision_set_is_read_by_class_path() -> None:
 
 @pytest.mark.parametrize("path", ["torchvision.datasets.NoSuchSet", "no.such.module.Set", "Set", ""])
 def test_a_class_that_is_not_there_is_named(path: str) -> None:
-    with pytest.raises(ValueError, match=f"dataset {path} of TorchvisionImages: not a class"):
+    with pytest.raises(ValueError, match=f"--data.dataset.dataset {path}: not a class .*; give") as caught:
         TorchvisionImages(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["os.abort", "subprocess.Popen", "torch.utils.data.get_worker_info"])
+def test_what_is_no_data_set_class_is_not_called(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    if path != "subprocess.Popen":
+        monkeypatch.setattr(path, lambda *args, **options: called.append(path))
+    else:
+        monkeypatch.setattr("subprocess.Popen.__init__", lambda *args, **options: called.append(path))
+    with pytest.raises(ValueError, match=f"--data.dataset.dataset {path}: not a subclass of .*; give") as caught:
+        TorchvisionImages(path, {"args": "true"}, {}, num_classes=2, image_shape=(1, 8, 8)).prepare(Path())
+    assert "\n" not in str(caught.value)
+    assert called == []
 
 
 def test_arguments_that_do_not_fit_are_named() -> None:

@@ -15,15 +15,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from dinopl.callbacks import ExactResume
+from dinopl.data import ImageDataModule
 from dinopl.probes import KNNProbe, LinearProbe, ProbeCallback, extract_features
 from dinopl.probes.callback import on_first_process
 from dinopl.seeds import stream_seed
-
-# what Lightning says about small data and few workers, and what its use of torch's trees makes torch say
-pytestmark = [
-    pytest.mark.filterwarnings(r"ignore:.*LeafSpec.* is deprecated:FutureWarning:lightning.pytorch.utilities._pytree"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning:lightning.pytorch"),
-]
 
 CPU = torch.device("cpu")
 SIZES = {"train": 60, "val": 20, "test": 24}
@@ -316,6 +312,54 @@ def test_a_resumed_run_repeats_no_point(tmp_path):
     assert resumed.probe_callback.state_dict()["step"] == 16
 
 
+class Seeds(KNNProbe):
+    """Notes the seeds that it is given."""
+
+    def __init__(self):
+        super().__init__(k=5)
+        self.seen = []
+
+    def fit_predict(self, train_x, train_y, x, num_classes, seed):
+        self.seen.append(seed)
+        return super().fit_predict(train_x, train_y, x, num_classes, seed)
+
+
+def test_the_test_after_a_resumed_fit_has_the_seed_of_the_fit(tmp_path):
+    """Resuming brings back the random states of the first run, and with them its seed."""
+    _, trainer = fit(tmp_path, callbacks=[ExactResume()], max_epochs=1, logger=False)
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    seeds = Seeds()
+    torch.manual_seed(5)
+    expected = stream_seed("probe")
+    module, trainer = Module([seeds]), make_trainer(tmp_path, callbacks=[ExactResume()], max_epochs=2, logger=False)
+    trainer.fit(module, datamodule=Data(), ckpt_path=tmp_path / "first.ckpt")
+    points_seen = len(seeds.seen)
+    assert points_seen > 0
+    assert stream_seed("probe") != expected
+    trainer.test(module, datamodule=trainer.datamodule, verbose=False)
+    assert len(seeds.seen) > points_seen
+    assert set(seeds.seen) == {expected}
+    torch.manual_seed(6)
+    seeds.seen.clear()
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, datamodule=Data())
+    assert set(seeds.seen) == {stream_seed("probe", 6)}
+
+
+@pytest.mark.parametrize("method", ["fit", "validate", "test"])
+def test_more_neighbours_than_samples_are_refused_before_anything_runs(tmp_path, method):
+    module = Module([LinearProbe(), KNNProbe(k=61, name="near")])
+    message = "--model.probes: k=61 of probe 'near' is more than the 60 samples that probes are trained on; lower k"
+    with pytest.raises(ValueError, match=message) as caught:
+        getattr(make_trainer(tmp_path), method)(module, datamodule=Data())
+    assert "\n" not in str(caught.value)
+    assert module.student.embeds == 0
+    module = Module([KNNProbe(k=31)])
+    with pytest.raises(ValueError, match="k=31 of probe 'knn' is more than the 30 samples"):
+        getattr(make_trainer(tmp_path), method)(module, datamodule=ImageDataModule(probe_train_size=30))
+    make_trainer(tmp_path / "plain", max_epochs=1).fit(Module([KNNProbe(k=60)]), datamodule=Data())
+
+
 def test_validate_and_test_probe_their_own_split(tmp_path):
     module = Module()
     trainer = make_trainer(tmp_path)
@@ -349,6 +393,42 @@ def test_features_follow_the_trainers_precision(tmp_path, precision):
     assert {dtype for dtype, _, _ in seen} == {torch.float32}
     embedded = [rounded for _, width, rounded in seen if width == 8]
     assert embedded == [precision != "64-true"] * 3
+
+
+class Bytes(Data):
+    """Integers that a loader makes into images of the default floating-point type, as stores of images do."""
+
+    def loader(self, name, **options):
+        def collate(items):
+            images, labels = zip(*items, strict=True)
+            return torch.stack(images).to(torch.get_default_dtype()) / 255, torch.tensor(labels)
+
+        images, labels = draw_split(name)
+        stored = TensorDataset((images * 50 + 128).clamp(0, 255).byte(), labels)
+        return DataLoader(stored, batch_size=16, collate_fn=collate, **options)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("64-true", torch.float64), ("bf16-true", torch.bfloat16)])
+def test_images_are_made_as_in_training_whatever_the_precision(tmp_path, precision, dtype):
+    """In float32, and then converted: not in the default type of the block that runs the network."""
+    seen = []
+
+    class Look(KNNProbe):
+        def fit_predict(self, train_x, *args):
+            seen.append(train_x)
+            return super().fit_predict(train_x, *args)
+
+    module, data = Module([Look(k=5)]), Bytes()
+    make_trainer(tmp_path, precision=precision).test(module, datamodule=data, verbose=False)
+    images = torch.cat([batch[0] for batch in data.loader("train")])
+    assert images.dtype == torch.float32
+    student = Module([]).student.eval().to(dtype)
+    with torch.no_grad():
+        expected = student.layers(images.to(dtype)).float()
+    for found in seen[1:]:
+        assert found.dtype == torch.float32
+    assert torch.equal(seen[0], images.flatten(1))
+    torch.testing.assert_close(seen[2], expected, rtol=0, atol=0)
 
 
 def test_progress_bar_shows_the_students_first_probe(tmp_path):

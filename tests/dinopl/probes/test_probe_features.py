@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinopl.probes import Features, KNNProbe, LinearProbe, Probe, accuracies, evaluation, extract_features
+from dinopl.probes import Features, KNNProbe, LinearProbe, Probe, accuracies, extract_features
 
 CPU = torch.device("cpu")
 
@@ -32,19 +32,6 @@ def test_plain_batches_and_a_single_sample_at_the_end():
 def test_a_split_without_batches_is_refused():
     with pytest.raises(ValueError, match="has no batches"):
         extract_features(nn.Identity(), [], CPU)
-
-
-def test_evaluation_restores_every_flag():
-    module = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.Linear(3, 3)))
-    module[1].eval()
-    module[1][1].train()
-    flags = [part.training for part in module.modules()]
-    with evaluation(module):
-        assert not any(part.training for part in module.modules())
-    assert [part.training for part in module.modules()] == flags
-    with pytest.raises(RuntimeError), evaluation(module):
-        raise RuntimeError
-    assert [part.training for part in module.modules()] == flags
 
 
 class Counting(Probe):

@@ -68,10 +68,25 @@ def test_probes_are_in_the_order_of_the_results(tmp_path):
     assert order == [["linear", "knn"], ["knn", "linear"]]
 
 
-@pytest.mark.parametrize("history", [History({}), make_history(epochs=(0,), kl=0), make_history(epochs=(), kl=7)])
-def test_runs_with_gaps(tmp_path, history):
-    path = save_figure(distillation_figure(make_run(tmp_path, history)), tmp_path / "figures" / "distillation.png")
-    assert path.stat().st_size > 5000
+@pytest.mark.parametrize(
+    ("history", "drawn"),
+    [
+        (History({}), (0, 0)),
+        (make_history(epochs=(0,), kl=0), (6, 0)),  # three subjects under two probes
+        (make_history(epochs=(), kl=7), (0, 1)),
+    ],
+)
+def test_runs_with_gaps(tmp_path, history, drawn):
+    """A panel without data says so, and has no other text in it; there is a legend only where probes are drawn."""
+    figure = distillation_figure(make_run(tmp_path, history))
+    for axes, count in zip(figure.axes, drawn, strict=True):
+        assert len(axes.get_lines()) == count
+        assert [text.get_text() for text in axes.texts] == ([] if count else ["no points yet"])
+    assert len(figure.legends) == bool(drawn[0])
+    path = save_figure(figure, tmp_path / "figures" / "distillation.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with path.with_suffix(".csv").open(newline="") as file:
+        assert {row["metric"] for row in csv.DictReader(file)} == lines(figure).keys()
 
 
 def test_png_and_csv(tmp_path):
