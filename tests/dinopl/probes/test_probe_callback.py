@@ -401,7 +401,7 @@ class Bytes(Data):
     def loader(self, name, **options):
         def collate(items):
             images, labels = zip(*items, strict=True)
-            return torch.stack(images).to(torch.get_default_dtype()) / 255, torch.tensor(labels)
+            return torch.stack(images).to(torch.get_default_dtype()) / 255 - 0.3, torch.tensor(labels)
 
         images, labels = draw_split(name)
         stored = TensorDataset((images * 50 + 128).clamp(0, 255).byte(), labels)
