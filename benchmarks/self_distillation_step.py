@@ -74,7 +74,7 @@ SETTINGS = {
         256,
         {"hidden": (2048, 2048), "bottleneck_dim": 256, "out_dim": 65536},
         steps=2,
-        turns=5,
+        turns=3,
         config=["--config", "configs/dinopl/cifar10_vgg11.yaml"],
     ),
 }
@@ -243,7 +243,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for precision in options.precision:
             rows = [r for s in options.setting for r in measure(SETTINGS[s], precision, options.threads, Path(folder))]
-            write_csv(results_file("self_distillation_step", precision), rows)
+            write_csv(results_file(f"self_distillation_step_{'-'.join(options.setting)}", precision), rows)
 
 
 if __name__ == "__main__":
