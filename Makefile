@@ -34,9 +34,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV): two to four minutes"
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(BIN)/python
+	@echo "installing into $(VENV): two to four minutes"
 	$(BIN)/python -m pip install --quiet --editable ".[dev,sweep]"
 	@touch $@ $(VENV)/run.stamp

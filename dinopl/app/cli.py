@@ -6,6 +6,7 @@ defaults; one run folder a run, made only once everything is set up; a user's mi
 
 import contextlib
 import inspect
+import os
 import signal
 import sys
 import textwrap
@@ -96,7 +97,7 @@ class DinoplCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The runs, and what the command itself passes to each."""
-        skip = {"model", "datamodule", "dataloaders", "return_predictions"}
+        skip = {"model", "datamodule", "dataloaders", "return_predictions", "verbose"}
         return dict.fromkeys(("validate", "test", "predict"), skip) | {
             "fit": {"model", "datamodule", "train_dataloaders", "val_dataloaders"}
         }
@@ -202,11 +203,11 @@ class DinoplCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Losses and probes on the split held out of the training data."""
-        self._evaluate(self.trainer.validate, **kwargs)
+        self._evaluate(self.trainer.validate, verbose=False, **kwargs)
 
     def test(self, **kwargs: Any) -> None:
         """Losses and probes on the test split."""
-        self._evaluate(self.trainer.test, **kwargs)
+        self._evaluate(self.trainer.test, verbose=False, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Embeddings and logits, to ``predictions.npz``."""
@@ -215,6 +216,13 @@ class DinoplCLI(LightningCLI):
     def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
         with self._reported():
             evaluate(**kwargs)
+
+    def _tell_how_to_resume(self) -> None:
+        checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
+        if checkpoint.is_file() and self.trainer.is_global_zero:
+            sys.stderr.write(
+                f"stopped in epoch {self.trainer.current_epoch + 1}; go on with: dinopl fit --ckpt_path {checkpoint}\n"
+            )
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -230,6 +238,7 @@ class DinoplCLI(LightningCLI):
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+            self._tell_how_to_resume()
             raise KeyboardInterrupt from None
         except (*MISTAKES, RuntimeError) as error:
             if self.run_folder.created or not _is_mistake(error):
@@ -237,6 +246,12 @@ class DinoplCLI(LightningCLI):
             raise UserMistake(_first_line(error)) from error
         finally:
             show_summary(self.run_folder)
+
+
+def _importable_from_here() -> None:
+    """Lets options name classes of modules in the working directory, as ``python -m`` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
 
 
 def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
@@ -253,6 +268,7 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         UserMistake: what the user can put right.
     """
     arguments = Arguments.parse(command, tokens)
+    _importable_from_here()
     with quiet():
         return DinoplCLI(arguments)
 

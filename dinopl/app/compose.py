@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from dinopl.app.configs import config_name, config_names, shipped_config
 from dinopl.app.errors import UserMistake
+from dinopl.app.suggest import did_you_mean
 
 Config = dict[str, Any]
 
@@ -69,17 +71,19 @@ class Arguments:
 
 
 def read_config(file: str) -> Config:
-    """Reads a YAML mapping.
+    """Reads a YAML mapping: a file, or a shipped configuration by its name where there is no such file.
 
     Raises:
         UserMistake: if the file is missing, is not YAML, or holds something else than a mapping.
     """
     try:
-        loaded = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        path = Path(file) if Path(file).exists() else shipped_config(file) or Path(file)
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
+        hint = did_you_mean(config_name(file), config_names())
         raise UserMistake(
-            f"--config {file}: no such file; `dinopl configs ls` lists the shipped ones and `dinopl configs cp NAME` "
-            "copies one here."
+            f"--config {file}: no such file{hint} `dinopl configs ls` lists the shipped ones and `dinopl configs cp "
+            "NAME` copies one here."
         ) from None
     except OSError as error:
         raise UserMistake(

@@ -23,19 +23,29 @@ def config_names() -> list[str]:
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
 
 
+def config_name(file: str) -> str:
+    """The name that a path such as ``configs/dinopl/fashion_mnist.yaml`` has in ``config_names``."""
+    return file.removeprefix("configs/").removesuffix(".yaml")
+
+
+def shipped_config(file: str) -> Path | None:
+    """The shipped configuration that a path or name stands for; None if there is none, or more than one."""
+    wanted = config_name(file)
+    names = config_names()
+    found = [n for n in names if n == wanted] or [n for n in names if n.rsplit("/", 1)[-1] == wanted]
+    return config_root() / f"{found[0]}.yaml" if len(found) == 1 else None
+
+
 def find_config(name: str) -> Path:
     """The shipped configuration ``name``, with or without folder and ending.
 
     Raises:
         UserMistake: if there is none, or more than one.
     """
-    wanted = name.removeprefix("configs/").removesuffix(".yaml")
-    names = config_names()
-    found = [n for n in names if n == wanted] or [n for n in names if n.rsplit("/", 1)[-1] == wanted]
-    if len(found) != 1:
-        problem = f"stands for {', '.join(found)}; give the folder too" if found else "is not among the shipped ones"
-        raise UserMistake(f"configs: {name} {problem}; `dinopl configs ls` lists them.")
-    return config_root() / f"{found[0]}.yaml"
+    found = shipped_config(name)
+    if found is None:
+        raise UserMistake(f"configs: {name} is not among the shipped ones; `dinopl configs ls` lists them.")
+    return found
 
 
 def title(path: Path) -> str:

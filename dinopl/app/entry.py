@@ -62,6 +62,11 @@ def _dispatch(words: list[str]) -> int:
 
             return export(rest)
         case [command, *rest] if command in RUNS:
+            from dinopl.app.compose import Arguments, read_config
+
+            arguments = Arguments.parse(command, rest)
+            for file in arguments.files:  # a missing file is told before torch is imported
+                read_config(file)
             from dinopl.app.cli import run
 
             run(command, rest)

@@ -18,7 +18,7 @@ ADVICE = (
     r".*Couldn't infer the batch indices.*",  # our samples carry their index
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
-TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks")
+TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks", "TPU available")
 
 
 class _NoTips(logging.Filter):

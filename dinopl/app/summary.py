@@ -21,6 +21,9 @@ def show_summary(run_folder: RunFolder) -> None:
         sys.stdout.write(f"\n{distillation_table(run.metrics)}\n")
         if run.history.rows("probe/epoch"):
             _draw(run)
+    predictions = run_folder.path / "predictions.npz"
+    if predictions.is_file():
+        sys.stdout.write(f"\npredictions: {_short(predictions)}\n")
     sys.stdout.write(f"\nrun folder: {_short(run_folder.path)}\n")
 
 

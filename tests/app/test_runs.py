@@ -187,6 +187,7 @@ def test_ctrl_c_exits_130_with_results(tmp_path: Path, config: str) -> None:
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
+    assert "go on with: dinopl fit --ckpt_path" in error
     (folder,) = tmp_path.glob("random_teacher/*")
     assert json.loads((folder / "results.json").read_text())["status"] == "interrupted"
 
@@ -219,6 +220,30 @@ def test_configs_are_listed_shown_and_copied(
     assert run_main("configs", "cp", "fashion_mnist", "here") == 0
     assert Path("here/fashion_mnist.yaml").is_file()
     assert run_main("configs", "cp", "fashion_mnist", "here") == 2
+
+
+def test_a_shipped_configuration_is_found_by_name_from_any_folder(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    given = yaml.safe_load((root / "configs" / "dinopl" / "fashion_mnist.yaml").read_text())
+    for name in ("fashion_mnist", "dinopl/fashion_mnist", "configs/dinopl/fashion_mnist.yaml"):
+        assert run_main("fit", "--config", name, "--print_config") == 0
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert shown["data"]["init_args"]["train_size"] == given["data"]["init_args"]["train_size"]
+    assert run_main("fit", "--config", "fashion_mnst") == 2
+    assert "did you mean 'dinopl/fashion_mnist'?" in capsys.readouterr().err
+
+
+def test_classes_of_the_working_directory_are_found(tmp_path: Path, root: Path) -> None:
+    """By the console script too, whose path does not hold the working directory."""
+    (tmp_path / "mine.py").write_text("from dinopl.encoders import MiniVGG\n\n\nclass Mine(MiniVGG):\n    pass\n")
+    script = "import sys; sys.path = [p for p in sys.path if p]; from dinopl.app import main; sys.exit(main())"
+    words = ["fit", "--config", "random_teacher", "--model.encoder", "mine.Mine", "--print_config"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "class_path: mine.Mine" in done.stdout
 
 
 def test_a_notebook_thread_can_run_the_command(short_run: ShortRun) -> None:
