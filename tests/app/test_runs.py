@@ -178,6 +178,8 @@ def test_ctrl_c_exits_130_with_results(tmp_path: Path, config: str) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
+        # A job that a shell put in the background ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 100
     while not list(tmp_path.glob("random_teacher/*/checkpoints/last.ckpt")):

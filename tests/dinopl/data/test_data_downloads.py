@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import Dataset
 
 from dinopl.data import CIFAR10Images, MNISTImages, STL10Images, TorchvisionImages
 from dinopl.data.sources.downloads import fetch_once
@@ -139,7 +140,7 @@ def test_published_sets_come_through_torchvisions_download(
     assert everything(tmp_path) == sorted(f"{source.folder}/{name}" for name in source.files)
 
 
-class Fetched:
+class Fetched(Dataset[None]):
     """A torchvision-style set that downloads one loose file a split."""
 
     def __init__(self, root: Path, train: bool, download: bool = False) -> None:
