@@ -27,7 +27,7 @@ from dinopl.heads import ProjectionHead
 from dinopl.initialization import StudentStart, TeacherCopy
 from dinopl.losses import CrossEntropyViews, ViewLoss, entropy, view_pairs
 from dinopl.network import Network, draw_network
-from dinopl.optim import parameter_groups
+from dinopl.optim import check_bias_weight_decay, parameter_groups
 from dinopl.probes import Probe, ProbeCallback
 from dinopl.teacher_cache import TeacherCache
 from dinopl.teachers import FrozenTeacher, TeacherRule
@@ -218,5 +218,4 @@ def _check(image_shape: Any, optimizer: Any, bias_weight_decay: float | None) ->
         raise ValueError("--model.image_shape: the data do not tell it; give [channels, height, width].")
     if optimizer is None:
         raise ValueError("--model.optimizer null: a student needs an optimiser; give a class such as AdamW.")
-    if bias_weight_decay is not None and not bias_weight_decay >= 0:
-        raise ValueError(f"--model.bias_weight_decay must be at least 0, not {bias_weight_decay}; 0 switches it off.")
+    check_bias_weight_decay(bias_weight_decay)

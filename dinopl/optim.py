@@ -27,8 +27,7 @@ def parameter_groups(module: nn.Module, bias_weight_decay: float | None = 0.0) -
     Raises:
         ValueError: if ``bias_weight_decay`` is negative.
     """
-    if bias_weight_decay is not None and not bias_weight_decay >= 0:
-        raise ValueError(f"--model.bias_weight_decay must be at least 0, not {bias_weight_decay}; 0 switches it off")
+    check_bias_weight_decay(bias_weight_decay)
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     biases = [p for name, p in trainable if name.endswith("bias") or p.ndim <= 1]
     of_biases = {id(p) for p in biases}
@@ -39,3 +38,9 @@ def parameter_groups(module: nn.Module, bias_weight_decay: float | None = 0.0) -
         {"params": biases, "name": "biases"} | decay,
     ]
     return [group for group in groups if group["params"]]
+
+
+def check_bias_weight_decay(bias_weight_decay: float | None) -> None:
+    """Raises a ValueError if ``bias_weight_decay`` is negative."""
+    if bias_weight_decay is not None and not bias_weight_decay >= 0:
+        raise ValueError(f"--model.bias_weight_decay must be at least 0, not {bias_weight_decay}; 0 switches it off")

@@ -132,8 +132,9 @@ class DinoplCLI(LightningCLI):
         self.config[command].name = self.config[command].name or self._default_name()
         self.resumes = start is not None
         if start:
-            check_resumption(start, command, self.plain_config())
-            show_differences(differences(start.config, self.plain_config()))
+            used = self.plain_config()
+            check_resumption(start, command, used)
+            show_differences(differences(start.config, used))
         if self.arguments.print_config:
             sys.stdout.write(yaml.safe_dump(self.plain_config(), sort_keys=False, allow_unicode=True))
             raise SystemExit(0)

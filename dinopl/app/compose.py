@@ -112,10 +112,10 @@ def merge(base: Any, override: Any) -> Any:
     if isinstance(base, str) and isinstance(override, dict) and override.keys() & {"class_path", "init_args"}:
         base = {"class_path": base}
     if not (isinstance(base, dict) and isinstance(override, dict)):
-        same = _class_name(base) is not None and _class_name(base) == _class_name(override)
+        same = class_name(base) is not None and class_name(base) == class_name(override)
         return base if same and isinstance(base, dict) else override
-    named = _class_name(override)
-    if named is not None and _class_name(base) not in (None, named):
+    named = class_name(override)
+    if named is not None and class_name(base) not in (None, named):
         return override
     return base | {key: merge(base[key], value) if key in base else value for key, value in override.items()}
 
@@ -135,7 +135,7 @@ def drop_replaced(config: Config, arguments: Arguments) -> Config:
             parent[path[-1]] = value
         elif isinstance(value, dict):
             parent[path[-1]] = merge(below, value)
-        elif isinstance(below, dict) and _class_name(value) not in (None, _class_name(below)):
+        elif isinstance(below, dict) and class_name(value) not in (None, class_name(below)):
             parent[path[-1]] = {"class_path": value}
     return config
 
@@ -194,7 +194,7 @@ def _descend(config: Config, path: Sequence[str]) -> Config | None:
     return node if isinstance(node, dict) else None
 
 
-def _class_name(node: Any) -> str | None:
+def class_name(node: Any) -> str | None:
     """The last part of the class that a node names; None if it names none."""
     name = node.get("class_path") if isinstance(node, dict) else node
     if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):

@@ -6,7 +6,7 @@ names must be ours, torch's or Lightning's. Others need a configuration file, wh
 
 from typing import Any, NamedTuple
 
-from dinopl.app.compose import Config, class_paths
+from dinopl.app.compose import Config, class_name, class_paths
 from dinopl.app.errors import UserMistake
 from dinopl.checkpoints import load_checkpoint
 
@@ -69,7 +69,7 @@ def check_resumption(resumption: Resumption, command: str, used: Config) -> None
     Raises:
         UserMistake: if the family or, in ``fit``, the optimiser is another one.
     """
-    model = _last_part(used["model"]["class_path"])
+    model = class_name(used["model"])
     if resumption.family not in (None, model):
         raise UserMistake(
             f"--ckpt_path {resumption.path}: a checkpoint of {resumption.family}, and the model is {model}; give a "
@@ -97,9 +97,4 @@ def without_sources(config: Any) -> Any:
 
 
 def _optimizer(config: Config) -> str | None:
-    node = config.get("model", {}).get("init_args", {}).get("optimizer")
-    return _last_part(node["class_path"]) if isinstance(node, dict) and "class_path" in node else None
-
-
-def _last_part(class_path: str) -> str:
-    return class_path.rsplit(".", 1)[-1]
+    return class_name(config.get("model", {}).get("init_args", {}).get("optimizer"))
