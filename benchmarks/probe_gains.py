@@ -58,9 +58,9 @@ def print_gains(rows: list[dict[str, object]]) -> None:
     for name in names:
         values = {s: [100 * float(str(r[f"probe/{s}/{name}"])) for r in rows] for s in SUBJECTS}
         gains = [student - teacher for student, teacher in zip(values["student"], values["teacher"], strict=True)]
-        spread = statistics.stdev(gains) if len(gains) > 1 else float("nan")
+        spread = f"{statistics.stdev(gains):.1f}" if len(gains) > 1 else "-"
         means = "".join(f"{statistics.mean(values[subject]):>9.1f}" for subject in SUBJECTS)
-        print(f"{name:<20}{means}{statistics.mean(gains):>+9.1f}{spread:>7.1f}{min(gains):>+8.1f}")
+        print(f"{name:<20}{means}{statistics.mean(gains):>+9.1f}{spread:>7}{min(gains):>+8.1f}")
 
 
 def main() -> None:
