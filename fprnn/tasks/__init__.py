@@ -1,22 +1,51 @@
-"""Sequence tasks, generated from seeds, and the data module that serves them."""
+"""Sequence tasks, generated from seeds or read from a corpus, and the data module that serves them."""
 
+from fprnn.tasks.arithmetic import BracketedArithmetic, ModularArithmetic
+from fprnn.tasks.catbabi import CatBAbI
+from fprnn.tasks.copying import Copying, DuplicateNGram, PrefixNGram, SuffixNGram
 from fprnn.tasks.curriculum import AdaptiveLengths, LengthCurriculum, LinearLengths
+from fprnn.tasks.cycle_navigation import CycleNavigation
 from fprnn.tasks.data import SequenceDataModule
+from fprnn.tasks.even_pairs import EvenPairs
+from fprnn.tasks.formal import FormalLanguage
+from fprnn.tasks.measures import bits_per_character, constant_answer_accuracy, scaled_accuracy
 from fprnn.tasks.parity import Parity
-from fprnn.tasks.task import LengthRange, SequenceBatch, Task
+from fprnn.tasks.stories import write_stories
+from fprnn.tasks.task import GeneratedTask, LengthRange, Ratio, SequenceBatch, Task
+from fprnn.tasks.text import ByteText, CharacterText, TextTask, TokenShards
 from fprnn.tasks.vocabulary import Vocabulary
 from fprnn.tasks.word_problem import WordProblem, cayley_table
 
 __all__ = [
     "AdaptiveLengths",
+    "BracketedArithmetic",
+    "ByteText",
+    "CatBAbI",
+    "CharacterText",
+    "Copying",
+    "CycleNavigation",
+    "DuplicateNGram",
+    "EvenPairs",
+    "FormalLanguage",
+    "GeneratedTask",
     "LengthCurriculum",
     "LengthRange",
     "LinearLengths",
+    "ModularArithmetic",
     "Parity",
+    "PrefixNGram",
+    "Ratio",
     "SequenceBatch",
     "SequenceDataModule",
+    "SuffixNGram",
     "Task",
+    "TextTask",
+    "TokenShards",
     "Vocabulary",
     "WordProblem",
+    "bits_per_character",
     "cayley_table",
+    "constant_answer_accuracy",
+    "scaled_accuracy",
+    "write_stories",
 ]

@@ -20,7 +20,7 @@ from fprnn.tasks.task import LengthRange, SequenceBatch, Task
 
 
 class SequenceDataModule(LightningDataModule):
-    """Batches of a sequence task, generated from a seed.
+    """Batches of a sequence task, which follow from a seed.
 
     Known after construction: ``vocab_size``, ``num_targets``, ``max_tokens`` (the widest batch), ``eval_lengths`` and
     ``val_lengths``. Validation and test loaders are lists, one loader a length, in the order of these.
@@ -32,10 +32,11 @@ class SequenceDataModule(LightningDataModule):
         val_lengths: lengths to validate at, by default those to test at.
         batch_size: training sequences a batch and process.
         eval_batch_size: the same in validation and test.
-        steps_per_epoch: training batches an epoch. No sequence comes twice, so an epoch is only the time from one
-            validation to the next.
-        val_size: validation sequences of each length, 0 for no validation.
-        test_size: test sequences of each length.
+        steps_per_epoch: training batches an epoch. No sequence comes twice, or none of a corpus before all have come,
+            so an epoch is only the time from one validation to the next.
+        val_size: validation sequences of each length, 0 for no validation. A text gives so many at most; stories are
+            always read to the end.
+        test_size: test sequences of each length; likewise.
         curriculum: how the longest training length grows; by default it is fixed.
         seed: what training sequences are drawn from; by default a stream of the run's seed.
         eval_seed: what validation and test sequences are drawn from; left alone, they are the same in every run.
@@ -111,10 +112,8 @@ class SequenceDataModule(LightningDataModule):
         """
         own_rank, own_world_size = self._place()
         rank, world_size = own_rank if rank is None else rank, own_world_size if world_size is None else world_size
-        seeds = sequence_seeds(
-            stream_seed("train", self.seed), (step * world_size + rank) * self.batch_size, self.batch_size
-        )
-        return self.task.sample(seeds, self.lengths_at(step))
+        first = (step * world_size + rank) * self.batch_size
+        return self.task.training(stream_seed("train", self.seed), first, self.batch_size, self.lengths_at(step))
 
     def evaluation_set(self, split: Literal["val", "test"], length: int) -> SequenceBatch:
         """All validation or test sequences of a length: the same at every call."""
@@ -157,11 +156,25 @@ class SequenceDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """What training sequences depend on beside their number: the seed and the curriculum's state."""
-        return {"seed": self.seed, "curriculum": self.curriculum.state_dict() if self.curriculum else {}}
+        """What training sequences depend on beside their number, and what tells other tokens apart."""
+        return {
+            "seed": self.seed,
+            "curriculum": self.curriculum.state_dict() if self.curriculum else {},
+            "vocabulary": self.task.vocabulary.fingerprint,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the stream of a checkpoint; a seed that was given as an option stays."""
+        """Continues the stream of a checkpoint; a seed that was given as an option stays.
+
+        Raises:
+            ValueError: if the checkpoint's tokens mean something else.
+        """
+        own = self.task.vocabulary.fingerprint
+        if state_dict.get("vocabulary", own) != own:
+            raise ValueError(
+                f"--data.task: the {self.vocab_size} tokens of {type(self.task).__name__} are not those that the "
+                "checkpoint was trained on; give the task, text or alphabet of its own config."
+            )
         if self._derive_seed:
             self.seed = state_dict["seed"]
         if self.curriculum is not None and state_dict["curriculum"]:

@@ -62,7 +62,8 @@ class FixedLoader:
     """A set of sequences in memory, in order, shared among processes.
 
     Batch b of the whole is rows ``b * batch_size * world_size`` and on, of which each rank takes its part. Every rank
-    makes equally many batches of equal size; rows that are missing for that are added with an empty mask.
+    makes equally many batches of equal size; rows that are missing for that are added with an empty mask. ``index``
+    tells which row of the set each one is.
 
     Args:
         sequences: the whole set; the same in every process.
@@ -96,4 +97,5 @@ def _own_rows(columns: dict[str, Tensor], start: int, count: int, rank: int, wor
     rows = torch.arange(start + rank * count, start + (rank + 1) * count)
     batch = {name: column[rows.clamp(max=total - 1)] for name, column in columns.items()}
     batch["mask"] = batch["mask"] & (rows < total)[:, None]
+    batch["index"] = rows.clamp(max=total - 1)
     return batch

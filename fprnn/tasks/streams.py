@@ -64,7 +64,7 @@ class Streams:
 
         Args:
             low: smallest value.
-            high: one more than the largest value; ``high - low`` is below 2**32.
+            high: one more than the largest value; ``high - low`` is at most 2**32.
             count: draws per seed.
 
         Returns:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from fprnn.tasks.streams import Words
+from fprnn.tasks.streams import Words, sequence_seeds
 from fprnn.tasks.vocabulary import Vocabulary
 
 
@@ -27,11 +27,20 @@ class LengthRange(NamedTuple):
     longest: int
 
 
-class Task(ABC):
-    """A sequence task: one generator and its vocabulary.
+class Ratio(NamedTuple):
+    """A share as its two sums, so that shares of batches and processes add up to the share of the whole."""
 
-    What "length" counts is the task's to say (group elements, bits, letters to copy); positions may be more. A task
-    over a corpus reads what it needs for its vocabulary in its constructor and overrides ``evaluation``.
+    part: Tensor
+    """What is counted, such as right answers; a scalar."""
+    whole: Tensor
+    """Out of how much, a scalar; 0 where the batch has none."""
+
+
+class Task(ABC):
+    """A sequence task: labelled sequences and their vocabulary.
+
+    What "length" counts is the task's to say (group elements, bits, letters to copy); positions may be more. Most tasks
+    make each sequence of a seed, and extend ``GeneratedTask``; a task over a corpus reads it in its constructor.
     """
 
     vocabulary: Vocabulary
@@ -48,24 +57,32 @@ class Task(ABC):
         """Number of different input tokens."""
         return len(self.vocabulary)
 
+    @property
+    def num_answers(self) -> int:
+        """Number of answers that can be right, of which a blind guess takes one; by default every target."""
+        return self.num_targets
+
     def num_tokens(self, length: int) -> int:
-        """Width of a batch whose longest sequence has this length."""
+        """Width of a batch whose longest sequence has this length; where a task says so, evaluation is narrower."""
         return length
 
     @abstractmethod
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
-        """Training sequences.
+    def training(self, stream: int, first: int, count: int, lengths: LengthRange) -> SequenceBatch:
+        """Training sequences ``first .. first + count - 1`` of a stream that does not end.
 
         Args:
-            seeds: one per sequence, ``(B,)``. A sequence depends on nothing but its seed and ``lengths``.
-            lengths: what its length is drawn from.
+            stream: seed of the stream. A sequence depends on nothing but this, its number and ``lengths``.
+            first: number of the first sequence.
+            count: number of sequences.
+            lengths: what their lengths are drawn from.
 
         Returns:
-            ``B`` sequences of width ``num_tokens(lengths.longest)``.
+            ``count`` sequences of width ``num_tokens(lengths.longest)``.
         """
 
+    @abstractmethod
     def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
-        """Sequences to evaluate on, all of one length; drawn like training sequences unless a task knows better.
+        """Sequences to evaluate on, all of one length unless the task says otherwise.
 
         Args:
             split: which of the held-out splits; tasks without a corpus are told apart by their seeds alone.
@@ -73,9 +90,20 @@ class Task(ABC):
             length: length of each sequence.
 
         Returns:
-            Sequences of width ``num_tokens(length)``.
+            Sequences of width ``num_tokens(length)``. Columns beside the three are handed to ``measures``.
         """
-        return self.sample(seeds, LengthRange(length, length))
+
+    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, Ratio]:
+        """What to report of an evaluation batch beside token and sequence accuracy: the same names for each batch.
+
+        Args:
+            predictions: most likely target at each position, ``(B, T)``.
+            batch: a batch of ``evaluation``.
+
+        Returns:
+            Shares by name; nothing unless a task knows better.
+        """
+        return {}
 
     def check_length(self, option: str, length: int) -> None:
         """Refuses a length that the task cannot make.
@@ -91,3 +119,27 @@ class Task(ABC):
             raise ValueError(
                 f"{option}: length {length} is beyond {type(self).__name__}'s limit; use {self.max_length} or less."
             )
+
+
+class GeneratedTask(Task):
+    """A task that makes each sequence of a seed of its own, without end."""
+
+    @abstractmethod
+    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+        """Sequences of seeds.
+
+        Args:
+            seeds: one per sequence, ``(B,)``. A sequence depends on nothing but its seed and ``lengths``.
+            lengths: what its length is drawn from.
+
+        Returns:
+            ``B`` sequences of width ``num_tokens(lengths.longest)``.
+        """
+
+    def training(self, stream: int, first: int, count: int, lengths: LengthRange) -> SequenceBatch:
+        """The sequences of consecutive seeds."""
+        return self.sample(sequence_seeds(stream, first, count), lengths)
+
+    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
+        """Drawn like training sequences unless a task knows better."""
+        return self.sample(seeds, LengthRange(length, length))

@@ -1,5 +1,7 @@
 """What a task's token numbers stand for."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 
 
@@ -19,6 +21,11 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({list(self.tokens)})"
+
+    @property
+    def fingerprint(self) -> str:
+        """16 digits that tell vocabularies apart: the tokens' names and their order."""
+        return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()[:16]
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Numbers of tokens.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fprnn.tasks.groups import cayley_table, element_names
 from fprnn.tasks.streams import Streams, Words
-from fprnn.tasks.task import LengthRange, SequenceBatch, Task
+from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
 from fprnn.tasks.vocabulary import Vocabulary
 
 __all__ = ["WordProblem", "cayley_table", "prefix_products"]
@@ -37,7 +37,7 @@ def prefix_products(table: NDArray[np.int16], words: NDArray[np.int64]) -> NDArr
     return np.ascontiguousarray(products.T)
 
 
-class WordProblem(Task):
+class WordProblem(GeneratedTask):
     """Words of group elements, labelled with the product of each prefix; a length counts elements.
 
     Tokens are the elements, then seven specials, as in the public data sets (A5: 67 tokens, S5: 127).
