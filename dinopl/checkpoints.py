@@ -28,6 +28,34 @@ def load_checkpoint(path: str | Path, option: str = "--ckpt_path") -> dict[str, 
         FileNotFoundError: if there is no such file.
         ValueError: if it is a folder, empty, truncated, unsafe, or anything else than a Lightning checkpoint.
     """
+    path = _file(path, option)
+    return _checked(_read(path, option), path, option)
+
+
+def load_tensors(path: str | Path, option: str) -> dict[str, Tensor]:
+    """Reads a state dict of any project onto the CPU: a file of tensors alone, or one entry of a checkpoint.
+
+    Args:
+        path: a safetensors file, or one that ``torch.save`` wrote; of a dict that holds state dicts under "state_dict",
+            "model" or "model_state_dict", that one counts.
+        option: what the user gave the path to, for the message of an error.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no state dict, or cannot be read.
+    """
+    path = _file(path, option)
+    content = _read_safetensors(path, option) if path.suffix == ".safetensors" else _read(path, option)
+    if isinstance(content, Mapping):
+        inner = [content[key] for key in ("state_dict", "model", "model_state_dict") if key in content]
+        content = next((entry for entry in inner if isinstance(entry, Mapping)), content)
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    raise ValueError(f"{option}: '{path}' holds no state dict; give a file that maps names to tensors")
+
+
+def _file(path: str | Path, option: str) -> Path:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
@@ -35,7 +63,17 @@ def load_checkpoint(path: str | Path, option: str = "--ckpt_path") -> dict[str, 
         )
     if path.is_dir():
         raise ValueError(f"{option}: '{path}' is a folder; give a file in it, such as checkpoints/last.ckpt")
-    return _checked(_read(path, option), path, option)
+    return path
+
+
+def _read_safetensors(path: Path, option: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{option}: '{path}' is truncated or no safetensors file; give a complete one") from error
 
 
 def _read(path: Path, option: str) -> object:
@@ -118,7 +156,7 @@ def load_network(
         state = network_state(checkpoint, which)
     except ValueError as error:
         raise ValueError(f"{option}: '{path}': {error}") from None
-    mismatch = _mismatch(state, network.state_dict())
+    mismatch = first_mismatch(state, network.state_dict())
     if mismatch:
         raise ValueError(
             f"{option}: '{path}' is not of this network: {mismatch}; "
@@ -127,7 +165,7 @@ def load_network(
     network.load_state_dict(state)
 
 
-def _mismatch(theirs: Mapping[str, Any], ours: Mapping[str, Tensor]) -> str | None:
+def first_mismatch(theirs: Mapping[str, Any], ours: Mapping[str, Tensor]) -> str | None:
     """The first difference in names or shapes, in words; None if there is none."""
     for name, tensor in ours.items():
         if not isinstance(theirs.get(name), Tensor):

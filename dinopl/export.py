@@ -72,7 +72,10 @@ def load_encoder(
 
 def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     checkpoint = load_checkpoint(path)
-    tensors = {f"{w}.{key}": t for w in ("student", "teacher") for key, t in network_state(checkpoint, w).items()}
+    try:
+        tensors = {f"{w}.{key}": t for w in ("student", "teacher") for key, t in network_state(checkpoint, w).items()}
+    except ValueError as error:
+        raise ValueError(f"--ckpt_path: '{path}': {error}") from None
     ours = checkpoint["dinopl"]
     if "image_shape" not in ours:
         raise ValueError(f"{path}: tells no image shape, so its encoder cannot be built; use a checkpoint of a run.")

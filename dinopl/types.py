@@ -27,3 +27,6 @@ class ImageBatch(TypedDict):
 
     1 but for a ragged last batch. Losses are multiplied by it: the mean over processes is then the mean over samples.
     """
+    visit: NotRequired[int]
+    """How many passes over the data came before this one; missing in the first. What is drawn anew in every pass, and
+    is not to depend on the trainer's epochs, follows from it and the index."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import dinopl
-from tests.configs.test_configs import NOISE, SHORT
+from tests.configs.test_configs import NOISE, SHORT, short
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -40,8 +40,12 @@ def test_a_command_runs(command: str, run_main: Callable[..., int], checkpoint: 
         str(ROOT / word) if word.startswith("configs/") else re.sub(r"^runs/\S*last\.ckpt$", str(checkpoint), word)
         for word in shlex.split(command)[1:]
     ]
+    if words[0] == "sweep":
+        words.append("--print-commands")  # as far as possible without its runs
+    if words[0] == "report":
+        words[1] = str(checkpoint.parents[1])
     if words[0] == "fit":
-        words += SHORT
+        words += short(command)
         for published in ("fashion_mnist", "cifar10"):
             if published in command:
                 like = {"fashion_mnist": "FashionMNISTImages", "cifar10": "CIFAR10Images"}[published]

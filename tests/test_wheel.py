@@ -1,4 +1,4 @@
-"""What an installed wheel holds: the three packages with their type markers, the command, the shipped configurations."""
+"""What a wheel holds: the three packages with their type markers, the command, the shipped configurations."""
 
 import zipfile
 from pathlib import Path

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,6 +23,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import dinopl.module  # noqa: F401  (the families: their classes are found by short name once imported)
+import fprnn.baselines
+import fprnn.module
+import fprnn.tasks  # noqa: F401
+import kd.data
+import kd.features
+import kd.module
+import kd.text
+import kd.transformer  # noqa: F401
 from dinopl.app.compose import (
     Arguments,
     Config,
@@ -34,7 +42,7 @@ from dinopl.app.compose import (
     reset_defaults,
 )
 from dinopl.app.errors import UserMistake
-from dinopl.app.messages import innermost, one_line
+from dinopl.app.messages import innermost, one_line, placed
 from dinopl.app.quiet import quiet
 from dinopl.app.resumption import check_resumption, read_resumption, without_sources
 from dinopl.app.suggest import did_you_mean
@@ -51,11 +59,9 @@ OPTIONS = (
     *("config", "print_config", "traceback"),
 )
 
-# What one part must know of another. Where the chosen class lacks source or target, the link does nothing.
-LINKS = {
-    "data.image_shape": "model.init_args.image_shape",
-    "data.num_classes": "model.init_args.num_classes",
-}
+# What the model must know of the data. A class that has no such argument is not told; what the data do not tell stays
+# as it was given.
+LINKS = ("image_shape", "input_shape", "num_classes", "vocab_size", "num_targets")
 
 
 class Parser(LightningArgumentParser):
@@ -109,8 +115,22 @@ class DinoplCLI(LightningCLI):
             "--threads", type=int | None, default=None, help="CPU threads of each process; null is torch's own choice."
         )
         parser.add_argument("--test_after_fit", type=bool, default=True, help="End `fit` with the test split.")
-        for source, target in LINKS.items():
-            parser.link_arguments(source, target, apply_on="instantiate")
+        for name in LINKS:
+            parser.link_arguments("data", f"model.init_args.{name}", self._told_by_data(name), apply_on="instantiate")
+
+    def _told_by_data(self, name: str) -> Callable[[Any], Any]:
+        """Reads an attribute of the data, else the option given for it.
+
+        A link from the attribute itself would, where it is missing, print the data, and Lightning's text of a data
+        module makes all its loaders.
+        """
+
+        def tell(data: Any) -> Any:
+            given = self.config[self.arguments.subcommand].model.get("init_args") or {}
+            return getattr(data, name, given.get(name))
+
+        tell.__name__ = f"data.{name}"
+        return tell
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Composes the layers, parses them, and settles what a replaced class left behind."""
@@ -166,7 +186,7 @@ class DinoplCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except MISTAKES as error:
-            raise UserMistake(innermost(str(error))) from error
+            raise UserMistake(placed(innermost(str(error)), self.recorded_config)) from error
         finally:
             self.config = parsed
 
@@ -203,15 +223,15 @@ class DinoplCLI(LightningCLI):
                 self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def validate(self, **kwargs: Any) -> None:
-        """Losses and probes on the split held out of the training data."""
+        """Losses and scores on the split held out of the training data."""
         self._evaluate(self.trainer.validate, verbose=False, **kwargs)
 
     def test(self, **kwargs: Any) -> None:
-        """Losses and probes on the test split."""
+        """Losses and scores on the test split."""
         self._evaluate(self.trainer.test, verbose=False, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
-        """Embeddings and logits, to ``predictions.npz``."""
+        """What the model answers, to ``predictions.npz``."""
         self._evaluate(self.trainer.predict, return_predictions=False, **kwargs)
 
     def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
@@ -244,12 +264,12 @@ class DinoplCLI(LightningCLI):
         except (*MISTAKES, RuntimeError) as error:
             if self.run_folder.created or not _is_mistake(error):
                 raise
-            raise UserMistake(_first_line(error)) from error
+            raise UserMistake(placed(_first_line(error), self.recorded_config)) from error
         finally:
             show_summary(self.run_folder)
 
 
-def _importable_from_here() -> None:
+def importable_from_here() -> None:
     """Lets options name classes of modules in the working directory, as ``python -m`` does."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -269,7 +289,7 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         UserMistake: what the user can put right.
     """
     arguments = Arguments.parse(command, tokens)
-    _importable_from_here()
+    importable_from_here()
     with quiet():
         return DinoplCLI(arguments)
 

@@ -70,8 +70,12 @@ class Arguments:
         return next((value for path, value in reversed(list(self.pairs())) if path == [name]), None)
 
 
-def read_config(file: str) -> Config:
+def read_config(file: str, option: str = "--config") -> Config:
     """Reads a YAML mapping: a file, or a shipped configuration by its name where there is no such file.
+
+    Args:
+        file: its path or name.
+        option: that named it, for messages.
 
     Raises:
         UserMistake: if the file is missing, is not YAML, or holds something else than a mapping.
@@ -82,18 +86,18 @@ def read_config(file: str) -> Config:
     except (FileNotFoundError, IsADirectoryError):
         hint = did_you_mean(config_name(file), config_names())
         raise UserMistake(
-            f"--config {file}: no such file{hint} `dinopl configs ls` lists the shipped ones and `dinopl configs cp "
+            f"{option} {file}: no such file{hint} `dinopl configs ls` lists the shipped ones and `dinopl configs cp "
             "NAME` copies one here."
         ) from None
     except OSError as error:
         raise UserMistake(
-            f"--config {file}: cannot be read ({error.strerror}); check its name and permissions."
+            f"{option} {file}: cannot be read ({error.strerror}); check its name and permissions."
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserMistake(f"--config {file}: not valid YAML: {error}; correct the file.") from None
+        raise UserMistake(f"{option} {file}: not valid YAML: {error}; correct the file.") from None
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else f"a {type(loaded).__name__}"
-        raise UserMistake(f"--config {file}: holds {found}; it must be a mapping such as `model: ...`.")
+        raise UserMistake(f"{option} {file}: holds {found}; it must be a mapping such as `model: ...`.")
     return _without_empty_arguments(loaded)
 
 

@@ -1,6 +1,6 @@
 """``dinopl configs``: the shipped configurations, from a clone and from an installed wheel alike."""
 
-import shutil
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,11 @@ from pathlib import Path
 import dinopl
 from dinopl.app.errors import UserMistake
 
-USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY]"
+USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY] | schema"
+SCHEMA = "schema.json"
+
+# By this line an editor finds the schema, from where the file lies.
+_SCHEMA_LINE = re.compile(r"^# yaml-language-server: \$schema=.*$", re.MULTILINE)
 
 
 def config_root() -> Path:
@@ -30,10 +34,14 @@ def config_name(file: str) -> str:
 
 def shipped_config(file: str) -> Path | None:
     """The shipped configuration that a path or name stands for; None if there is none, or more than one."""
-    wanted = config_name(file)
-    names = config_names()
-    found = [n for n in names if n == wanted] or [n for n in names if n.rsplit("/", 1)[-1] == wanted]
+    found = _named(file)
     return config_root() / f"{found[0]}.yaml" if len(found) == 1 else None
+
+
+def _named(file: str) -> list[str]:
+    """The shipped configurations that a path or name stands for, with or without its folder."""
+    wanted, names = config_name(file), config_names()
+    return [n for n in names if n == wanted] or [n for n in names if n.rsplit("/", 1)[-1] == wanted]
 
 
 def find_config(name: str) -> Path:
@@ -43,6 +51,8 @@ def find_config(name: str) -> Path:
         UserMistake: if there is none, or more than one.
     """
     found = shipped_config(name)
+    if found is None and (several := _named(name)):
+        raise UserMistake(f"configs: {name} is more than one: {', '.join(several)}; name the folder too.")
     if found is None:
         raise UserMistake(f"configs: {name} is not among the shipped ones; `dinopl configs ls` lists them.")
     return found
@@ -51,6 +61,11 @@ def find_config(name: str) -> Path:
 def title(path: Path) -> str:
     """The first comment line of a configuration."""
     return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
+
+
+def _with_schema(text: str) -> str:
+    """A configuration that is going to lie elsewhere: its editor comment gets the schema's whole path."""
+    return _SCHEMA_LINE.sub(lambda _: f"# yaml-language-server: $schema={(config_root() / SCHEMA).as_uri()}", text)
 
 
 def configs(arguments: Sequence[str]) -> int:
@@ -68,8 +83,12 @@ def configs(arguments: Sequence[str]) -> int:
             if target.exists():
                 raise UserMistake(f"configs cp {name}: {target} exists; remove it, or name another directory.")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            target.write_text(_with_schema(source.read_text(encoding="utf-8")), encoding="utf-8")
             sys.stdout.write(f"{target}\n")
+        case ["schema"]:
+            from dinopl.app.schema import as_text, build_schema
+
+            sys.stdout.write(as_text(build_schema()))
         case ["--help" | "-h"]:
             sys.stdout.write(f"usage: {USAGE}\n")
         case _:

@@ -13,7 +13,7 @@ from dinopl.app.help import HELP, versions
 from dinopl.app.suggest import did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
-TOOLS = ("configs", "export")
+TOOLS = ("sweep", "configs", "export", "report", "cite", "doctor")
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -61,6 +61,22 @@ def _dispatch(words: list[str]) -> int:
             from dinopl.app.export import export
 
             return export(rest)
+        case ["sweep", *rest]:
+            from dinopl.app.sweep.command import sweep
+
+            return sweep(rest)
+        case ["report", *rest]:
+            from dinopl.app.report import report
+
+            return report(rest)
+        case ["cite", *rest]:
+            from dinopl.app.cite import cite
+
+            return cite(rest)
+        case ["doctor", *rest]:
+            from dinopl.app.doctor import doctor
+
+            return doctor(rest)
         case [command, *rest] if command in RUNS:
             from dinopl.app.compose import Arguments, read_config
 

@@ -8,14 +8,18 @@ usage: dinopl COMMAND [--config FILE ...] [--OPTION VALUE ...]
 Student/teacher self-distillation, fixed-point RNNs and knowledge distillation as Lightning modules.
 
 runs:
-  fit        train, probe, and test at the end
-  validate   losses and probes on the split held out of the training data
-  test       losses and probes on the test split
-  predict    embeddings and logits with their index, to predictions.npz
+  fit        train, and test at the end
+  validate   losses and scores on the split held out of the training data
+  test       losses and scores on the test split
+  predict    what the model answers, with its index, to predictions.npz
 
 tools:
-  configs    ls | show NAME | cp NAME [DIRECTORY]: the shipped configurations
+  sweep      many runs from one file, on any number of processes and machines; go on where it stopped
+  report     runs or a study as a table over seeds, differences, a figure; or two runs side by side
+  configs    ls | show NAME | cp NAME [DIRECTORY] | schema: the shipped configurations, and their JSON schema
   export     a checkpoint's encoders and heads to safetensors, for dinopl.load_encoder
+  cite       BibTeX of what a configuration or a run uses
+  doctor     versions, devices, threads, data found: what to put into an issue
 
 options of every run (all of them: dinopl fit --help, dinopl fit --model.help SelfDistillation):
   --config FILE            YAML; several are laid over one another, a later one wins, an option wins over all
@@ -30,7 +34,7 @@ options of every run (all of them: dinopl fit --help, dinopl fit --model.help Se
 
 try:
   dinopl fit --config configs/random_teacher.yaml
-  dinopl fit --config configs/random_teacher.yaml --model.student InterpolatedStart --model.student.alpha 0.5
+  dinopl fit --config configs/fprnn/parity.yaml --model.layer DiagonalRNN
   dinopl configs ls
 """
 

@@ -7,10 +7,14 @@ option, the innermost complaint, and the nearest name that exists.
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from dinopl.app.compose import flatten
+from dinopl.app.schema import HOMES
 from dinopl.app.suggest import did_you_mean
 
+_KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a NoneType$|Problem with given class_path"
     r"|Expected a path but)"
@@ -18,9 +22,12 @@ _NOISE = re.compile(
 _TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _KEY = re.compile(r"Parser key \"([^\"]+)\":")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)'")
-_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
+_UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S*[^\s.])")
+_ABSTRACT = re.compile(r"Expected an instantiatable class, but ([\w.]+) is abstract")
+_OWNER = re.compile(r".*?Got value: Namespace\(.*?class_path='([^']+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"unrecognized arguments: --([\w.+-]+)")
 _UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
+_ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)(=|: )")
 _GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
 
 
@@ -40,11 +47,14 @@ def one_line(message: str, options: Iterable[str]) -> str:
         if match[1] in names:
             return f"{_option(message)}: {match[1]} is a class of another kind than this option takes."
         return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], names)}"
+    if match := _ABSTRACT.search(message):
+        return f"{_option(message)}: name a class first: {', '.join(_concrete(match[1]))}."
     if match := _UNKNOWN_ARGUMENT.search(message) or _UNKNOWN_KEY.search(message):
         name = match[1].rstrip("+")
         if not classes:
             return f"--{name}: no such option{did_you_mean(name, options)}"
-        leaf, owner = name.split(".")[0], classes[-1]
+        inner = _OWNER.match(message, match.end())  # of a factory within a class; it is named behind the complaint
+        leaf, owner = name.split(".")[0], inner[1] if inner else classes[-1]
         parent = _option(message)
         return (
             f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
@@ -64,6 +74,24 @@ def _option(message: str) -> str:
 def innermost(message: str) -> str:
     """What a constructor complained of, without the types that were tried around it."""
     return _complaint(message)
+
+
+def placed(complaint: str, config: Mapping[str, Any]) -> str:
+    """A complaint with its option's whole name.
+
+    A part knows its arguments but not where it stands: "rank=0 must ..." becomes "--model.layer.mixer.rank=0 must ...",
+    by the place in the configuration that has this name, best with this value.
+
+    Args:
+        complaint: one that begins with "NAME=VALUE" or "NAME: VALUE"; others are left alone.
+        config: the run's configuration.
+    """
+    if not (match := _ARGUMENT.match(complaint)):
+        return complaint
+    places = [(path, value) for path, value in flatten(config) if path[-1:] == (match["name"],)]
+    fits = [path for path, value in places if complaint.startswith(f"{match[0]}{value}")]
+    path = next(iter(fits or [path for path, _ in places]), None)
+    return f"--{'.'.join(path)}{complaint.removeprefix(match['name'])}" if path else complaint
 
 
 def _complaint(message: str) -> str:
@@ -97,12 +125,18 @@ def _arguments(class_path: str) -> list[str]:
     return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
+def _concrete(class_path: str) -> list[str]:
+    """Names of the classes below an abstract one that can be made."""
+    module, _, name = class_path.rpartition(".")
+    below = list(getattr(importlib.import_module(module), name).__subclasses__())
+    for cls in below:  # grows on the way
+        below += cls.__subclasses__()
+    return sorted({cls.__name__ for cls in below if not inspect.isabstract(cls)})
+
+
 def _class_names() -> list[str]:
     """Names that an option may take: our public classes, torch's optimisers and schedules, Lightning's callbacks."""
-    modules = (
-        "dinopl.encoders dinopl.heads dinopl.initialization dinopl.teachers dinopl.losses dinopl.probes dinopl.data "
-        "dinopl.module dinopl.callbacks torch.optim torch.optim.lr_scheduler lightning.pytorch.callbacks "
-        "lightning.pytorch.loggers"
-    )
-    loaded = map(importlib.import_module, modules.split())
-    return sorted({name for module in loaded for name, value in vars(module).items() if inspect.isclass(value)})
+    homes = [importlib.import_module(home) for home in HOMES]
+    values = [getattr(home, name) for home in homes for name in getattr(home, "__all__", vars(home))]
+    classes = {value for value in values if inspect.isclass(value)}
+    return sorted({cls.__name__ for cls in classes if cls.__module__.split(".")[0] in _KNOWN})

@@ -10,6 +10,7 @@ ADVICE = (
     r".*does not have many workers.*",  # small sets live in memory: there are no workers to add
     r".*The number of training batches .* is smaller than the logging interval.*",  # every epoch logs its last step
     r".*Checkpoint directory .* exists and is not empty.*",  # each run has a folder of its own
+    r".*You defined a `validation_step` but have no `val_dataloader`.*",  # nothing is selected
     r".*No seed found.*",  # the seed is an option with a default
     r".*Found \d+ module\(s\) in eval mode at the start of training.*",  # the teacher, on purpose
     r".*is not supported by the model summary.*",  # it only estimates a size
@@ -18,7 +19,10 @@ ADVICE = (
     r".*Couldn't infer the batch indices.*",  # our samples carry their index
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
-TIPS = ("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks", "TPU available")
+TIPS = (
+    *("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks", "TPU available"),
+    "to estimate number of stepping batches",
+)
 
 
 class _NoTips(logging.Filter):

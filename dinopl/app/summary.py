@@ -1,7 +1,8 @@
-"""What a run leaves on the terminal: the table, the figure's path, the folder."""
+"""What a run leaves on the terminal: tables, paths of figures, the folder."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -11,39 +12,37 @@ from dinopl.callbacks import RunFolder
 
 @rank_zero_only
 def show_summary(run_folder: RunFolder) -> None:
-    """Prints the table of a run and draws its figure, as far as the run has what they show."""
+    """Prints the tables of a run and draws its figures, as far as the run has what they show."""
     if not run_folder.created or run_folder.path is None:
         return
-    from dinopl.results import Run, distillation_table
+    from dinopl.results import Run, views_of
 
     run = Run.load(run_folder.path)
-    if any(name.startswith(("probe/student", "probe_val/student")) for name in run.metrics):
-        sys.stdout.write(f"\n{distillation_table(run.metrics)}\n")
-        if run.history.rows("probe/epoch"):
-            _draw(run)
-    predictions = run_folder.path / "predictions.npz"
-    if predictions.is_file():
+    for view in views_of(run):
+        sys.stdout.write(f"\n{view.table(run)}\n")
+        _draw(run.path, view.figures(run), view.x)
+    for predictions in sorted(run_folder.path.glob("predictions*.npz")):
         sys.stdout.write(f"\npredictions: {_short(predictions)}\n")
     sys.stdout.write(f"\nrun folder: {_short(run_folder.path)}\n")
 
 
-def _draw(run: Any) -> None:
-    """Writes the figure beside the numbers that it was drawn from, and into TensorBoard."""
+def _draw(folder: Path, figures: Mapping[str, Any], x: str) -> None:
+    """Writes figures beside the numbers that they were drawn from, and into TensorBoard."""
+    if not figures:
+        return
     from torch.utils.tensorboard import SummaryWriter
 
-    from dinopl.results import distillation_figure, save_figure
+    from dinopl.results import save_figure
 
-    figure = distillation_figure(run)
-    path = save_figure(figure, run.path / "figures" / "probes.png")
-    with SummaryWriter(run.path) as writer:
-        writer.add_figure("figures/probes", figure, close=False)
-    sys.stdout.write(f"figure: {_short(path)}\n")
+    with SummaryWriter(folder) as writer:
+        for name, figure in figures.items():
+            path = save_figure(figure, folder / "figures" / f"{name}.png", x)
+            writer.add_figure(f"figures/{name}", figure, close=False)
+            sys.stdout.write(f"figure: {_short(path)}\n")
 
 
-def _short(path: Any) -> str:
+def _short(path: Path) -> str:
     """A path as seen from here, where it lies below."""
-    from pathlib import Path
-
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 

@@ -16,8 +16,11 @@ from torch.optim import Optimizer
 REMEDY = "lower the learning rate, clip gradients (gradient_clip_val) or raise the precision (32-true)"
 
 
-class DivergenceError(RuntimeError):
-    """The loss, the gradient or the state of a run is not finite any more."""
+class DivergenceError(FloatingPointError, RuntimeError):
+    """The loss, the gradient or the state of a run is not finite any more.
+
+    Whatever a part raises that is a ``FloatingPointError``, such as a solver's own error, is taken alike.
+    """
 
 
 def not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -106,7 +109,7 @@ class FiniteGuard(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keeps checkpoint callbacks from saving a diverged run on its way out."""
-        if isinstance(exception, DivergenceError):
+        if isinstance(exception, FloatingPointError):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint):
                     callback.save_on_exception = False

@@ -22,7 +22,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dinopl.callbacks.files import cannot_write, obstacle, one_line_errors, replacing
-from dinopl.callbacks.finite_guard import DivergenceError
 from dinopl.callbacks.loggers import EventsFile, MetricsFile
 from dinopl.callbacks.metadata import finite, plain, versions
 
@@ -33,7 +32,7 @@ def status_of(exception: BaseException) -> Status:
     """How a run ended that raised ``exception``; a SIGTERM interrupts, as Ctrl-C does."""
     if isinstance(exception, KeyboardInterrupt | SIGTERMException):
         return "interrupted"
-    return "diverged" if isinstance(exception, DivergenceError) else "failed"
+    return "diverged" if isinstance(exception, FloatingPointError) else "failed"
 
 
 def choose_folder(root: str, name: str) -> Path:
@@ -56,7 +55,9 @@ class RunFolder(Callback):
     in the folder. List it before callbacks that log or write. With several processes rank zero writes and every rank
     knows ``path``; with launchers that spawn or fork, the parent process does not learn it.
 
-    ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not.
+    ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not;
+    and under "data" and "model" what the method ``facts`` of data module and module says, in plain values, where there
+    is one.
 
     Args:
         name: first part of the folder's name, under the Trainer's ``default_root_dir``.
@@ -114,25 +115,25 @@ class RunFolder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder."""
-        self._start(trainer, "fit")
+        self._start(trainer, pl_module, "fit")
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, unless it is there."""
-        self._start(trainer, "validate")
+        self._start(trainer, pl_module, "validate")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, unless it is there."""
-        self._start(trainer, "test")
+        self._start(trainer, pl_module, "test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder, unless it is there."""
-        self._start(trainer, "predict")
+        self._start(trainer, pl_module, "predict")
 
-    def _start(self, trainer: Trainer, command: str) -> None:
+    def _start(self, trainer: Trainer, pl_module: LightningModule, command: str) -> None:
         if self.created or self.path is None:
             return
         self._metrics, self._clock = {}, time.monotonic()
-        self._facts = self._first_facts(trainer, command)
+        self._facts = self._first_facts(trainer, pl_module, command)
         metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
         problem = self._make(self.path, metrics_file) if trainer.is_global_zero else None
         problem = trainer.strategy.broadcast(problem)
@@ -141,7 +142,7 @@ class RunFolder(Callback):
         self.created, self._loggers = True, [metrics_file, events_file]
         trainer.loggers = [*trainer.loggers, *self._loggers]
 
-    def _first_facts(self, trainer: Trainer, command: str) -> dict[str, Any]:
+    def _first_facts(self, trainer: Trainer, pl_module: LightningModule, command: str) -> dict[str, Any]:
         seed = os.environ.get("PL_GLOBAL_SEED") if self.seed is None else self.seed
         source = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
         return {
@@ -150,6 +151,7 @@ class RunFolder(Callback):
             "command": command,
             "resumed_from": source if source is None or "://" in source else os.path.abspath(source),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **_facts(trainer, pl_module),
         }
 
     def _make(self, path: Path, metrics_file: MetricsFile) -> str | None:
@@ -213,6 +215,12 @@ class RunFolder(Callback):
         }
         with one_line_errors(self.path), replacing(self.path / "results.json") as temporary:
             temporary.write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+
+
+def _facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    owners = {"data": getattr(trainer, "datamodule", None), "model": pl_module}
+    found = {name: getattr(owner, "facts", None) for name, owner in owners.items()}
+    return {name: plain(facts(), name) for name, facts in found.items() if callable(facts)}
 
 
 def folder_of(trainer: Trainer) -> Path | None:

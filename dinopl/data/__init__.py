@@ -2,10 +2,12 @@
 
 from dinopl.data.batch import as_batch
 from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.indexed import IndexedDataModule
 from dinopl.data.loader import ImageLoader
 from dinopl.data.module import ImageDataModule
-from dinopl.data.order import EvalSampler, OrderSampler, epoch_order
+from dinopl.data.order import BatchOrder, Block, EvalSampler, OrderSampler, epoch_order
 from dinopl.data.sources import (
+    CIFAR5mImages,
     CIFAR10Images,
     CIFAR100Images,
     DigitsImages,
@@ -24,6 +26,9 @@ from dinopl.data.subsets import stratified_split, stratified_subset
 from dinopl.data.views import CropFlip, ImageView, WholeImage
 
 __all__ = [
+    "BatchOrder",
+    "Block",
+    "CIFAR5mImages",
     "CIFAR10Images",
     "CIFAR100Images",
     "CropFlip",
@@ -37,6 +42,7 @@ __all__ = [
     "ImageLoader",
     "ImageSource",
     "ImageView",
+    "IndexedDataModule",
     "MNISTImages",
     "NoiseImages",
     "NpzImages",

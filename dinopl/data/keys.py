@@ -38,20 +38,20 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
-def sample_keys(seed: int, epoch: int, index: Tensor) -> Tensor:
+def sample_keys(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
     """One key a sample, which changes from epoch to epoch.
 
     Args:
         seed: of the augmentation's stream.
-        epoch: 0 for the first.
+        epoch: 0 for the first; one for all samples, or one each, ``(B,)`` int64.
         index: position of each sample in its data set, ``(B,)`` int64.
 
     Returns:
         Keys, ``(B,)`` int64, on the device of ``index``.
     """
-    run = mix(torch.tensor(_signed(seed)))
-    base = mix(run + _signed(_GOLDEN * (epoch + 1)))
-    return mix(index * _GOLDEN + int(base))
+    run = int(mix(torch.tensor(_signed(seed))))
+    steps = torch.as_tensor(epoch, device=index.device) + 1
+    return mix(index * _GOLDEN + mix(steps * _GOLDEN + run))
 
 
 def derived_keys(keys: Tensor, first: int, count: int = 1) -> Tensor:

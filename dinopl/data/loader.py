@@ -1,8 +1,8 @@
 """Loaders of image batches: order from a sampler, images from a store, views made on the training device.
 
-Views and normalisation are computed for a whole batch at once, where the images are. So the same code serves a tensor
-on a GPU and files that worker processes decode; and as order and random numbers belong to the samples, the batches do
-not depend on the number of workers.
+Views and normalisation are computed for a whole batch at once, where the images are, and for several batches where
+images are tiny. So the same code serves a tensor on a GPU and files that worker processes decode; and as order and
+random numbers belong to the samples, the batches do not depend on the number of workers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from dinopl.data.keys import derived_keys, sample_keys
-from dinopl.data.order import BatchSlice, OrderSampler
+from dinopl.data.order import BatchOrder, BatchSlice, Block
 from dinopl.data.stores import ImageStore
 from dinopl.data.views import ImageView
 from dinopl.types import ImageBatch
 
+_TOGETHER = 1 << 18  # numbers in the views that are made at once, if a batch has not more by itself
 _FIRST_VIEW = 1 << 20  # the draws that views make of a key stay below this, those that make a key for a view above
 
 
@@ -57,6 +58,8 @@ class ViewRecipe:
         std: likewise.
         channels: of the views.
         seed: of the augmentation.
+        cycle: how many augmentations of an image there are, which follow one another from pass to pass; None: a new one
+            in every pass.
     """
 
     views: Sequence[ImageView]
@@ -65,19 +68,29 @@ class ViewRecipe:
     std: Sequence[float]
     channels: int
     seed: int = 0
+    cycle: int | None = None
+
+    def keys(self, visits: Tensor, index: Tensor) -> Tensor:
+        """The keys that the views of samples are drawn by.
+
+        Args:
+            visits: how many passes over the data came before, ``(B,)`` int64.
+            index: of the samples, ``(B,)`` int64.
+        """
+        return sample_keys(self.seed, visits % self.cycle if self.cycle else visits, index)
 
 
 class ImageLoader:
     """Batches of images, on their device. Iterating yields one ``ImageBatch`` a batch.
 
-    The key ``share`` is there only where it is not 1. A Lightning trainer calls ``sampler.set_epoch``, and keeps
-    ``state_dict`` in its checkpoints.
+    The key ``share`` is there only where it is not 1, ``visit`` only in passes after the first. A Lightning trainer
+    calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
 
     Args:
         store: where the images are.
         rows: the row of each sample in the store, ``(n,)`` int64; a sample's index is its position here.
         label: class of each row of the store, ``(N,)`` int64.
-        sampler: the order of the ``n`` samples.
+        sampler: the order of the ``n`` samples, or of some of them.
         recipe: how stored images become views.
         device: where the batches are to be; that of the store's batches.
     """
@@ -89,7 +102,7 @@ class ImageLoader:
         store: ImageStore,
         rows: Tensor,
         label: Tensor,
-        sampler: OrderSampler,
+        sampler: BatchOrder,
         recipe: ViewRecipe,
         device: torch.device,
     ) -> None:
@@ -109,15 +122,11 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         # A generator: the epoch and the offset are read at the first batch, not when the iterator is made.
-        order = self.sampler.order()
-        parts = self.sampler.begin()
-        stored = self.store.batches([self.rows[order[part.start : part.stop]] for part in parts])
-        order = order.to(self.device)
-        keys = sample_keys(self.recipe.seed, self.sampler.epoch, order)
-        for part, images in zip(parts, stored, strict=True):
-            batch = self._batch(part, images, order, keys)
-            self.sampler.advance(part)
-            yield batch
+        for block in self.sampler.blocks():
+            if block.parts:
+                for part, batch in zip(block.parts, self._batches(block), strict=True):
+                    self.sampler.advance(part)
+                    yield batch
 
     def state_dict(self) -> dict[str, int]:
         """Where in which epoch this loader is."""
@@ -127,19 +136,52 @@ class ImageLoader:
         """Makes the next iteration go on there."""
         self.sampler.load_state_dict(state)
 
-    def _batch(self, part: BatchSlice, stored: Tensor, order: Tensor, keys: Tensor) -> ImageBatch:
-        index = order[part.start : part.stop]
+    def _batches(self, block: Block) -> Iterator[ImageBatch]:
+        """The batches of a block. What is not images is looked up for all of them at once."""
+        places = torch.cat([torch.arange(part.start, part.stop) for part in block.parts])
+        visits = iter(block.visits[torch.tensor([part.start for part in block.parts])].tolist())
+        order = block.order[places]
+        index = order.to(self.device)
+        keys = self.recipe.keys(block.visits[places].to(self.device), index)
+        groups = self._groups(block.parts)
+        sizes = [sum(part.stop - part.start for part in group) for group in groups]
+        stored = self.store.batches(torch.split(self.rows[order], sizes))
+        columns = zip(*(torch.split(column, sizes) for column in (index, self.label[index], keys)), strict=True)
+        for group, images, (own_index, label, own_keys) in zip(groups, stored, columns, strict=True):
+            views = self._views(images, own_keys)
+            parts = [part.stop - part.start for part in group]
+            split = zip(*(torch.split(column, parts) for column in (own_index, label, *views)), strict=True)
+            for part, (batch_index, batch_label, *batch_views) in zip(group, split, strict=True):
+                batch: ImageBatch = {"views": batch_views, "label": batch_label, "index": batch_index}
+                if part.share != 1.0:
+                    batch["share"] = part.share
+                if visit := next(visits):
+                    batch["visit"] = visit
+                yield batch
+
+    def _groups(self, parts: Sequence[BatchSlice]) -> list[list[BatchSlice]]:
+        """Batches whose views are made at once: one, or several where images are so small that calls cost more."""
+        sizes = [view.out_size(*self.store.image_size) for view in self.recipe.views]
+        most = _TOGETHER // (self.recipe.channels * sum(height * width for height, width in sizes))
+        groups: list[list[BatchSlice]] = []
+        room = 0
+        for part in parts:
+            count = part.stop - part.start
+            if count > room:
+                groups.append([])
+                room = max(most, count)
+            groups[-1].append(part)
+            room -= count
+        return groups
+
+    def _views(self, stored: Tensor, keys: Tensor) -> list[Tensor]:
         recipe = self.recipe
-        views = make_views(
+        return make_views(
             stored,
-            keys[part.start : part.stop],
+            keys,
             recipe.views,
             scale=recipe.scale,
             mean=self._mean,
             std=self._std,
             channels=recipe.channels,
         )
-        batch: ImageBatch = {"views": views, "label": self.label[index], "index": index}
-        if part.share != 1.0:
-            batch["share"] = part.share
-        return batch

@@ -9,16 +9,16 @@ training device; order and augmentation are functions of (seed, epoch, sample).
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import MethodType
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from dinopl.data.fingerprint import describe, digest, spread
 from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.indexed import IndexedDataModule, skip_validation
 from dinopl.data.loader import ImageLoader, ViewRecipe
-from dinopl.data.order import EvalSampler, OrderSampler
+from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources import DigitsImages, ImageSource
 from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset, read_splits
 from dinopl.data.stores import ImageStore, open_store
@@ -27,7 +27,7 @@ from dinopl.seeds import stream_seed
 from dinopl.types import ImageBatch, ImageShape
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(IndexedDataModule):
     """Image batches in one order, whatever the number of workers and processes.
 
     Splits: "train" and "val" are the set's training images without and with those held out, stratified; "test" is its
@@ -110,9 +110,9 @@ class ImageDataModule(LightningDataModule):
         self.download = download
         self.seed = seed
         self.num_workers = num_workers
-        if not val_size:  # Lightning then says that it skips validation; about an empty list of loaders it is obscure
-            self.val_dataloader = MethodType(LightningDataModule.val_dataloader, self)  # type: ignore[method-assign]
-        self.image_shape = self._image_shape()
+        if not val_size:
+            skip_validation(self)
+        self.image_shape = self.input_shape = self._image_shape()
         self.num_classes = (probe_dataset or dataset).info(self.root).num_classes
         _check_normalization(normalization, self.image_shape.channels)
         self._stream = torch.initial_seed() if seed is None else seed
@@ -131,6 +131,37 @@ class ImageDataModule(LightningDataModule):
         """Number of images that are trained on, known after ``setup``; their indices run from 0."""
         self._of(probe=False)
         return len(self._subset)
+
+    @property
+    def train_label(self) -> Tensor:
+        """Class of each image that is trained on, ``(num_train,)`` int64, known after ``setup``."""
+        return self._of(probe=False).label("train")[self._subset]
+
+    def fingerprint(self) -> str:
+        """What identifies the images that are trained on and what training sees of them, whatever their source's name.
+
+        Covers every label and row, the content of 64 images, their size and normalisation, and the views' options; not
+        the seed of random views.
+        """
+        splits, rows = self._of(probe=False), self._rows("train")
+        sample = rows[spread(len(rows))]
+        store = open_store(splits.train, 0, torch.device("cpu"))
+        tensors = {"rows": rows, "label": self.train_label, "images": next(store.batches([sample]))}
+        facts = {
+            "scale": splits.train.scale,
+            "mean": splits.mean,
+            "std": splits.std,
+            "channels": self.image_shape.channels,
+            "views": [describe(view) for view in self.views],
+        }
+        return digest(tensors, facts)
+
+    def reseed(self, seed: int) -> None:
+        """Takes ``seed`` instead of the run's, unless the option ``seed`` gave one; data that were read are redrawn."""
+        if self.seed is None and seed != self._stream:
+            self._stream = seed
+            if self._splits is not None:
+                self._read()
 
     def prepare_data(self) -> None:
         """Fetches what is not there. Lightning calls it on one process of a node."""
@@ -156,7 +187,7 @@ class ImageDataModule(LightningDataModule):
             self._read()
         if stage == "validate" and not self.val_size:
             raise ValueError("--data.val_size 0: no images were held out to validate on; set it as it was in training.")
-        processes = self._place()[2]
+        processes = self.place()[2]
         if stage in (None, "fit") and self.batch_size * processes > self.num_train:
             each = f" on each of {processes} processes" if processes > 1 else ""
             raise ValueError(
@@ -181,21 +212,31 @@ class ImageDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over the checkpoint's seed, unless an option set one: what was held out then stays held out."""
-        if self.seed is None and state_dict["seed"] != self._stream:
-            self._stream = state_dict["seed"]
-            if self._splits is not None:
-                self._read()
+        self.reseed(state_dict["seed"])
 
     def train_dataloader(self) -> ImageLoader:
         """Shuffled training batches of this process."""
-        _, rank, processes = self._place()
+        _, rank, processes = self.place()
         order = stream_seed("order", self._stream)
         sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order, drop_last=self.drop_last)
-        return self._train_loader(sampler, self.views)
+        return self.indexed_loader(sampler)
 
     def cache_dataloader(self) -> ImageLoader:
         """All training images once, in order of their index, as in training: for what is computed once and kept."""
-        return self._train_loader(OrderSampler(self.num_train, self.batch_size), self.views)
+        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size))
+
+    def indexed_loader(
+        self,
+        sampler: BatchOrder,
+        *,
+        augment: bool = True,
+        label: Tensor | None = None,
+        seed: int | None = None,
+        cycle: int | None = None,
+    ) -> ImageLoader:
+        """A loader of training images in an order of one's own; see ``IndexedDataModule``."""
+        views = self.views if augment else [self._whole]
+        return self._loader(False, "train", sampler, views, label=label, seed=seed, cycle=cycle)
 
     def val_dataloader(self) -> ImageLoader:
         """The validation split, un-augmented and in order; with ``val_size`` 0 a trainer finds no such method."""
@@ -254,14 +295,14 @@ class ImageDataModule(LightningDataModule):
             raise RuntimeError("call setup() before asking an ImageDataModule for its data.")
         return splits
 
-    def _train_loader(self, sampler: OrderSampler, views: list[ImageView]) -> ImageLoader:
-        return self._loader(self._of(probe=False), "train", self._rows("train"), sampler, views)
+    @property
+    def _whole(self) -> ImageView:
+        return WholeImage(self.image_shape[1:])
 
     def _eval_loader(self, split: Split, *, probe: bool = False) -> ImageLoader:
-        rows = self._rows(split, probe=probe)
-        rank, processes = (0, 1) if probe else self._place()[1:]
-        sampler = EvalSampler(len(rows), self.eval_batch_size, rank, processes)
-        return self._loader(self._of(probe=probe), split, rows, sampler, [WholeImage(self.image_shape[1:])])
+        rank, processes = (0, 1) if probe else self.place()[1:]
+        sampler = EvalSampler(len(self._rows(split, probe=probe)), self.eval_batch_size, rank, processes)
+        return self._loader(probe, split, sampler, [self._whole])
 
     def _rows(self, split: Split, *, probe: bool = False) -> Tensor:
         """Where the samples of a split are, after the cut to a subset."""
@@ -271,18 +312,29 @@ class ImageDataModule(LightningDataModule):
         return rows[self._probe_subset if probe else self._subset]
 
     def _loader(
-        self, splits: SplitImages, split: Split, rows: Tensor, sampler: OrderSampler, views: list[ImageView]
+        self,
+        probe: bool,
+        split: Split,
+        sampler: BatchOrder,
+        views: list[ImageView],
+        *,
+        label: Tensor | None = None,
+        seed: int | None = None,
+        cycle: int | None = None,
     ) -> ImageLoader:
-        images, device = splits.images(split), self._place()[0]
+        splits, rows, device = self._of(probe=probe), self._rows(split, probe=probe), self.place()[0]
+        images = splits.images(split)
         recipe = ViewRecipe(
             views=views,
             scale=images.scale,
             mean=splits.mean,
             std=splits.std,
             channels=self.image_shape.channels,
-            seed=stream_seed("augmentation", self._stream),
+            seed=stream_seed("augmentation", self._stream) if seed is None else seed,
+            cycle=cycle,
         )
-        return ImageLoader(self._store(images, device), rows, images.label, sampler, recipe, device)
+        by_row = images.label if label is None else images.label.index_copy(0, rows, label)
+        return ImageLoader(self._store(images, device), rows, by_row, sampler, recipe, device)
 
     def _store(self, images: ImageArrays | ImageFiles, device: torch.device) -> ImageStore:
         """A store that loaders share if it is a tensor; files get workers of their own for each loader."""
@@ -291,12 +343,6 @@ class ImageDataModule(LightningDataModule):
         if (id(images), device) not in self._stores:
             self._stores[id(images), device] = open_store(images, 0, device)
         return self._stores[id(images), device]
-
-    def _place(self) -> tuple[torch.device, int, int]:
-        """Device, rank and number of processes: the trainer's, or this process alone on the CPU."""
-        if self.trainer is None:
-            return torch.device("cpu"), 0, 1
-        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
 
     def _image_shape(self) -> ImageShape:
         """Shape of the first view; probed images must have the same before views are made."""

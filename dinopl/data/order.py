@@ -6,6 +6,7 @@ with batches of W*B sees, nothing depends on the number of workers, and an offse
 torch's ``DistributedSampler`` differs: it deals samples out one by one and repeats some to make the ranks even.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +26,51 @@ class BatchSlice(NamedTuple):
     """Where the global batch ends: the offset once it is done."""
     share: float
     """Size of this part, times the number of processes, over the size of the global batch."""
+
+
+class Block(NamedTuple):
+    """A stretch of the training order that is handed out in one piece."""
+
+    order: Tensor
+    """Samples, ``(n,)`` int64 on the CPU, over all processes."""
+    visits: Tensor
+    """How many passes over the data came before, ``(n,)`` int64: what augmentation is keyed by."""
+    parts: list[BatchSlice]
+    """This process's batches, as positions in ``order``."""
+
+
+class BatchOrder(ABC):
+    """Which samples make the batches of an epoch, and how far it has come: what a loader asks.
+
+    Attributes:
+        epoch: the current one; Lightning moves it through ``set_epoch``.
+    """
+
+    epoch: int = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+
+    @abstractmethod
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch."""
+
+    @abstractmethod
+    def blocks(self) -> Iterator[Block]:
+        """Starts an iteration: what is left of the epoch, in order."""
+
+    @abstractmethod
+    def advance(self, part: BatchSlice) -> None:
+        """Notes that the batch ``part`` was handed out."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this is."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next iteration go on where ``state`` was saved."""
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -90,7 +136,7 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
     return [rank_slice(low, high, rank, world_size) for low, high in pairwise(bounds)]
 
 
-class OrderSampler:
+class OrderSampler(BatchOrder):
     """Positions of the samples of each batch of this process, in training order; resumable in mid-epoch.
 
     Iterating yields ``(B,)`` int64 tensors. An iteration that follows ``load_state_dict`` goes on where the state was
@@ -143,6 +189,11 @@ class OrderSampler:
     def order(self) -> Tensor:
         """The current epoch's order over all processes, ``(n,)`` int64 on the CPU."""
         return torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, self.epoch)
+
+    def blocks(self) -> Iterator[Block]:
+        """The epoch in one block."""
+        order = self.order()
+        yield Block(order, torch.tensor(self.epoch).expand_as(order), self.begin())
 
     def begin(self) -> list[BatchSlice]:
         """Starts an iteration: the slices that are left of the epoch."""

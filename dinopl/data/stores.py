@@ -13,7 +13,13 @@ _READ = 256  # images of a batch where the batch size does not matter
 
 
 class ImageStore(ABC):
-    """Fetches stored images by row, a batch at a time."""
+    """Fetches stored images by row, a batch at a time.
+
+    Attributes:
+        image_size: height and width of a stored image.
+    """
+
+    image_size: tuple[int, int]
 
     @abstractmethod
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -36,6 +42,7 @@ class TensorStore(ImageStore):
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
+        self.image_size = (images.shape[-2], images.shape[-1])
 
     def batches(self, rows: Sequence[Tensor]) -> Iterator[Tensor]:
         """Indexes the tensor; the rows of all batches travel to its device in one copy."""
@@ -56,6 +63,7 @@ class WorkerStore(ImageStore):
 
     def __init__(self, files: ImageFiles, num_workers: int, device: torch.device) -> None:
         self.device = device
+        self.image_size = (files.shape.height, files.shape.width)
         self._lists = _RowLists()
         self._loader: DataLoader[Tensor] = DataLoader(
             _Decoded(files),

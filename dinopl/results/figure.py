@@ -65,12 +65,13 @@ def distillation_figure(run: Run) -> "Figure":
     return figure
 
 
-def save_figure(figure: "Figure", path: str | Path) -> Path:
+def save_figure(figure: "Figure", path: str | Path, x: str = "epoch") -> Path:
     """Writes a figure as PNG and, beside it under the same name, the CSV of its lines: metric, epoch, value.
 
     Args:
-        figure: of :func:`distillation_figure`.
+        figure: whose lines have metrics' names for labels; one whose label begins with "_" is no data, left out.
         path: of the PNG; its folder is made if need be.
+        x: what stands on the horizontal axis, the name of the CSV's second column.
 
     Returns:
         The path of the PNG.
@@ -85,9 +86,10 @@ def save_figure(figure: "Figure", path: str | Path) -> Path:
     figure.savefig(path, dpi=160)
     with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["metric", "epoch", "value"])
+        writer.writerow(["metric", x, "value"])
         for line in (line for axes in figure.axes for line in axes.get_lines()):
-            writer.writerows([line.get_label(), *point] for point in np.asarray(line.get_xydata()).tolist())
+            if not str(line.get_label()).startswith("_"):
+                writer.writerows([line.get_label(), *point] for point in np.asarray(line.get_xydata()).tolist())
     return path
 
 

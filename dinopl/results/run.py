@@ -24,6 +24,9 @@ class Run:
         config: the run's complete configuration.
         resumed_from: the checkpoint that the run took up, if it did.
         history: what was logged over time.
+        command: "fit", "validate", "test" or "predict", whichever began the folder, if it is known.
+        started: when, as ISO 8601 with the offset from UTC, if it is known.
+        duration_s: seconds from the start to the end, if it has ended.
     """
 
     path: Path
@@ -34,10 +37,17 @@ class Run:
     config: dict[str, Any]
     resumed_from: str | None
     history: History
+    command: str | None = None
+    started: str | None = None
+    duration_s: float | None = None
 
     @classmethod
-    def load(cls, path: str | Path) -> "Run":
+    def load(cls, path: str | Path, history: bool = True) -> "Run":
         """Reads a run folder; files that a running or killed run has not written yet are taken as empty.
+
+        Args:
+            path: the folder.
+            history: whether to read ``metrics.csv`` too; otherwise ``history`` is empty.
 
         Raises:
             FileNotFoundError: if the folder is not there, or is no run folder.
@@ -59,7 +69,10 @@ class Run:
             versions=results.get("versions") or {},
             config=config,
             resumed_from=results.get("resumed_from"),
-            history=History.read(metrics_file) if metrics_file.is_file() else History({}),
+            history=History.read(metrics_file) if history and metrics_file.is_file() else History({}),
+            command=results.get("command"),
+            started=results.get("started"),
+            duration_s=results.get("duration_s"),
         )
 
 

@@ -36,19 +36,20 @@ def _block(title: str, found: Mapping[str, Mapping[str, float | None]]) -> str:
     for probe, values in found.items():
         teacher, student = values.get("teacher"), values.get("student")
         gain = None if teacher is None or student is None else student - teacher
-        rows.append([probe, *(_percent(values.get(subject)) for subject in SUBJECTS), _percent(gain, "+")])
-    return f"Probe accuracy, {title} (percent; gain in points)\n" + _aligned(rows)
+        rows.append([probe, *(percent(values.get(subject)) for subject in SUBJECTS), percent(gain, "+")])
+    return f"Probe accuracy, {title} (percent; gain in points)\n" + aligned(rows)
 
 
-def _percent(fraction: float | None, sign: str = "") -> str:
+def percent(fraction: float | None, sign: str = "") -> str:
+    """A fraction in percent with one decimal, "-" for none; ``sign="+"`` shows a plus too."""
     if fraction is None or fraction != fraction:
         return "-"
     text = f"{100 * fraction:{sign}.1f}"
     return "+0.0" if text == "-0.0" else text
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The first column to the left, the others to the right, with a rule under the first row."""
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Plain text: the first column to the left, the others to the right, with a rule under the first row."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])

@@ -152,6 +152,10 @@ class DeltaProductLayer(nn.Module):
         """Runs over a sequence from the zero state, ``(B, T, D)`` to ``(B, T, D)``."""
         return self._run(x, self.initial_state(len(x)), self.chunk_size)[0]
 
+    def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
+        return self._run(x, state, self.chunk_size)
+
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Runs over one token, ``(B, D)``: its output ``(B, D)`` and the next state."""
         y, state = self._run(x_t[:, None], state)

@@ -33,6 +33,10 @@ class LSTMLayer(nn.Module):
         """Runs over a sequence from the zero state, ``(B, T, D)`` to ``(B, T, D)``."""
         return self._run(x, self.initial_state(len(x)))[0]
 
+    def advance(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
+        return self._run(x, state)
+
     def step(self, x_t: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """Runs over one token, ``(B, D)``: its output ``(B, D)`` and the next state."""
         y, state = self._run(x_t[:, None], state)

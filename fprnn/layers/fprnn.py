@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
 from fprnn.layers.oracle import DenseSolver
-from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
+from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer, MixerContext
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 
@@ -27,12 +27,46 @@ class FPRNNCache(NamedTuple):
     Attributes:
         recurrent: of the fixed point, two times ``(B, d)``.
         inputs: the last inputs of the short convolution, ``(B, W - 1, d)``; None without it.
-        reads: the last inputs of the read-out's convolution, ``(B, W - 1, 2 d)``; None without it.
+        reads: the last x of the read-out's convolution, ``(B, W - 1, d)``; None without it.
+        states: the last h of the read-out's convolution, ``(B, W - 1, d)``; None without it.
     """
 
     recurrent: RecurrentState
     inputs: Tensor | None = None
     reads: Tensor | None = None
+    states: Tensor | None = None
+
+
+class FPRNNInputs(NamedTuple):
+    """What the layer makes of its input before it solves, ``(B, T, d)`` each.
+
+    Attributes:
+        z: ``silu(z)``, of the read-out.
+        read: ``W_c x``, the input's part of the output gate.
+        decay: of the equation, in at least float32.
+        drive: of the equation, in at least float32.
+        context: of the mixer.
+        source: x before its convolution; for a cache only, hence None where tokens were looked up.
+        x: x after its convolution; the same.
+    """
+
+    z: Tensor
+    read: Tensor
+    decay: Tensor
+    drive: Tensor
+    context: MixerContext
+    source: Tensor | None
+    x: Tensor | None
+
+    def take(self, tokens: Tensor) -> "FPRNNInputs":
+        """The inputs of sequences ``(B, T)``, where these are the inputs of every token in turn, ``(1, V, d)``.
+
+        In at least float32, since the gradient of a row is a sum over all places where its token stands.
+        """
+        z, read, decay, drive, projected = (
+            F.embedding(tokens, wide(rows.squeeze(0))) for rows in (*self[:4], self.context.projected)
+        )
+        return FPRNNInputs(z, read, decay, drive, self.context._replace(projected=projected), None, None)
 
 
 class FPRNN(nn.Module):
@@ -84,17 +118,25 @@ class FPRNN(nn.Module):
         self.loop_norm = nn.LayerNorm(d, eps=norm_eps) if in_loop_norm else None
         self.mixer = mixer(d)
         self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
-        self.input_convs, self.read_conv = nn.ModuleDict(), None
+        self.input_convs, self.read_convs = nn.ModuleDict(), nn.ModuleDict()
         if conv_width is not None:
             copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]
             self.input_convs.update({name: ShortConvolution(d, conv_width) for name in copies})
-            self.read_conv = ShortConvolution(2 * d, conv_width)
+            self.read_convs.update({name: ShortConvolution(d, conv_width) for name in ("x", "h")})
         self.statistics: SolveStatistics | None = None
         nn.init.zeros_(self.decay_gate.bias)  # lambda starts around 1/2: near 1, the mixer would change nothing
 
-    def forward(self, u: Tensor) -> Tensor:
-        """``(B, T, D)`` to the same."""
-        return self._apply_to(u, self.solver, None).out
+    def forward(self, u: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """``(B, T, D)`` to the same.
+
+        Args:
+            u: the input, ``(B, T, D)``; with ``tokens`` a table of vectors, ``(V, D)``.
+            tokens: rows of the table, ``(B, T)``. The input is then ``u[tokens]``, and what depends on one token alone
+                is computed once for each row: faster, for the same result, where the table has fewer rows than the
+                input has tokens. Only if the layer is :attr:`tokenwise`.
+        """
+        inputs = self.project(u) if tokens is None else self.look_up(u, tokens)
+        return self._solve(inputs, self.solver).out
 
     def initial_state(self, batch: int) -> FPRNNCache:
         """The cache before the first token of ``batch`` sequences."""
@@ -103,7 +145,7 @@ class FPRNN(nn.Module):
         if self.conv_width is None:
             return FPRNNCache(RecurrentState(zeros, zeros))
         inputs = weight.new_zeros(batch, self.conv_width - 1, self.d_inner)
-        return FPRNNCache(RecurrentState(zeros, zeros), inputs, torch.cat([inputs, inputs], -1))
+        return FPRNNCache(RecurrentState(zeros, zeros), inputs, inputs, inputs)
 
     def advance(self, u: Tensor, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
         """The outputs for the next tokens ``(B, T, D)``, by the layer's solver, and the cache after them."""
@@ -114,56 +156,84 @@ class FPRNN(nn.Module):
         out, cache = self._advance(u.unsqueeze(1), SequentialSolver(), cache)
         return out.squeeze(1), cache
 
-    def equation(self, x: Tensor, cache: FPRNNCache | None = None) -> tuple[FPRNNEquation, Tensor]:
-        """The fixed point's equation for x ``(B, T, d)``, in at least float32, and the x that the read-out sees."""
+    @property
+    def tokenwise(self) -> bool:
+        """Whether what :meth:`project` makes of a token depends on that token alone."""
+        return self.conv_width is None
+
+    def project(self, u: Tensor, cache: FPRNNCache | None = None) -> FPRNNInputs:
+        """All that the layer makes of its input ``(B, T, D)`` before it solves."""
+        x_weight, z_weight = self.in_proj.weight.chunk(2)
+        source, z = F.linear(u, x_weight), F.linear(u, z_weight)
         before = None if cache is None else cache.inputs
-        copies = {name: conv(x, before) for name, conv in self.input_convs.items()}
-        drive = wide(F.silu(self.input_gate(copies.get("b", x)))) * wide(copies.get("x", x))
+        copies = {name: conv(source, before) for name, conv in self.input_convs.items()}
+        x = copies.get("x", source)
+        drive = wide(F.silu(self.input_gate(copies.get("b", x)))) * wide(x)
         decay = torch.sigmoid(wide(self.decay_gate(copies.get("decay", x))))
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(u.device.type, enabled=False):
             context = self.mixer.prepare(copies.get("mixer", x))
+        seen = self.read_convs["x"](x, None if cache is None else cache.reads) if self.read_convs else x
+        read = F.linear(seen, self.output_gate.weight[:, : self.d_inner])
+        return FPRNNInputs(F.silu(z), read, decay, drive, context, source, x)
+
+    def look_up(self, table: Tensor, tokens: Tensor) -> FPRNNInputs:
+        """:meth:`project` of ``table[tokens]``, with each row of the table ``(V, D)`` projected once.
+
+        Raises:
+            ValueError: if what is made of a token depends on its neighbours.
+        """
+        if not self.tokenwise:
+            raise ValueError(f"conv_width={self.conv_width} mixes tokens: give the layer their vectors, not a table")
+        return self.project(table.unsqueeze(0)).take(tokens)
+
+    def equation(self, inputs: FPRNNInputs, cache: FPRNNCache | None = None) -> FPRNNEquation:
+        """The fixed point's equation, in at least float32."""
+        context, decay, drive = inputs.context, inputs.decay, inputs.drive
+        with torch.autocast(drive.device.type, enabled=False):
             parameters = None if self.mixer.hidden_dependent else self.mixer.condition(context, drive)
         recurrent = None if cache is None else cache.recurrent
-        equation = FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent, parameters)
-        return equation, copies.get("x", x)
+        return FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent, parameters)
 
-    def _apply_to(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache | None) -> "_Applied":
-        source, z = self.in_proj(u).chunk(2, -1)
-        equation, x = self.equation(source, cache)
-        with torch.autocast(u.device.type, enabled=False):
+    def _solve(self, inputs: FPRNNInputs, solver: FixedPointSolver, cache: FPRNNCache | None = None) -> "_Solved":
+        equation = self.equation(inputs, cache)
+        with torch.autocast(inputs.drive.device.type, enabled=False):
             hidden, self.statistics = solver(equation)
-        h = hidden.to(x.dtype)
-        c = F.silu(self.output_gate(self._reads(x, h, cache)))
-        gated = wide(F.silu(z) * c * h)
-        normed = F.rms_norm(gated, gated.shape[-1:], wide(self.out_norm.weight), self.out_norm.eps)
-        return _Applied(self.out_proj(normed.to(x.dtype)), source, x, hidden, equation)
+        h = hidden.to(inputs.z.dtype)
+        weight = self.output_gate.weight[:, self.d_inner :]
+        c = F.silu(inputs.read + F.linear(self._reads(h, cache).to(weight.dtype), weight))
+        return _Solved(project_normed(wide(inputs.z * c * h), self.out_norm, self.out_proj.weight), hidden, equation)
 
-    def _reads(self, x: Tensor, h: Tensor, cache: FPRNNCache | None) -> Tensor:
-        """What the output gate sees, ``(B, T, 2 d)``."""
-        if self.read_conv is None:
-            return torch.cat([x, shift(h, None if cache is None else cache.recurrent.hidden)], -1)
-        return self.read_conv(torch.cat([x, h], -1), None if cache is None else cache.reads)
+    def _reads(self, h: Tensor, cache: FPRNNCache | None) -> Tensor:
+        """What the output gate sees of the state."""
+        if self.read_convs:
+            return self.read_convs["h"](h, None if cache is None else cache.states)
+        return shift(h, None if cache is None else cache.recurrent.hidden)
 
     def _advance(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
-        applied = self._apply_to(u, solver, cache)
+        inputs = self.project(u, cache)
+        out, hidden, equation = self._solve(inputs, solver, cache)
         with torch.autocast(u.device.type, enabled=False):
-            recurrent = applied.equation.after(applied.hidden)
-        if cache.inputs is None or cache.reads is None:
-            return applied.out, FPRNNCache(recurrent)
-        reads = torch.cat([applied.x, applied.hidden.to(applied.x.dtype)], -1)
-        return applied.out, FPRNNCache(
-            recurrent, last_tokens(cache.inputs, applied.source), last_tokens(cache.reads, reads)
+            recurrent = equation.after(hidden)
+        last = (cache.inputs, inputs.source), (cache.reads, inputs.x), (cache.states, hidden.to(out.dtype))
+        return out, FPRNNCache(
+            recurrent, *(None if old is None or new is None else last_tokens(old, new) for old, new in last)
         )
 
 
-class _Applied(NamedTuple):
-    """One application of the layer, and what a cache is made from."""
+class _Solved(NamedTuple):
+    """What the layer answers, and what a cache is made from."""
 
     out: Tensor  # (B, T, D)
-    source: Tensor  # x before its convolution, (B, T, d)
-    x: Tensor  # after it
-    hidden: Tensor  # h in full precision
+    hidden: Tensor  # h in at least float32
     equation: FPRNNEquation
+
+
+def project_normed(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
+    """``W norm(x)`` for x ``(..., d)`` in at least float32; the division comes last, where there are fewer channels."""
+    assert norm.eps is not None
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    out = F.linear(x.to(weight.dtype), weight * norm.weight)
+    return (out * (length.square() / x.shape[-1] + norm.eps).rsqrt()).to(out.dtype)
 
 
 class DiagonalRNN(FPRNN):

@@ -54,7 +54,6 @@ class Tape(NamedTuple):
     Attributes:
         raw: all of the raw mixer parameters, ``(T, B, P)``.
         hidden: ``(T + 1, B, d)``, the initial state first.
-        mixed: ``A^T c``, ``(T, B, d)``.
         coefficients: c, ``(T, B, r)``.
         kernels: ``diag(s) (K - A diag(gate) A^T)``, ``(T, B, r, r)``.
         strengths: s, ``(T, B, r)``.
@@ -62,7 +61,6 @@ class Tape(NamedTuple):
 
     raw: Tensor
     hidden: Tensor
-    mixed: Tensor
     coefficients: Tensor
     kernels: Tensor
     strengths: Tensor
@@ -104,28 +102,28 @@ class _ReflectionRecurrence(torch.autograd.Function):
 def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
     """The recurrence of the module's docstring."""
     projected, weight, decay, gate, drive, initial = problem
-    hidden = drive.new_empty(len(drive) + 1, *initial.shape)
-    hidden[0] = initial
-    raw = projected if weight is None else projected.new_empty(projected.shape)
-    mixed = drive.new_empty(drive.shape)  # contiguous, not in the input's order: see combine_rows
-    gated_and_e = drive.new_empty(drive.shape[1], mixer.rank + 1, mixer.d_inner)
-    gated, e = torch.split(gated_and_e, [mixer.rank, 1], 1)  # one product takes the inner products of both
-    h, e, solved = hidden[0], e.squeeze(1), []
-    tokens = zip(projected, raw, hidden[1:], mixed, decay, gate, drive, (gate - 1) * drive, strict=True)
-    for projected_t, raw_t, hidden_t, mixed_t, decay_t, gate_t, drive_t, unmixed_t in tokens:
+    batch, rank, d = drive.shape[1], mixer.rank, mixer.d_inner
+    hidden = drive.new_empty(batch, len(drive) + 1, d).transpose(0, 1)  # in memory batch first, as is what reads it
+    raw = projected if weight is None else torch.empty_like(projected)
+    gated_and_e = drive.new_empty(batch, rank + 1, d)
+    gated, e = torch.split(gated_and_e, [rank, 1], 1)  # one product takes the inner products of both
+    h, e, mixed, solved = hidden[0].copy_(initial), e.squeeze(1), torch.empty_like(initial), []
+    tokens = zip(projected, raw, hidden[1:], decay, gate, drive, strict=True)
+    for projected_t, raw_t, hidden_t, decay_t, gate_t, drive_t in tokens:
         if weight is not None:
             torch.addmm(projected_t, h, weight.T, out=raw_t)
-        reflections = mixer.activate(raw_t)
-        torch.mul(reflections.directions, gate_t.unsqueeze(1), out=gated)
-        torch.addcmul(unmixed_t, decay_t, h, out=e)
-        inner = dot_rows(reflections.directions, gated_and_e)
-        kernel = mixer.kernel(reflections, inner[..., :-1])
-        c = solve_systems(kernel, reflections.strengths * inner[..., -1])
-        combine_rows(c, reflections.directions, out=mixed_t)
-        h = torch.addcmul(e, gate_t, mixed_t, out=hidden_t).add_(drive_t)
-        solved.append((c, kernel, reflections.strengths))
-    coefficients, kernels, strengths = (torch.stack(tensors) for tensors in zip(*solved, strict=True))
-    return Tape(raw, hidden, mixed, coefficients, kernels, strengths)
+        directions, logits = mixer.split(raw_t)
+        products = dot_rows(directions, directions)
+        strengths = mixer.strengths(logits, products.diagonal(dim1=1, dim2=2))
+        torch.mul(directions, gate_t.unsqueeze(1), out=gated)
+        torch.addcmul(torch.mul(decay_t, h).sub_(drive_t), gate_t, drive_t, out=e)
+        inner = dot_rows(directions, gated_and_e)
+        kernel = mixer.kernel(strengths, products, inner[..., :-1])
+        c = solve_systems(kernel, strengths * inner[..., -1])
+        combine_rows(c, directions, out=mixed)
+        h = torch.addcmul(e, gate_t, mixed, out=hidden_t).add_(drive_t)
+        solved.append((c, kernel, strengths))
+    return Tape(raw, hidden, *(torch.stack(tensors) for tensors in zip(*solved, strict=True)))
 
 
 def run_backwards(
@@ -134,34 +132,40 @@ def run_backwards(
     """The cotangents of the problem's tensors in turn, from that of the states ``(T, B, d)``.
 
     With w the cotangent of ``h_t`` and s that of e, the transposed system gives ``s = w + A^T p`` from
-    ``(K - A diag(gate) A^T)^T p = A (gate w)``. Gate and drive follow from s and w; the raw parameters from p, by
-    :func:`directions_cotangent`; and the previous state receives ``decay s`` and what the raw parameters received.
+    ``(K - A diag(gate) A^T)^T p = A (gate w)``. Decay, gate and drive follow from s and w; the raw parameters from p,
+    by :func:`directions_cotangent`; and the previous state receives ``decay s`` and what the raw parameters received.
     """
-    _, weight, decay, gate, drive, _ = problem
+    _, weight, decay, gate, drive, initial = problem
     small = _small_cotangents(mixer, tape)
-    d_raw = tape.raw.new_empty(tape.raw.shape)
-    d_e, d_hidden = drive.new_empty(drive.shape), drive.new_empty(drive.shape)
-    # Two rows for each token: gate times a cotangent, and h - drive, so that products see both at once.
-    rows = drive.new_empty(*drive.shape[:2], 2, mixer.d_inner)
-    torch.sub(tape.hidden[1:], drive, out=rows[:, :, 1])
-    carried = torch.zeros_like(drive[0])
+    d_raw = torch.empty_like(tape.raw)
+    d_decay, d_gate, d_drive = (torch.empty_like(drive) for _ in range(3))
+    # Two rows for each sequence: gate times a cotangent, and h - drive, so that products see both at once.
+    rows = drive.new_empty(drive.shape[1], 2, mixer.d_inner)
+    (gated, excess), carried, s = rows.unbind(1), torch.zeros_like(initial), torch.empty_like(initial)
     for t, (directions, slopes) in _activations_backwards(mixer, tape.raw):
-        w, gated, c = torch.add(grad[t], carried, out=d_hidden[t]), rows[t, :, 0], tape.coefficients[t]
+        w, c, before = carried.add_(grad[t]), tape.coefficients[t], tape.hidden[t]
         torch.mul(gate[t], w, out=gated)
-        p = combine_rows(dot_rows(directions, rows[t])[..., 0], small.adjoints[t])
-        s = combine_rows(p, directions, out=d_e[t]).add_(w)
+        torch.sub(tape.hidden[t + 1], drive[t], out=excess)
+        p = combine_rows(dot_rows(directions, rows)[..., 0], small.adjoints[t])
+        combine_rows(p, directions, out=s).add_(w)
         torch.mul(gate[t], s, out=gated)
+        torch.mul(before, s, out=d_decay[t])
+        torch.mul(combine_rows(c, directions).add_(drive[t]), s, out=d_gate[t])
+        torch.sub(gated, s, out=d_drive[t]).add_(w)
         pc = p * c
-        d_directions = directions_cotangent(mixer.ordered, directions, p, c, pc * small.to_length[t], rows[t])
+        d_directions = directions_cotangent(mixer.ordered, directions, p, c, pc * small.to_length[t], rows)
         torch.mul(d_directions.flatten(1), slopes, out=d_raw[t, :, : -mixer.rank])
         torch.mul(pc, small.to_logit[t], out=d_raw[t, :, -mixer.rank :])
-        carried = decay[t] * s
+        torch.mul(decay[t], s, out=carried)
         if weight is not None:
             carried.addmm_(d_raw[t], weight)
-    before = tape.hidden[:-1]
-    d_weight = None if weight is None else d_raw.flatten(0, 1).T @ before.flatten(0, 1)
-    d_gate = (drive + tape.mixed).mul_(d_e)
-    return d_raw, d_weight, d_e * before, d_gate, torch.addcmul(d_hidden, gate - 1, d_e), carried
+    d_weight = None if weight is None else _batch_first_rows(d_raw).T @ _batch_first_rows(tape.hidden[:-1])
+    return d_raw, d_weight, d_decay, d_gate, d_drive, carried
+
+
+def _batch_first_rows(tensor: Tensor) -> Tensor:
+    """``(T, B, n)`` to ``(B T, n)``: a view, if memory has the batch first."""
+    return tensor.transpose(0, 1).flatten(0, 1)
 
 
 class _SmallCotangents(NamedTuple):
@@ -203,7 +207,7 @@ def directions_cotangent(
     if ordered:
         below = (p.unsqueeze(2) * c.unsqueeze(1)).tril(-1)
         inner = inner + below + below.mT
-    return torch.baddbmm(torch.stack([c, p], 2) @ rows, inner, directions, alpha=-1)
+    return (torch.stack([c, p], 2) @ rows).baddbmm_(inner, directions, alpha=-1)
 
 
 def _activations_backwards(mixer: ReflectionMixer, raw: Tensor) -> Any:
@@ -222,5 +226,5 @@ def _with_slopes(activation: Activation, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         values = activation(leaf)
-        (slopes,) = torch.autograd.grad(values, leaf, torch.ones_like(values))
+        (slopes,) = torch.autograd.grad(values, leaf, values.new_ones(()).expand_as(values))
     return values.detach(), slopes

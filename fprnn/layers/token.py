@@ -21,6 +21,7 @@ from fprnn.solvers.gradients import refuse_second_derivative
 
 ITERATION_CAP = 200  # with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
+LoopNorm = nn.LayerNorm | nn.RMSNorm
 
 
 class TokenSolution(NamedTuple):
@@ -56,7 +57,7 @@ class TokenEquation(NamedTuple):
     base: Tensor
     gate: Tensor
     drive: Tensor
-    norm: nn.LayerNorm | None
+    norm: LoopNorm | None
 
     def state(self, hidden: Tensor) -> Tensor:
         """The state before the norm."""
@@ -65,7 +66,7 @@ class TokenEquation(NamedTuple):
 
     def gain(self, state: Tensor) -> Gain:
         """How the image answers to the mixed input, at this state."""
-        return Gain(self.gate) if self.norm is None else layer_norm_gain(self.norm, self.gate, state)
+        return Gain(self.gate) if self.norm is None else norm_gain(self.norm, self.gate, state)
 
 
 def solve_token(equation: TokenEquation) -> TokenSolution:
@@ -135,17 +136,22 @@ class _TokenAdjoint(torch.autograd.Function):
         return cotangent + r - mixer.mix(transposed, r), None, None
 
 
-def normalized(norm: nn.LayerNorm | None, state: Tensor) -> Tensor:
+def normalized(norm: LoopNorm | None, state: Tensor) -> Tensor:
     """The norm in at least float32 whatever its parameters' precision; None is the identity."""
     if norm is None:
         return state
-    weight, bias = (None if p is None else wide(p) for p in (norm.weight, norm.bias))
+    weight = None if norm.weight is None else wide(norm.weight)
+    if isinstance(norm, nn.RMSNorm):
+        return F.rms_norm(state, state.shape[-1:], weight, norm.eps)
+    bias = None if norm.bias is None else wide(norm.bias)
     return F.layer_norm(state, state.shape[-1:], weight, bias, norm.eps)
 
 
-def layer_norm_gain(norm: nn.LayerNorm, gate: Tensor, state: Tensor) -> Gain:
+def norm_gain(norm: LoopNorm, gate: Tensor, state: Tensor) -> Gain:
     """The derivative of the norm at a state ``(..., d)``, times the gate."""
-    centered = state - state.mean(-1, keepdim=True)
-    inverse = (centered.square().mean(-1, keepdim=True) + norm.eps).rsqrt()
+    centers = isinstance(norm, nn.LayerNorm)
+    eps = torch.finfo(state.dtype).eps if norm.eps is None else norm.eps
+    centered = state - state.mean(-1, keepdim=True) if centers else state
+    inverse = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
     weight = torch.ones_like(state) if norm.weight is None else wide(norm.weight).expand_as(state)
-    return Gain(gate, centered * inverse, weight * inverse)
+    return Gain(gate, centered * inverse, weight * inverse, centers=centers)

@@ -48,22 +48,25 @@ class MixerContext(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """How a token's hidden state answers to its mixed input ``v``: the diagonal gate, then a layer norm's derivative.
+    """How a token's hidden state answers to its mixed input ``v``: the diagonal gate, then a norm's derivative.
 
     With ``n`` the normalised vector and ``scale`` the norm's weight over the standard deviation, the derivative of the
-    layer norm is ``diag(scale) (I - 1 1^T / d - n n^T / d)``. Without a norm the gain is ``diag(gate)``.
+    layer norm is ``diag(scale) (I - 1 1^T / d - n n^T / d)``. That of the RMS norm, which does not center, lacks the
+    second term. Without a norm the gain is ``diag(gate)``.
 
     Attributes:
         gate: ``(..., d)``.
         normalized: ``n``, ``(..., d)``; None without a norm.
         scale: ``(..., d)``; None without a norm.
         transposed: whether this stands for the transposed matrix.
+        centers: whether the norm is a layer norm, and not an RMS norm.
     """
 
     gate: Tensor
     normalized: Tensor | None = None
     scale: Tensor | None = None
     transposed: bool = False
+    centers: bool = True
 
     def transpose(self) -> Self:
         """The gain of the transposed matrix."""
@@ -75,17 +78,17 @@ class Gain(NamedTuple):
         if self.normalized is None or self.scale is None:
             return gate * rows
         scale = self.scale.unsqueeze(-2)
-        return gate * self._center(scale * rows) if self.transposed else scale * self._center(gate * rows)
+        return gate * self._project(scale * rows) if self.transposed else scale * self._project(gate * rows)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """The gain times one vector ``(..., d)``."""
         return self.rows(vector.unsqueeze(-2)).squeeze(-2)
 
-    def _center(self, rows: Tensor) -> Tensor:
+    def _project(self, rows: Tensor) -> Tensor:
         assert self.normalized is not None
         normalized = self.normalized.unsqueeze(-2)
         along = (rows * normalized).mean(-1, keepdim=True)
-        return rows - rows.mean(-1, keepdim=True) - normalized * along
+        return (rows - rows.mean(-1, keepdim=True) if self.centers else rows) - normalized * along
 
 
 class MixerProjection(nn.Module):

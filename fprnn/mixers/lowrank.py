@@ -109,29 +109,36 @@ class ReflectionMixer(ProjectedMixer):
         super().__init__(d_inner, beta, rank * d_inner + rank, rank, dependence, projection_rank)
         self.rank, self.norm_eps, self.activation = rank, norm_eps, activation
 
+    def split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Directions ``(..., r, d)`` and the strengths' logits ``(..., r)`` from ``(..., r d + r)``."""
+        rows, logits = torch.split(raw, [self.rank * self.d_inner, self.rank], -1)
+        return torch.unflatten(self.activation(rows), -1, (self.rank, self.d_inner)), logits
+
+    def strengths(self, logits: Tensor, squares: Tensor) -> Tensor:
+        """Strengths from their logits and the directions' squared lengths, all ``(..., r)``."""
+        return self.beta * logits.sigmoid() / (squares + self.norm_eps**2)
+
     def activate(self, raw: Tensor) -> Reflections:
         """Directions and strengths from ``(..., r d + r)``."""
-        rows, gates = torch.split(raw, [self.rank * self.d_inner, self.rank], -1)
-        directions = torch.unflatten(self.activation(rows), -1, (self.rank, self.d_inner))
-        squares = torch.linalg.vecdot(directions, directions) + self.norm_eps**2
-        return Reflections(directions, self.beta * gates.sigmoid() / squares)
+        directions, logits = self.split(raw)
+        return Reflections(directions, self.strengths(logits, torch.linalg.vecdot(directions, directions)))
 
     def transpose(self, parameters: Reflections) -> Reflections:
         """The factors in the opposite order."""
         return Reflections(parameters.directions.flip(-2), parameters.strengths.flip(-1))
 
-    def kernel(self, parameters: Reflections, inner: Tensor) -> Tensor:
+    def kernel(self, strengths: Tensor, products: Tensor, inner: Tensor) -> Tensor:
         """``diag(s) (K - A G A^T)``, the small matrix of Woodbury's identity; scaled, so that nothing is divided by s.
 
         ``diag(s) K`` is the identity, and for an ordered product also ``s_i (a_i . a_j)`` below the diagonal.
 
         Args:
-            parameters: with directions A ``(..., r, d)`` and strengths s.
+            strengths: s, ``(..., r)``.
+            products: ``A A^T`` for the directions A, ``(..., r, r)``.
             inner: ``A G A^T`` for the gain G, ``(..., r, r)``.
         """
-        directions, strengths = parameters
         if self.ordered and self.rank > 1:
-            inner = inner - (directions @ directions.mT).tril(-1)
+            inner = inner - products.tril(-1)
         kernel = -strengths.unsqueeze(-1) * inner
         kernel.diagonal(dim1=-2, dim2=-1).add_(1)
         return kernel
@@ -142,7 +149,8 @@ class ReflectionMixer(ProjectedMixer):
         directions, strengths = parameters
         gained = gain.rows(directions)
         along = strengths * dot_rows(directions, excess.unsqueeze(-2)).squeeze(-1)
-        coefficients = solve_systems(self.kernel(parameters, dot_rows(directions, gained)), along)
+        kernel = self.kernel(strengths, dot_rows(directions, directions), dot_rows(directions, gained))
+        coefficients = solve_systems(kernel, along)
         return excess + combine_rows(coefficients, gained)
 
 

@@ -86,7 +86,7 @@ class FixedPointEquation(Protocol):
         """The fixed point, token by token, with its exact gradient."""
 
 
-class DivergenceError(RuntimeError):
+class DivergenceError(FloatingPointError, RuntimeError):
     """A solve produced values that are not finite."""
 
 

@@ -166,10 +166,7 @@ class IterativeSolver(FixedPointSolver):
             ValueError: if the tolerance is below what the state's precision resolves.
         """
         state = equation.initial()
-        if self.tol < smallest_tolerance(state.dtype):
-            raise ValueError(
-                f"tol={self.tol} is too small for {state.dtype}: use {smallest_tolerance(state.dtype):.1e} or more"
-            )
+        check_tolerance(self.tol, state.dtype)
         progress = IterationProgress(state, self.damping, self.patience)
         if state.numel():
             state = self._loop(equation, state, progress, self.cap if cap is None else cap)
@@ -328,3 +325,13 @@ def check_share(**options: float) -> None:
     for name, value in options.items():
         if not 0 < value <= 1:
             raise ValueError(f"{name}={value} must be above 0 and at most 1")
+
+
+def check_tolerance(tol: float, dtype: torch.dtype) -> None:
+    """Refuses a tolerance below what rounding leaves of a state in this precision.
+
+    Raises:
+        ValueError: naming it and the least that can be reached.
+    """
+    if tol < smallest_tolerance(dtype):
+        raise ValueError(f"tol={tol} is too small for {dtype}: use {smallest_tolerance(dtype):.1e} or more")

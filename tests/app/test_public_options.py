@@ -12,18 +12,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dinopl.app import schema
+
 FROZEN = Path(__file__).with_name("public_options.txt")
-HOMES = (
-    "dinopl",
-    "dinopl.encoders",
-    "dinopl.heads",
-    "dinopl.initialization",
-    "dinopl.teachers",
-    "dinopl.losses",
-    "dinopl.probes",
-    "dinopl.data",
-    "dinopl.callbacks",
-)
+OURS = ("dinopl.", "fprnn.", "kd.")
+HOMES = tuple(home for home in schema.HOMES if f"{home}.".startswith(OURS))
 
 
 def public_classes() -> list[type]:
@@ -32,7 +25,7 @@ def public_classes() -> list[type]:
     for home in map(importlib.import_module, HOMES):
         for name in getattr(home, "__all__", dir(home)):
             value = getattr(home, name)
-            if inspect.isclass(value) and value.__module__.startswith("dinopl") and not inspect.isabstract(value):
+            if inspect.isclass(value) and value.__module__.startswith(OURS) and not inspect.isabstract(value):
                 found[name] = value
     inner = tuple | dict | Exception | nn.Linear | torch.autograd.Function  # parts that no configuration names
     return [found[name] for name in sorted(found) if not issubclass(found[name], inner)]
@@ -45,9 +38,9 @@ def options() -> list[str]:
             default = parameter.default
             if default is inspect.Parameter.empty:
                 shown = ""
-            elif inspect.isclass(default):
+            elif inspect.isclass(default) or inspect.isroutine(default):
                 shown = f" = {default.__name__}"
-            elif type(default).__module__.startswith("dinopl"):
+            elif type(default).__module__.startswith(OURS):
                 shown = f" = {type(default).__name__}()"
             else:
                 shown = f" = {default!r}"

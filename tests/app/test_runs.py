@@ -219,21 +219,30 @@ def test_configs_are_listed_shown_and_copied(
     assert names == sorted(str(p.relative_to(root / "configs").with_suffix("")) for p in root.glob("configs/**/*.yaml"))
     assert run_main("configs", "show", "random_teacher") == 0
     assert capsys.readouterr().out == (root / "configs" / "random_teacher.yaml").read_text()
-    assert run_main("configs", "cp", "fashion_mnist", "here") == 0
-    assert Path("here/fashion_mnist.yaml").is_file()
-    assert run_main("configs", "cp", "fashion_mnist", "here") == 2
+    assert run_main("configs", "cp", "cifar10_vgg11", "here") == 0
+    assert Path("here/cifar10_vgg11.yaml").is_file()
+    assert run_main("configs", "cp", "cifar10_vgg11", "here") == 2
 
 
 def test_a_shipped_configuration_is_found_by_name_from_any_folder(
     run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
-    given = yaml.safe_load((root / "configs" / "dinopl" / "fashion_mnist.yaml").read_text())
-    for name in ("fashion_mnist", "dinopl/fashion_mnist", "configs/dinopl/fashion_mnist.yaml"):
+    given = yaml.safe_load((root / "configs" / "dinopl" / "cifar10_vgg11.yaml").read_text())
+    for name in ("cifar10_vgg11", "dinopl/cifar10_vgg11", "configs/dinopl/cifar10_vgg11.yaml"):
         assert run_main("fit", "--config", name, "--print_config") == 0
         shown = yaml.safe_load(capsys.readouterr().out)
-        assert shown["data"]["init_args"]["train_size"] == given["data"]["init_args"]["train_size"]
-    assert run_main("fit", "--config", "fashion_mnst") == 2
-    assert "did you mean 'dinopl/fashion_mnist'?" in capsys.readouterr().err
+        assert shown["trainer"]["max_epochs"] == given["trainer"]["max_epochs"]
+        assert shown["name"] == given["name"] == "cifar10_vgg11"
+    assert run_main("fit", "--config", "cifar10_vgg1") == 2
+    assert "did you mean 'dinopl/cifar10_vgg11'?" in capsys.readouterr().err
+
+
+def test_a_name_of_several_configurations_is_refused(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main("configs", "show", "fashion_mnist") == 2
+    complaint = "fashion_mnist is more than one: dinopl/fashion_mnist, kd/fashion_mnist; name the folder too."
+    assert complaint in capsys.readouterr().err
 
 
 def test_classes_of_the_working_directory_are_found(tmp_path: Path, root: Path) -> None:

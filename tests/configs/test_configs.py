@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
-FILES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name != "overlays")
+FILES = sorted(
+    path
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "overlays" and not path.name.endswith(".sweep.yaml")  # laid over others; test_sweeps.py
+)
 OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
 
-SHORT = (
+COMMON = (
     "--trainer.max_steps=2",
     "--trainer.max_epochs=1",
     "--trainer.limit_val_batches=1",
@@ -18,13 +22,60 @@ SHORT = (
     "--trainer.devices=1",
     "--trainer.strategy=auto",
     "--threads=1",
+    "--data.batch_size=4",
+)
+SHORT = (
+    *COMMON,
     "--model.head.hidden=[8]",
     "--model.head.bottleneck_dim=4",
     "--model.head.out_dim=16",
     "--model.probe_epochs=[1]",
-    "--data.batch_size=4",
+)
+SHORT_SEQUENCES = (
+    *COMMON,
+    "--model.d_model=8",
+    "--data.train_length=4",
+    "--data.eval_lengths=[4,6]",
+    "--data.val_lengths=[4]",
+    "--data.val_size=8",
+    "--data.test_size=8",
+)
+SHORT_CLASSIFIERS = (
+    *(word for word in COMMON if not word.startswith("--data.")),
+    "--trainer.precision=32-true",
+    "--trainer.enable_checkpointing=false",  # of networks of ten million parameters
+    "--data.data.batch_size=4",
+    "--data.data.eval_batch_size=8",
 )
 NOISE = '{{"class_path": "NoiseImages", "init_args": {{"like": {{"class_path": "{like}"}}, "num_train": 40, {test}}}}}'
+
+
+OVER = {"long": ["fprnn/a5", "fprnn/s5"], "cpu": ["random_teacher", "fprnn/parity"]}  # what an overlay is laid over
+
+
+def short(words: str) -> tuple[str, ...]:
+    """What cuts a run short, by the path or the text of a configuration or of a command with one."""
+    if "KnowledgeDistillation" in words:
+        return SHORT_CLASSIFIERS
+    return SHORT_SEQUENCES if "fprnn" in words or "SequenceModeling" in words else SHORT
+
+
+def replaced(text: str) -> list[str]:
+    """Noise instead of images that are not here."""
+    published = next((name for name in PUBLISHED if name in text), None)
+    if published is None:
+        return []
+    if "DataFraction" not in text:
+        sizes = ["--data.train_size=null", "--data.probe_train_size=null", "--data.val_size=8"]
+        return ["--data.dataset=" + NOISE.format(like=published, test='"num_test": 20'), *sizes]
+    if published != "FolderImages":
+        return ["--data.data.dataset=" + NOISE.format(like=published, test='"num_test": 20')]
+    # of a folder nothing is known that is not there; its images are resized
+    noise = NOISE.format(like="CIFAR10Images", test='"num_test": 20, "size": 32')
+    return [f"--data.data.dataset={noise}", "--data.data.image_size=32", "--data.data.num_workers=0"]
+
+
+PUBLISHED = ("FashionMNISTImages", "CIFAR10Images", "CIFAR100Images", "FolderImages")
 
 
 def name(path: Path) -> str:
@@ -33,19 +84,20 @@ def name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=name)
 def test_a_configuration_runs(path: Path, run_main: Callable[..., int]) -> None:
-    words = list(SHORT)
-    for published in ("FashionMNISTImages", "CIFAR10Images"):
-        if published in path.read_text():
-            words.append("--data.dataset=" + NOISE.format(like=published, test='"num_test": 20'))
-            words += ["--data.train_size=null", "--data.probe_train_size=null", "--data.val_size=8"]
+    text = path.read_text()
+    words = [*short(text), *replaced(text)]
+    if "TorchvisionClassifier" in text:
+        words.append("--model.student.name=squeezenet1_1")  # networks of this size are made in test_kd_teacher.py
     assert run_main("fit", "--config", path, *words) == 0
     assert list(Path("runs").glob(f"{path.stem}/*/results.json"))
 
 
-@pytest.mark.parametrize("path", OVERLAYS, ids=name)
-def test_an_overlay_composes_with_the_main_job(path: Path, run_main: Callable[..., int]) -> None:
-    assert run_main("fit", "--config", CONFIGS / "random_teacher.yaml", "--config", path, *SHORT) == 0
-    assert list(Path("runs").glob("random_teacher/*/results.json"))
+@pytest.mark.parametrize(
+    ("base", "overlay"), [(base, path) for path in OVERLAYS for base in OVER.get(path.stem, ["random_teacher"])]
+)
+def test_an_overlay_composes(base: str, overlay: Path, run_main: Callable[..., int]) -> None:
+    assert run_main("fit", "--config", CONFIGS / f"{base}.yaml", "--config", overlay, *short(base)) == 0
+    assert list(Path("runs").glob(f"{Path(base).name}/*/results.json"))
 
 
 @pytest.mark.parametrize("path", [*FILES, *OVERLAYS], ids=name)

@@ -90,14 +90,15 @@ def test_resolve_solves_one_tokens_system(name: str, normed: bool) -> None:
         torch.testing.assert_close(delta, excess + g(delta - mixer.mix(parameters, delta)))
 
 
-def test_gain_is_the_derivative_of_the_layer_norm_times_the_gate() -> None:
-    from fprnn.layers.token import layer_norm_gain
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
+def test_gain_is_the_derivative_of_the_norm_times_the_gate(kind: type[nn.LayerNorm | nn.RMSNorm]) -> None:
+    from fprnn.layers.token import norm_gain
 
-    norm = nn.LayerNorm(D, dtype=torch.float64)
+    norm = kind(D, dtype=torch.float64)
     nn.init.normal_(norm.weight)
     gate, state, vector = torch.randn(3, D, dtype=torch.float64)
     jacobian = torch.autograd.functional.jacobian(norm, state) * gate
-    gain = layer_norm_gain(norm, gate, state)
+    gain = norm_gain(norm, gate, state)
     torch.testing.assert_close(gain(vector), jacobian @ vector)
     torch.testing.assert_close(gain.transpose()(vector), jacobian.mT @ vector)
 

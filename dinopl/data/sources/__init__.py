@@ -1,6 +1,7 @@
 """Image sets: embedded, published, from files, from arrays, of noise, or any of torchvision's."""
 
 from dinopl.data.sources.base import ImageSource, SourceInfo
+from dinopl.data.sources.cifar5m import CIFAR5mImages
 from dinopl.data.sources.digits import DigitsImages
 from dinopl.data.sources.folders import FolderImages, TinyImageNetImages
 from dinopl.data.sources.noise import NoiseImages
@@ -15,6 +16,7 @@ from dinopl.data.sources.published import (
 from dinopl.data.sources.torchvision import TorchvisionImages
 
 __all__ = [
+    "CIFAR5mImages",
     "CIFAR10Images",
     "CIFAR100Images",
     "DigitsImages",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -411,3 +411,22 @@ def test_names_that_leave_the_root_are_refused(name: str) -> None:
 def test_a_config_with_objects_is_refused() -> None:
     with pytest.raises(ValueError, match=r"config.model\[1\] is a Tensor"):
         RunFolder(config={"model": [1, torch.zeros(2)]})
+
+
+def test_results_say_what_the_data_module_knows_of_the_data(tmp_path: Path) -> None:
+    class Data(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return loader()
+
+        val_dataloader = train_dataloader
+
+        def facts(self) -> dict[str, Any]:
+            return {"size": 12, "seeds": {"order": 1}}
+
+    run = RunFolder()
+    trainer = make_trainer(tmp_path, run)
+    trainer.fit(Tiny(), datamodule=Data())
+    assert read(run)["data"] == {"size": 12, "seeds": {"order": 1}}
+    plain = RunFolder()
+    fit(tmp_path, plain)
+    assert "data" not in read(plain)

@@ -75,3 +75,12 @@ def test_integers_take_each_value_equally_often() -> None:
     assert len(counts) == 9
     chi_square = ((counts - 1000).double().square() / 1000).sum()
     assert chi_square < 26.1  # the 99.9 % point for 8 degrees of freedom
+
+
+@given(st.integers(0, (1 << 63) - 1), st.lists(st.integers(0, 1 << 40), min_size=1, max_size=6))
+@settings(max_examples=30, deadline=None)
+def test_samples_may_be_in_different_epochs(seed: int, epochs: list[int]) -> None:
+    index = torch.arange(len(epochs)) * 7
+    together = sample_keys(seed, torch.tensor(epochs), index)
+    alone = [int(sample_keys(seed, epoch, index[i : i + 1])) for i, epoch in enumerate(epochs)]
+    assert together.tolist() == alone

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,3 +211,39 @@ def test_evaluation_is_in_order_and_augments_nothing() -> None:
 def test_a_dict_without_views_is_no_batch(batch: dict) -> None:
     with pytest.raises(ValueError, match=r"a batch that is a dict must hold 'views', got ('image'|none)"):
         as_batch(batch)
+
+
+@pytest.mark.parametrize("together", [0, 500, 1 << 30])
+def test_batches_do_not_depend_on_how_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch, together: int) -> None:
+    """Bit for bit, with random and resized views, a ragged last batch and half an epoch done."""
+    views: list[ImageView] = [CropFlip(1), WholeImage(7), CropFlip(2)]
+    images = torch.randint(0, 256, (50, 1, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def batches() -> list[dict[str, Any]]:
+        sampler = OrderSampler(37, 5, rank=1, world_size=2, seed=2)
+        sampler.load_state_dict({"epoch": 3, "offset": 10})
+        return list(a_loader(views, sampler, images))  # type: ignore[arg-type]
+
+    wanted = batches()
+    assert [batch["visit"] for batch in wanted] == [3, 3, 3]
+    monkeypatch.setattr("dinopl.data.loader._TOGETHER", together)
+    for one, other in zip(wanted, batches(), strict=True):
+        assert one.keys() == other.keys()
+        assert one.get("share") == other.get("share")
+        for key in ("index", "label"):
+            assert torch.equal(one[key], other[key])
+        assert all(map(torch.equal, one["views"], other["views"]))
+
+
+def test_augmentations_come_round_again() -> None:
+    images = torch.randint(0, 256, (50, 1, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def view_in_epoch(epoch: int, cycle: int | None) -> Tensor:
+        sampler = EvalSampler(30, 30)
+        sampler.epoch = epoch
+        loader = a_loader([CropFlip(1)], sampler, images)
+        loader.recipe = replace(loader.recipe, cycle=cycle)
+        return next(iter(loader))["views"][0]
+
+    assert torch.equal(view_in_epoch(5, 4), view_in_epoch(1, None))
+    assert not torch.equal(view_in_epoch(5, 4), view_in_epoch(5, None))

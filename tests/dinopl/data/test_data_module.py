@@ -18,6 +18,7 @@ from dinopl.data import (
     MNISTImages,
     NoiseImages,
     NpzImages,
+    OrderSampler,
     STL10Images,
     TinyImageNetImages,
     WholeImage,
@@ -459,3 +460,50 @@ def test_prediction_runs_over_the_split_asked_for() -> None:
 def test_the_last_batch_can_be_dropped() -> None:
     sizes = [len(batch["index"]) for batch in ready(drop_last=True).train_dataloader()]
     assert sizes == [128] * 9
+
+
+def test_a_loader_of_ones_own_order_keeps_indices_and_may_change_labels() -> None:
+    module = ready(views=[CropFlip(1)], train_size=50, batch_size=10)
+    label = (module.train_label + 1) % 10
+    sampler = OrderSampler(50, 20, seed=9)
+    for batch in module.indexed_loader(sampler, augment=False, label=label):
+        assert torch.equal(batch["label"], label[batch["index"]])
+        whole = torch.cat([part["views"][0] for part in ready(train_size=50, batch_size=10).cache_dataloader()])
+        assert torch.equal(batch["views"][0], whole[batch["index"]])
+    batches = [next(iter(module.indexed_loader(OrderSampler(50, 50), seed=seed))) for seed in (None, 3, 4)]
+    assert torch.equal(batches[0]["views"][0], views_of(module.cache_dataloader()))
+    assert not torch.equal(batches[1]["views"][0], batches[2]["views"][0])
+    assert torch.equal(batches[1]["label"], module.train_label)
+
+
+def test_a_seed_from_outside_gives_way_to_the_option() -> None:
+    one, fixed = ready(seed=None), ready(seed=4)
+    for module in (one, fixed):
+        module.reseed(7)
+    assert torch.equal(views_of(one.val_dataloader()), views_of(ready(seed=7).val_dataloader()))
+    assert torch.equal(views_of(fixed.val_dataloader()), views_of(ready(seed=4).val_dataloader()))
+    early = ImageDataModule()
+    early.reseed(7)
+    early.setup("fit")
+    assert early.fingerprint() == one.fingerprint()
+
+
+def test_the_fingerprint_tells_what_is_trained_on_and_how_it_is_seen(make_folder: Callable[..., Path]) -> None:
+    base = ready().fingerprint()
+    assert ready().fingerprint() == base == ready(batch_size=64, eval_batch_size=9).fingerprint()
+    different: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"train_size": 1166},
+        {"image_size": 9},
+        {"rgb": True},
+        {"normalization": (0.3, 0.38)},
+        {"views": [CropFlip(1)]},
+        {"views": [CropFlip(2)]},
+        {"views": [WholeImage(), WholeImage()]},
+        {"dataset": noise(1297, 500)},
+    ]
+    found = [base, *(ready(**options).fingerprint() for options in different)]
+    assert len(set(found)) == len(found)
+    folder = str(make_folder())
+    lazy, loaded = (ready(dataset=FolderImages(folder, in_memory=m), batch_size=2) for m in (False, True))
+    assert lazy.fingerprint() == loaded.fingerprint()

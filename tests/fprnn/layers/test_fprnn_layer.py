@@ -139,14 +139,15 @@ def test_the_equation_is_the_papers() -> None:
     x, z = (u @ model.in_proj.weight.T).chunk(2, -1)
     b = nn.functional.silu(x @ model.input_gate.weight.T)
     decay = torch.sigmoid(x @ model.decay_gate.weight.T + model.decay_gate.bias)
-    h = model.solver.train(False)(model.equation(x)[0]).state
+    problem = model.equation(model.project(u))
+    h = model.solver.train(False)(problem).state
     q = model.mixer.dense(model.mixer.condition(model.mixer.prepare(x), shift(h)))
     mixed = (q @ (b * x - h).unsqueeze(-1)).squeeze(-1) + h
     state = torch.zeros(1, 16, dtype=torch.float64)
     for t in range(5):
         state = decay[:, t] * state + (1 - decay[:, t]) * mixed[:, t]
         torch.testing.assert_close(state, h[:, t], atol=0.1, rtol=0.1)  # to the solver's tolerance
-    h = SequentialSolver()(model.equation(x)[0]).state
+    h = SequentialSolver()(problem).state
     c = nn.functional.silu(torch.cat([x, shift(h)], -1) @ model.output_gate.weight.T)
     y = nn.functional.silu(z) * c * h
     y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * model.out_norm.weight
@@ -349,7 +350,7 @@ def test_the_diagonal_control_is_one_scan(conv_width: int | None) -> None:
     torch.manual_seed(0)
     model = DiagonalRNN(8, conv_width=conv_width)
     u = torch.randn(3, 7, 8)
-    problem, _ = model.equation(model.in_proj(u).chunk(2, -1)[0])
+    problem = model.equation(model.project(u))
     h, states = torch.zeros(3, 16), []
     for t in range(7):
         h = problem.decay[:, t] * h + (1 - problem.decay[:, t]) * problem.drive[:, t]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fprnn.layers import FPRNNEquation, TokenEquation, solve_token
-from fprnn.layers.token import normalized
+from fprnn.layers.token import LoopNorm, normalized
 from fprnn.mixers import HouseholderMixer, KroneckerMixer, Mixer, MixerContext
 from fprnn.solvers import PicardSolver, SequentialSolver
 
@@ -29,16 +29,26 @@ def layer_norm() -> nn.LayerNorm:
     return norm
 
 
-def solve(mixer: Mixer, norm: nn.LayerNorm | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+def rms_norm() -> nn.RMSNorm:
+    torch.manual_seed(1)
+    norm = nn.RMSNorm(D, eps=1e-5, dtype=torch.float64)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    return norm
+
+
+NORMS = {"linear": lambda: None, "layer-norm": layer_norm, "rms-norm": rms_norm}
+
+
+def solve(mixer: Mixer, norm: LoopNorm | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     raw, base, gate, drive = tensors
     token = solve_token(TokenEquation(mixer, mixer.activate(raw), base, gate, drive, norm))
     return token.state, token.hidden
 
 
-@pytest.mark.parametrize("normed", [False, True], ids=["linear", "norm"])
+@pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("name", MIXERS)
-def test_is_the_fixed_point(name: str, normed: bool) -> None:
-    mixer, norm = MIXERS[name]().double(), layer_norm() if normed else None
+def test_is_the_fixed_point(name: str, kind: str) -> None:
+    mixer, norm = MIXERS[name]().double(), NORMS[kind]()
     raw, base, gate, drive = leaves(mixer)
     state, hidden = solve(mixer, norm, raw, base, gate, drive)
     delta = hidden - drive
@@ -47,10 +57,10 @@ def test_is_the_fixed_point(name: str, normed: bool) -> None:
     torch.testing.assert_close(hidden, again if norm is None else norm(again))
 
 
-@pytest.mark.parametrize("normed", [False, True], ids=["linear", "norm"])
+@pytest.mark.parametrize("kind", NORMS)
 @pytest.mark.parametrize("name", MIXERS)
-def test_passes_gradcheck_for_state_and_hidden(name: str, normed: bool) -> None:
-    mixer, norm = MIXERS[name]().double(), layer_norm() if normed else None
+def test_passes_gradcheck_for_state_and_hidden(name: str, kind: str) -> None:
+    mixer, norm = MIXERS[name]().double(), NORMS[kind]()
     assert torch.autograd.gradcheck(lambda *x: solve(mixer, norm, *x), tuple(leaves(mixer, batch=2)), atol=1e-5)
 
 

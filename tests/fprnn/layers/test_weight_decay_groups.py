@@ -25,7 +25,7 @@ def test_biases_norms_and_flagged_parameters_do_not_decay() -> None:
     assert (decays["weight_decay"], stays["weight_decay"]) == (0.1, 0.0)
     exempt = {names[p] for p in stays["params"]}
     assert {"flagged.rates", "head.bias", "layer.mixer.projection.bias", "layer.out_norm.weight"} <= exempt
-    assert {"layer.loop_norm.weight", "layer.decay_gate.bias", "layer.read_conv.bias"} <= exempt
+    assert {"layer.loop_norm.weight", "layer.decay_gate.bias", "layer.read_convs.x.bias"} <= exempt
     decaying = {names[p] for p in decays["params"]}
     assert {"layer.mixer.projection.magnitude.0", "layer.mixer.projection.direction.0", "flagged.weight"} <= decaying
     assert exempt | decaying == set(names.values())

@@ -1,0 +1,138 @@
+"""What data modules have in common whose training samples are found by index: who draws parts of them builds on this.
+
+An index stays what it is whatever part of the samples is trained on, and in whatever order: so outputs of a frozen
+network that are kept by index serve every part.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from types import MethodType
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+
+from dinopl.data.order import BatchOrder
+from dinopl.types import ImageBatch
+
+
+class IndexedLoader(Protocol):
+    """Batches in the order of its sampler, resumable in mid-epoch."""
+
+    sampler: BatchOrder
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """The batches that are left of the epoch."""
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this loader is."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next iteration go on there."""
+
+
+class IndexedDataModule(LightningDataModule, ABC):
+    """A data module whose training samples have the indices 0 to ``num_train - 1``.
+
+    Batches have the keys "views", "label" and "index", whatever the samples are: see ``dinopl.types.ImageBatch``.
+
+    Attributes:
+        num_classes: number of classes that a label may have; known after construction, as is what follows.
+        input_shape: shape of what training sees of a sample, as the network's factory takes it.
+        batch_size: training samples a step and process.
+        eval_batch_size: samples a batch and process where nothing is trained.
+        val_size: what is held out for validation; 0 for nothing.
+    """
+
+    num_classes: int
+    input_shape: Any
+    batch_size: int
+    eval_batch_size: int
+    val_size: int | float
+
+    @property
+    @abstractmethod
+    def num_train(self) -> int:
+        """Number of training samples, known after ``setup``."""
+
+    @property
+    @abstractmethod
+    def train_label(self) -> Tensor | None:
+        """Class of each training sample, ``(num_train,)`` int64; None if a sample has no single class."""
+
+    @property
+    @abstractmethod
+    def deterministic_views(self) -> bool:
+        """Whether what training sees of a sample depends on its index alone."""
+
+    @abstractmethod
+    def reseed(self, seed: int) -> None:
+        """Takes ``seed`` instead of the run's, if no option gave one: for what is held out, and all else that is drawn.
+
+        Args:
+            seed: as the option ``seed``.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What identifies samples, their order of index, and what training sees of them; known after ``setup``.
+
+        Returns:
+            A hexadecimal digest: the same in every process and on every machine.
+        """
+
+    @abstractmethod
+    def indexed_loader(
+        self,
+        sampler: BatchOrder,
+        *,
+        augment: bool = True,
+        label: Tensor | None = None,
+        seed: int | None = None,
+        cycle: int | None = None,
+    ) -> IndexedLoader:
+        """A loader of training samples in an order of one's own.
+
+        Args:
+            sampler: the order of indices.
+            augment: as training sees the samples, or else as evaluation does.
+            label: to hand out instead of the samples' own, one for each index, ``(num_train,)``.
+            seed: of the augmentation; None takes the one of ``train_dataloader``.
+            cycle: how many augmentations of a sample there are, which follow one another from pass to pass; None: a
+                new one in every pass.
+        """
+
+    @abstractmethod
+    def cache_dataloader(self) -> IndexedLoader:
+        """All training samples once, in order of their index, as in training: for what is computed once and kept."""
+
+    @abstractmethod
+    def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
+        """The splits as evaluation sees them, in order and whole on every process."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leaves alone what was made where it is needed: looking through a batch costs more than a small step."""
+        return batch if is_there(batch, device) else super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def place(self) -> tuple[torch.device, int, int]:
+        """Device, rank and number of processes: the trainer's, or this process alone on the CPU."""
+        if self.trainer is None:
+            return torch.device("cpu"), 0, 1
+        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
+
+
+def is_there(batch: Any, device: torch.device) -> bool:
+    """Whether a batch of ours is on a device."""
+    return isinstance(batch, dict) and "views" in batch and bool(batch["views"][0].device == device)
+
+
+def skip_validation(module: LightningDataModule) -> None:
+    """Makes a trainer find no validation loader in ``module``, and say that it skips validation.
+
+    About an empty list of loaders it is obscure.
+    """
+    module.val_dataloader = MethodType(LightningDataModule.val_dataloader, module)  # type: ignore[method-assign]

@@ -1,0 +1,127 @@
+"""Options of runs by their dotted names, as the command line has them, and which of them vary."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+SEED = "seed_everything"
+
+# Where a run goes and how it is shown: no part of what is compared. A name ends here or goes on with a dot.
+BOOKKEEPING = (
+    *(
+        "name",
+        "threads",
+        "ckpt_path",
+        "weights_only",
+        "test_after_fit",
+        "data.root",
+        "data.num_workers",
+        "data.download",
+    ),
+    *("trainer.default_root_dir", "trainer.logger", "trainer.profiler", "trainer.log_every_n_steps"),
+    *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
+)
+
+
+def flatten_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by dotted name: ``init_args`` left out, a class by its last name under the name of its option.
+
+    Objects in a list are numbered: ``model.probes.0``, ``model.probes.0.k``. Other lists are one value.
+
+    Args:
+        config: nested, or with dotted names already, or both.
+    """
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found.update(_leaves(option_name(key), _last_name(value) if key.endswith(".class_path") else value))
+    return found
+
+
+def option_name(name: str) -> str:
+    """A dotted name as the command line has it at its shortest: without ``init_args`` and a last ``class_path``."""
+    return ".".join(part for part in name.removesuffix(".class_path").split(".") if part != "init_args")
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and "class_path" in value:
+        yield name, _last_name(value["class_path"])
+        yield from _below(name, value.get("init_args") or {})
+    elif isinstance(value, Mapping) and value:
+        yield from _below(name, value)
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for position, item in enumerate(value):
+            yield from _leaves(f"{name}.{position}", item)
+    else:
+        yield name, number(value)
+
+
+def _below(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield from _leaves(f"{name}.{key}", value)
+
+
+def _last_name(class_path: Any) -> Any:
+    return class_path.rsplit(".", 1)[-1] if isinstance(class_path, str) else class_path
+
+
+def number(value: Any) -> Any:
+    """The value, but for text that reads as a number: YAML takes ``1e-3`` for text, the command for a number."""
+    if isinstance(value, str):
+        try:
+            read = float(value)
+        except ValueError:
+            return value
+        value = read if math.isfinite(read) else value
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def canonical(value: Any) -> str:
+    """Text that is equal for equal values, also for lists."""
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def shown(value: Any) -> str:
+    """A value for people; "-" for one that is null or absent."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def is_bookkeeping(option: str) -> bool:
+    """Whether an option says where a run goes or how it is shown, and nothing of what is compared."""
+    return any(option == name or option.startswith(f"{name}.") for name in BOOKKEEPING)
+
+
+def varying(options: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names with more than one value over several runs; an absent one counts as null. Bookkeeping is left out."""
+    names = dict.fromkeys(name for run in options for name in run)
+    return [
+        name for name in names if not is_bookkeeping(name) and len({canonical(run.get(name)) for run in options}) > 1
+    ]
+
+
+def without_implied(names: Iterable[str], value: Callable[[int, str], Any], count: int) -> list[str]:
+    """Leaves out options that follow from the class that their object has, or from the variant.
+
+    With ``model.optimizer`` in SGD and AdamW, ``model.optimizer.momentum`` says nothing more if it has one value for
+    each of the two.
+
+    Args:
+        names: of options that vary, "variant" being one that everything may follow from.
+        value: of a run, by its position, and an option.
+        count: number of runs.
+    """
+    kept: list[str] = []
+    for name in sorted(names, key=lambda name: (name != "variant", name.count("."))):
+        above = [other for other in kept if other == "variant" or name.startswith(f"{other}.")]
+        if not any(_follows(name, other, value, count) for other in above):
+            kept.append(name)
+    return [name for name in names if name in kept]
+
+
+def _follows(name: str, other: str, value: Callable[[int, str], Any], count: int) -> bool:
+    pairs = {(canonical(value(run, other)), canonical(value(run, name))) for run in range(count)}
+    return len(pairs) == len({first for first, _ in pairs})

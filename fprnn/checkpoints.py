@@ -1,0 +1,82 @@
+"""What a checkpoint must have in common with the model that is to take it up."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from fprnn.solvers import FixedPointSolver
+
+FAMILY = "SequenceModeling"
+
+
+def check_family(ours: Mapping[str, Any]) -> None:
+    """Refuses the checkpoint of another family.
+
+    Args:
+        ours: the checkpoint's entry ``dinopl``; empty if another project wrote it.
+
+    Raises:
+        ValueError: in one line.
+    """
+    family = ours.get("family")
+    if family not in (None, FAMILY):
+        raise ValueError(f"--ckpt_path: a checkpoint of {family}, and the model is {FAMILY}; give one of that")
+
+
+def check_vocabulary(ours: Mapping[str, Any], **options: int) -> None:
+    """Refuses the checkpoint of a model with other tokens or targets.
+
+    Args:
+        ours: the checkpoint's entry ``dinopl``, with the numbers that it was trained with.
+        options: this model's numbers, by option.
+
+    Raises:
+        ValueError: naming option, both values and the remedy.
+    """
+    for name, value in options.items():
+        theirs = ours.get(name, value)
+        if theirs != value:
+            raise ValueError(
+                f"--model.{name}: {value}, and the checkpoint was trained with {theirs}; "
+                "give data of the task that it was trained on"
+            )
+
+
+def check_shapes(theirs: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses tensors of another shape.
+
+    Args:
+        theirs: the checkpoint's ``state_dict``.
+        model: that is to take it up.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for name, tensor in model.state_dict().items():
+        found = theirs.get(name)
+        if isinstance(tensor, Tensor) and isinstance(found, Tensor) and found.shape != tensor.shape:
+            raise ValueError(
+                f"--ckpt_path: {name} is {tuple(found.shape)} in the checkpoint and {tuple(tensor.shape)} here; "
+                "set --model.layer, --model.d_model and --model.pad_vocab_to to what it was trained with"
+            )
+
+
+def adopt_solvers(state: dict[str, Any], model: nn.Module) -> None:
+    """Makes a state fit a model whose layers are solved otherwise than where it was trained.
+
+    Weights are the same for every solver, but some solvers remember what training found. A memory without its solver is
+    dropped; a solver without its memory keeps what it has.
+
+    Args:
+        state: the checkpoint's ``state_dict``; changed in place.
+        model: that is to take it up.
+    """
+    kept = model.state_dict()
+    suffix = "._extra_state"
+    ours = {
+        f"{name}{suffix}" for name, module in model.named_modules() if isinstance(module, FixedPointSolver)
+    } & kept.keys()
+    for name in [name for name in state if name.endswith(f"solver{suffix}") and name not in ours]:
+        del state[name]
+    state.update({name: kept[name] for name in ours - state.keys()})

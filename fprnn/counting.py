@@ -1,0 +1,122 @@
+"""How many iterations the trained weights need, counted by iterating, whatever solver trained them.
+
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), figures 3c, 5, 7 and 11: the number of iterations l* until a
+sequence stops changing tells how hard its states are to track.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fprnn.metrics import Tally, add_up, sequence_hits
+from fprnn.model import SequenceModel
+from fprnn.solvers import FixedPointSolver, IterativeSolver, PicardSolver, ScanSolver, SolveStatistics
+
+
+def paper_rule() -> PicardSolver:
+    """The paper's rule in evaluation: all sequences to a relative change of 0.1, at most 1000 iterations."""
+    return PicardSolver(tol=0.1, eval_max_iterations=1000)
+
+
+class CountedIterations(NamedTuple):
+    """What iterating gives for a batch.
+
+    Attributes:
+        logits: the iteration's own, ``(B, T, C)``.
+        statistics: of each layer that solves a fixed point, by its index.
+    """
+
+    logits: Tensor
+    statistics: dict[int, SolveStatistics]
+
+
+def fixed_point_layers(model: SequenceModel) -> dict[int, Any]:
+    """The layers that solve a fixed point, by index.
+
+    LSTM and DeltaProduct solve none, nor does a diagonal layer, whose map does not depend on the state.
+    """
+    solvers = {index: getattr(layer, "solver", None) for index, layer in enumerate(model.layers)}
+    return {
+        index: model.layers[index]
+        for index, solver in solvers.items()
+        if isinstance(solver, FixedPointSolver) and not isinstance(solver, ScanSolver)
+    }
+
+
+def layer_statistics(model: SequenceModel) -> dict[int, SolveStatistics]:
+    """How each of these layers was solved in the last call."""
+    found = {index: layer.statistics for index, layer in fixed_point_layers(model).items()}
+    return {index: statistics for index, statistics in found.items() if statistics is not None}
+
+
+@contextmanager
+def solved_by(layers: dict[int, Any], solver: FixedPointSolver) -> Iterator[None]:
+    """Gives every layer another solver for the time of a block."""
+    before = {index: layer.solver for index, layer in layers.items()}
+    for layer in layers.values():
+        layer.solver = solver
+    try:
+        yield
+    finally:
+        for index, layer in layers.items():
+            layer.solver = before[index]
+
+
+def solve_summary(statistics: dict[int, SolveStatistics], *, layers: int) -> dict[str, Tensor]:
+    """Mean iterations and the share of sequences that did not converge, over layers; scalars on the device.
+
+    Args:
+        statistics: by layer.
+        layers: number of layers of the model; with several, each one's iterations are told too.
+    """
+    if not statistics:
+        return {}
+    means = {index: layer.iterations.float().mean() for index, layer in statistics.items()}
+    each = {f"iterations/layer={index}": mean for index, mean in means.items()} if layers > 1 else {}
+    capped = torch.stack([layer.capped for layer in statistics.values()]).mean()
+    return each | {"iterations": torch.stack(list(means.values())).mean(), "capped": capped}
+
+
+def iteration_tallies(counted: CountedIterations, targets: Tensor, mask: Tensor, *, layers: int) -> dict[str, Tally]:
+    """What counting shows: iterations, the share of sequences that did not converge, and the iteration's own accuracy.
+
+    Args:
+        counted: of a batch.
+        targets: ``(B, T)``.
+        mask: ``(B, T)``; a row without any True counts nowhere.
+        layers: number of layers of the model; with several, each one's iterations are told too.
+    """
+    rows = mask.any(1)
+    needed = {i: Tally((layer.iterations * rows).sum(), rows.sum()) for i, layer in counted.statistics.items()}
+    capped = [Tally((~layer.converged & rows).sum(), rows.sum()) for layer in counted.statistics.values()]
+    each = {f"iterations/layer={index}": tally for index, tally in needed.items()} if layers > 1 else {}
+    return each | {
+        "iterations": add_up(needed.values()),
+        "iterations_capped": add_up(capped),
+        "iterated_sequence_accuracy": sequence_hits(counted.logits.argmax(-1), targets, mask),
+    }
+
+
+class IterationCounter:
+    """Counts a model's iterations with a solver of its own.
+
+    Args:
+        solver: counts; None is :func:`paper_rule`. What diverges is reported as not converged, never raised.
+    """
+
+    def __init__(self, solver: IterativeSolver | None = None) -> None:
+        self.solver = copy.deepcopy(solver) if solver is not None else paper_rule()
+        self.solver.on_divergence = "flag"
+        self.solver.eval()
+
+    @torch.no_grad()
+    def __call__(self, model: SequenceModel, tokens: Tensor) -> CountedIterations:
+        """Iterates on tokens ``(B, T)``."""
+        layers = fixed_point_layers(model)
+        with solved_by(layers, self.solver):
+            logits = model(tokens)
+        return CountedIterations(logits, {index: layer.statistics for index, layer in layers.items()})

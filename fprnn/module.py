@@ -1,0 +1,380 @@
+"""Training and evaluation of a sequence model, as one LightningModule.
+
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 4 and appendix D. What differs from the released code:
+positions that hold no answer enter neither loss nor accuracy; every length is scored by itself; the solvers' statistics
+stay on the device until they are logged; and the iterations that a test reports are counted by the paper's rule on the
+trained weights, whatever solver trained them.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.optimizer import Optimizer
+
+from fprnn.batches import as_sequence_batch, first_rows, row_numbers
+from fprnn.checkpoints import FAMILY, adopt_solvers, check_family, check_shapes, check_vocabulary
+from fprnn.counting import (
+    IterationCounter,
+    fixed_point_layers,
+    iteration_tallies,
+    layer_statistics,
+    solve_summary,
+)
+from fprnn.iteration_caps import RandomIterations, capped_solvers, check_caps, training_cap
+from fprnn.layers import FPRNN, weight_decay_groups
+from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
+from fprnn.model import SequenceModel
+from fprnn.schedules import WarmupCosine
+from fprnn.solvers import IterativeSolver
+from fprnn.solvers.iterative import check_tolerance
+from fprnn.tasks.task import SequenceBatch
+
+Split = Literal["val", "test"]
+LENGTHS = {"val": "val_lengths", "test": "eval_lengths"}  # what a data module calls them
+
+
+class SequenceModeling(LightningModule):
+    """A sequence model trained to answer at each scored position, and scored by length.
+
+    Logged are ``train/loss`` and ``train/sequence_accuracy`` of each batch, how its fixed points were solved
+    (``train/iterations``, ``train/capped``) and its length; for validation and test ``loss``, ``token_accuracy`` and
+    ``sequence_accuracy`` under names such as ``test/token_accuracy/length=64``. A test also counts iterations:
+    ``test/iterations/length=64``, the share of sequences that did not converge (``test/iterations_capped``) and how
+    often the iteration's own answers are right (``test/iterated_sequence_accuracy``).
+
+    A data module with a ``curriculum`` that ``needs_accuracy`` hears of each batch through ``observe``; lengths are
+    those of its ``val_lengths`` and ``eval_lengths``, else the width of a loader's first batch.
+
+    Args:
+        vocab_size: number of different input tokens. The command links it from the data.
+        num_targets: number of classes. The command links it from the data.
+        layer: makes a layer ``(B, T, D) -> (B, T, D)`` for a width D.
+        d_model: width D of the residual stream.
+        n_layers: number of blocks.
+        tie_head: use the embedding as the head; class i is then token i.
+        pad_vocab_to: round the rows of embedding and head up to a multiple of this.
+        embedding_std: standard deviation of the initial embedding; 0.02 suits a tied head.
+        norm_eps: of the norms before each layer and before the head.
+        scale_output: divide the initial weights of each layer's output by the root of ``n_layers``.
+        optimizer: makes the optimiser. It gets the trainable parameters in two groups: those that decay, by the
+            optimiser's own ``weight_decay``, and biases, norms and what layers exempt.
+        lr_scheduler: makes the learning-rate schedule, such as WarmupCosine.
+        lr_scheduler_interval: whether the schedule moves every optimiser step or every epoch.
+        bias_weight_decay: weight decay of the second group; null leaves the optimiser's own to it too.
+        random_max_iterations: draws a cap on the iterations (l_max) for each training step; null leaves the solver's.
+        eval_max_iterations: cap on the iterations in validation and test; null leaves the solver's.
+        iterations: count iterations in tests, by the paper's rule; or the solver to count with; false counts none.
+        iteration_sequences: sequences of each length, and process, that are counted, since that takes many times as
+            long as answering; null counts all.
+
+    Raises:
+        ValueError: if an option is out of range; the message names it.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_targets: int,
+        layer: Callable[[int], nn.Module] = FPRNN,
+        d_model: int = 64,
+        n_layers: int = 1,
+        tie_head: bool = False,
+        pad_vocab_to: int = 1,
+        embedding_std: float = 1.0,
+        norm_eps: float = 1e-5,
+        scale_output: bool = True,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = torch.optim.AdamW,
+        lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
+        lr_scheduler_interval: Literal["step", "epoch"] = "step",
+        bias_weight_decay: float | None = 0.0,
+        random_max_iterations: RandomIterations | None = None,
+        eval_max_iterations: int | None = None,
+        iterations: IterativeSolver | bool = True,
+        iteration_sequences: int | None = 256,
+    ) -> None:
+        super().__init__()
+        _check(vocab_size, num_targets, optimizer, bias_weight_decay, eval_max_iterations, iteration_sequences)
+        self.model = SequenceModel(
+            vocab_size,
+            num_targets,
+            layer,
+            d_model,
+            n_layers,
+            tie_head,
+            pad_vocab_to,
+            embedding_std,
+            norm_eps,
+            scale_output,
+        )
+        self.optimizer, self.bias_weight_decay = optimizer, bias_weight_decay
+        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+        self.random_max_iterations = random_max_iterations
+        self.counter = None
+        if iterations is not False:
+            self.counter = IterationCounter(iterations if isinstance(iterations, IterativeSolver) else None)
+        self.iteration_sequences = iteration_sequences
+        self._solvers = capped_solvers(self.model)
+        check_caps(self._solvers, random_max_iterations=random_max_iterations, eval_max_iterations=eval_max_iterations)
+        for solver in self._solvers:
+            solver.eval_max_iterations = eval_max_iterations or solver.eval_max_iterations
+        self.scores = Scores()
+        self._lengths: dict[int, str] = {}  # by loader
+        self._rows: dict[int, int] = {}  # seen so far, by loader
+        self._accuracy: Tensor | None = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits ``(B, T, num_targets)`` for tokens ``(B, T)``."""
+        return self.model(tokens)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser over the trainable parameters, and its schedule where there is one.
+
+        Raises:
+            ValueError: if the schedule's length is left to a training without end.
+        """
+        optimizer = self.optimizer(self._parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
+            scheduler.total_steps = _whole_training(self.trainer.estimated_stepping_batches)
+        monitor = getattr(scheduler, "monitor", "val/loss")  # read only of a schedule that watches something
+        schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def setup(self, stage: str) -> None:
+        """Compares the vocabulary with the data's, and tolerances with the precision.
+
+        Raises:
+            ValueError: if the data have more tokens or targets than the model, or a tolerance cannot be reached.
+        """
+        for name in ("vocab_size", "num_targets"):
+            ours, theirs = getattr(self.model, name), getattr(self._data(), name, 0)
+            if theirs > ours:
+                raise ValueError(f"--model.{name}: {ours} is too small for data with {theirs}; use that")
+        double = self.dtype == torch.float64 or self.trainer.precision == "64-true"
+        for solver in (*self.model.modules(), self.counter and self.counter.solver):
+            if isinstance(solver, IterativeSolver):
+                check_tolerance(solver.tol, torch.float64 if double else torch.float32)
+
+    def on_fit_start(self) -> None:
+        """Takes the first process's seed of random caps."""
+        if self.random_max_iterations is not None:
+            self.random_max_iterations.seed = self.trainer.strategy.broadcast(self.random_max_iterations.seed)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One step.
+
+        Args:
+            batch: a ``SequenceBatch``, or tokens and targets.
+            batch_idx: position in the epoch.
+
+        Returns:
+            The sum of the cross-entropy over this process's scored positions, divided by the number of all processes'
+            and multiplied by the number of processes, over which gradients are averaged.
+        """
+        sequences = as_sequence_batch(batch)
+        with training_cap(self._solvers, self._training_cap(sequences)):
+            logits = self(sequences["tokens"])
+        loss = masked_cross_entropy(logits, sequences["targets"], sequences["mask"])
+        right = sequence_hits(logits.argmax(-1), sequences["targets"], sequences["mask"])
+        total, count, hits, counted = self._over_processes(loss.total.detach(), loss.number, *right)
+        self._accuracy = hits / counted.clamp_min(1)
+        self.log("train/loss", total / count.clamp_min(1), prog_bar=True)
+        self.log("train/sequence_accuracy", self._accuracy, prog_bar=True)
+        self._log_progress(batch_idx)
+        return loss.total * (self.trainer.world_size / count.clamp_min(1))
+
+    def on_after_backward(self) -> None:
+        """Tells the curriculum how the batch went.
+
+        Here, since it is before anything can save a checkpoint, and since it waits for the device, which by now has the
+        backward pass to do.
+        """
+        accuracy, self._accuracy = self._accuracy, None
+        data = self._data()
+        if accuracy is not None and getattr(getattr(data, "curriculum", None), "needs_accuracy", False):
+            data.observe(accuracy)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last epoch's scores."""
+        self._forget()
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets the last epoch's scores."""
+        self._forget()
+
+    def on_predict_epoch_start(self) -> None:
+        """Starts counting rows."""
+        self._forget()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Scores one batch of one length."""
+        self._score("val", as_sequence_batch(batch), dataloader_idx)
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Scores one batch of one length, and counts the iterations that it takes."""
+        sequences = as_sequence_batch(batch)
+        self._score("test", sequences, dataloader_idx)
+        if self.counter is not None:
+            self._count(self.counter, sequences, dataloader_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
+        """The most likely class at each position.
+
+        Returns:
+            ``index`` of each row in its data set, ``(B,)``; ``tokens``, ``prediction``, ``target`` and ``mask``,
+            ``(B, T)``.
+        """
+        sequences = as_sequence_batch(batch)
+        tokens = sequences["tokens"]
+        seen = self._seen(dataloader_idx, len(tokens))
+        index = row_numbers(sequences, len(tokens), seen, self.trainer.global_rank, self.trainer.world_size)
+        out = {"index": index.to(tokens.device), "tokens": tokens}
+        return out | {
+            "prediction": self(tokens).argmax(-1),
+            "target": sequences["targets"],
+            "mask": sequences["mask"],
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Marks the checkpoint with its family, the vocabulary, and where random caps are drawn from."""
+        ours = checkpoint.setdefault("dinopl", {})
+        ours.update(family=FAMILY, vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
+        if self.random_max_iterations is not None:
+            ours["iteration_seed"] = self.random_max_iterations.seed
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up a checkpoint of the same family, vocabulary and shapes, however its layers were solved.
+
+        Raises:
+            ValueError: if it is another one's.
+        """
+        ours = checkpoint.get("dinopl", {})
+        check_family(ours)
+        check_vocabulary(ours, vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
+        check_shapes(checkpoint["state_dict"], self)
+        adopt_solvers(checkpoint["state_dict"], self)
+        caps = self.random_max_iterations
+        if caps is not None and caps.derived:
+            caps.seed = ours.get("iteration_seed", caps.seed)
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        decays, stays = weight_decay_groups(self.model, 0.0)
+        exempt = {} if self.bias_weight_decay is None else {"weight_decay": self.bias_weight_decay}
+        groups: list[dict[str, Any]] = [{"params": decays["params"]}, {"params": stays["params"], **exempt}]
+        return [group for group in groups if group["params"]]
+
+    def _training_cap(self, batch: SequenceBatch) -> int | None:
+        caps = self.random_max_iterations
+        return None if caps is None else caps.cap(self.trainer.global_step, batch["tokens"].shape[1])
+
+    def _over_processes(self, *scalars: Tensor) -> Iterable[Tensor]:
+        """Sums over processes, in one message."""
+        stacked = torch.stack([scalar.float() for scalar in scalars])
+        summed = self.trainer.strategy.reduce(stacked, reduce_op="sum") if self.trainer.world_size > 1 else stacked
+        assert isinstance(summed, Tensor)
+        return summed.unbind()
+
+    def _log_progress(self, batch_idx: int) -> None:
+        """How the fixed points were solved, and the batch's length: where Lightning is about to log."""
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        summary = solve_summary(layer_statistics(self.model), layers=len(self.model.layers))
+        self.log_dict({f"train/{name}": value for name, value in summary.items()})
+        data = self._data()
+        if hasattr(data, "lengths_at") and hasattr(data, "steps_per_epoch"):
+            step = self.trainer.current_epoch * data.steps_per_epoch + batch_idx
+            self.log("train/length", float(data.lengths_at(step).longest))
+
+    def _forget(self) -> None:
+        """Drops what an aborted evaluation left."""
+        self.scores.reset()
+        self._lengths, self._rows = {}, {}
+
+    def _score(self, split: Split, batch: SequenceBatch, loader: int) -> None:
+        logits = self(batch["tokens"])
+        tallies = answer_tallies(logits, batch["targets"], batch["mask"])
+        measures = getattr(getattr(self._data(), "task", None), "measures", None)
+        if measures is not None:  # what the task itself makes of the answers
+            tallies |= {name: Tally(*share) for name, share in measures(logits.argmax(-1), batch).items()}
+        self._add(split, tallies, self._length(split, loader, batch["tokens"]))
+
+    def _count(self, counter: IterationCounter, batch: SequenceBatch, loader: int) -> None:
+        seen = self._seen(loader, len(batch["tokens"]))
+        left = None if self.iteration_sequences is None else self.iteration_sequences - seen
+        if not fixed_point_layers(self.model) or (left is not None and left <= 0):
+            return
+        batch = first_rows(batch, left)
+        counted = counter(self.model, batch["tokens"])
+        tallies = iteration_tallies(counted, batch["targets"], batch["mask"], layers=len(self.model.layers))
+        self._add("test", tallies, self._length("test", loader, batch["tokens"]))
+
+    def _add(self, split: Split, tallies: dict[str, Tally], length: str) -> None:
+        """Logs one value for each name and length, over all batches and processes."""
+        for name, tally in tallies.items():
+            full = f"{split}/{name}/length={length}"
+            self.log(
+                full,
+                self.scores.add(full, tally),
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                add_dataloader_idx=False,
+                metric_attribute=f"scores.{full}",
+            )
+
+    def _length(self, split: Split, loader: int, tokens: Tensor) -> str:
+        """What a loader's scores are logged under: the first process's answer, so that it is the same on all."""
+        if loader not in self._lengths:
+            known = getattr(self._data(), LENGTHS[split], None) or ()
+            length = str(known[loader] if loader < len(known) else tokens.shape[1])
+            taken = length in self._lengths.values()
+            name = f"{length}/loader={loader}" if taken else length
+            self._lengths[loader] = self.trainer.strategy.broadcast(name)
+        return self._lengths[loader]
+
+    def _seen(self, loader: int, rows: int) -> int:
+        """Rows of a loader before the present batch, which has so many."""
+        seen = self._rows.get(loader, 0)
+        self._rows[loader] = seen + rows
+        return seen
+
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+
+def _whole_training(steps: float) -> int:
+    """The trainer's estimate, if it has an end."""
+    if steps == float("inf"):
+        raise ValueError(
+            "--model.lr_scheduler.init_args.total_steps: null, and the training has no end; give a number, or "
+            "--trainer.max_steps"
+        )
+    return int(steps)
+
+
+def _check(
+    vocab_size: int | None,
+    num_targets: int | None,
+    optimizer: Any,
+    bias_weight_decay: float | None,
+    eval_max_iterations: int | None,
+    iteration_sequences: int | None,
+) -> None:
+    """Refuses at the start what would fail once training is set up."""
+    for name, size in {"vocab_size": vocab_size, "num_targets": num_targets}.items():
+        if size is None:
+            raise ValueError(f"--model.{name}: the data do not tell it; give a number")
+    if optimizer is None:
+        raise ValueError("--model.optimizer null: the model needs an optimiser; give a class such as AdamW")
+    if bias_weight_decay is not None and not bias_weight_decay >= 0:
+        raise ValueError(f"--model.bias_weight_decay: {bias_weight_decay} is negative; 0 switches it off")
+    for name, count in {"eval_max_iterations": eval_max_iterations, "iteration_sequences": iteration_sequences}.items():
+        if count is not None and count < 1:
+            raise ValueError(f"--model.{name}: {count} is too small; use 1 or more, or null")

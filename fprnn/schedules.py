@@ -1,0 +1,130 @@
+"""Learning-rate schedules: pure functions of progress, and PyTorch schedulers over them.
+
+Warm-up and cosine are those of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendices D and E. Schedulers move
+once an optimiser step.
+"""
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+
+def warmup_constant(step: int, warmup_steps: int) -> float:
+    """Factor of the learning rate: linear up to 1, then 1.
+
+    The first step takes ``1 / warmup_steps``, step ``warmup_steps - 1`` the whole.
+
+    Args:
+        step: optimiser steps taken so far.
+        warmup_steps: length of the ascent; 0 starts at 1.
+    """
+    return min(1.0, (step + 1) / max(warmup_steps, 1))
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
+    """Factor of the learning rate: linear up to 1, then half a cosine down to the floor.
+
+    Args:
+        step: optimiser steps taken so far.
+        warmup_steps: length of the ascent; 0 starts at 1.
+        total_steps: where the floor is reached; it is kept from there on.
+        floor: last factor.
+    """
+    if step < warmup_steps:
+        return warmup_constant(step, warmup_steps)
+    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class _FactorSchedule(LRScheduler):
+    """Multiplies each group's learning rate by a factor of the number of steps.
+
+    Options are not part of the state: a resumed run follows its own.
+    """
+
+    options: tuple[str, ...] = ()
+
+    @abstractmethod
+    def factor(self, step: int) -> float:
+        """The factor after ``step`` optimiser steps."""
+
+    def get_lr(self) -> list[Any]:
+        """Each group's learning rate at the present step."""
+        factor = self.factor(self.last_epoch)
+        return [rate * factor for rate in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule stands."""
+        return {name: value for name, value in super().state_dict().items() if name not in self.options}
+
+
+class WarmupConstant(_FactorSchedule):
+    """Linear warm-up, then constant.
+
+    Args:
+        optimizer: whose learning rates are set.
+        warmup_steps: optimiser steps until the full learning rate.
+
+    Raises:
+        ValueError: if the number is negative.
+    """
+
+    options = ("warmup_steps",)
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int = 0) -> None:
+        _check_warmup(warmup_steps)
+        self.warmup_steps = warmup_steps
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """See :func:`warmup_constant`."""
+        return warmup_constant(step, self.warmup_steps)
+
+
+class WarmupCosine(_FactorSchedule):
+    """Linear warm-up, then half a cosine.
+
+    Args:
+        optimizer: whose learning rates are set.
+        warmup_steps: optimiser steps until the full learning rate.
+        total_steps: optimiser steps until the floor; null is the whole training, as the trainer estimates it.
+        floor: last learning rate in units of the full one.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    options = ("warmup_steps", "total_steps", "floor")
+
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int = 0, total_steps: int | None = None, floor: float = 0.0
+    ) -> None:
+        _check_warmup(warmup_steps)
+        if total_steps is not None and total_steps <= warmup_steps:
+            raise ValueError(
+                f"total_steps: {total_steps} leaves nothing after warmup_steps={warmup_steps}; use more, or null"
+            )
+        if not 0 <= floor <= 1:
+            raise ValueError(f"floor: {floor} is not in [0, 1]; it is a share of the learning rate")
+        self.warmup_steps, self.total_steps, self.floor = warmup_steps, total_steps, floor
+        super().__init__(optimizer)
+
+    def factor(self, step: int) -> float:
+        """See :func:`warmup_cosine`.
+
+        Raises:
+            ValueError: if ``total_steps`` is needed and nobody has set it.
+        """
+        if self.total_steps is not None:
+            return warmup_cosine(step, self.warmup_steps, self.total_steps, self.floor)
+        if step > self.warmup_steps:
+            raise ValueError("total_steps: null needs a module that asks its trainer; give a number")
+        return warmup_constant(step, self.warmup_steps)
+
+
+def _check_warmup(warmup_steps: int) -> None:
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps: {warmup_steps} is negative; 0 is no warm-up")

@@ -1,0 +1,216 @@
+"""Objectives on features: equal features, equal similarities between samples, equal kernels up to scale.
+
+Section 5 of the study: a student may match its teacher inside, not only at the output. Feature regression is that of
+"FitNets" (Romero et al., ICLR 2015); the similarity objective is the authors' early code's; CKA is "Similarity of
+Neural Network Representations Revisited" (Kornblith et al., ICML 2019), as a loss. Unlike an
+:class:`kd.objectives.Objective`, these may compare samples with one another, so they return one number a batch, to be
+added to the mean of the objective.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinopl.losses import at_least_float32
+from dinopl.seeds import seeded, stream_seed
+from kd.features.kernels import kernel_cka, spectral_power
+
+
+class FeatureObjective(nn.Module, ABC):
+    """``weight`` times the mean distance over pairs of modules, one of the student's and one of the teacher's.
+
+    Args:
+        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
+        teacher: the teacher's, in the same order; null means the same names.
+        weight: what the distance is multiplied by before it is added to the objective.
+
+    Raises:
+        ValueError: if there is no name, or not as many on both sides.
+    """
+
+    def __init__(self, student: list[str], teacher: list[str] | None = None, weight: float = 1.0) -> None:
+        super().__init__()
+        teacher = list(student) if teacher is None else teacher
+        if not student or len(student) != len(teacher):
+            raise ValueError(
+                f"--model.features: {type(self).__name__} has {len(student)} modules of the student and {len(teacher)} "
+                "of the teacher; give at least one each, and as many."
+            )
+        self.student_modules = student
+        self.teacher_modules = teacher
+        self.weight = weight
+
+    def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+        """Fits itself to the shapes of the features. To be called once, before the optimiser is made.
+
+        Args:
+            student: features of any batch, by module name.
+            teacher: those of the teacher on as many samples.
+
+        Raises:
+            ValueError: if features cannot be compared.
+        """
+
+    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        """The weighted distance, a scalar in at least float32.
+
+        Args:
+            student: features by module name, ``(B, ...)`` each.
+            teacher: features by module name, ``(B, ...)`` each; they receive no gradient.
+        """
+        terms = []
+        for number, (of_student, of_teacher) in enumerate(self.pairs()):
+            ours, theirs = student[of_student], teacher[of_teacher].detach()
+            with torch.autocast(ours.device.type, enabled=False):  # which would round products of features
+                terms.append(self.distance(number, at_least_float32(ours), at_least_float32(theirs)))
+        return self.weight * torch.stack(terms).mean()
+
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """Names of student's and teacher's module, pair by pair."""
+        return list(zip(self.student_modules, self.teacher_modules, strict=True))
+
+    @abstractmethod
+    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """The distance, a scalar, between the features ``(B, ...)`` of the pair number ``pair``."""
+
+
+class FeatureMSE(FeatureObjective):
+    """Mean squared difference of the features.
+
+    Where widths differ, a learned linear map (for images a 1 x 1 convolution) takes the student's to the teacher's
+    width. It is trained with the student and serves nothing but this loss.
+
+    Args:
+        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
+        teacher: the teacher's, in the same order; null means the same names.
+        weight: what the distance is multiplied by before it is added to the objective.
+        regressor: put the map in between even where widths agree; false refuses widths that differ.
+        seed: of the map's initialisation; null takes the stream "regressor" of the run's seed.
+    """
+
+    def __init__(
+        self,
+        student: list[str],
+        teacher: list[str] | None = None,
+        weight: float = 1.0,
+        regressor: bool | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(student, teacher, weight)
+        self.regressor = regressor
+        self.seed = stream_seed("regressor") if seed is None else seed
+        self.regressors = nn.ModuleList()
+
+    def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+        """Makes the maps.
+
+        Raises:
+            ValueError: if widths differ and may not, or anything but the width differs.
+        """
+        with seeded(self.seed):
+            maps = [self._map(student[s], teacher[t], f"{s!r} and {t!r}") for s, t in self.pairs()]
+        self.regressors = nn.ModuleList(maps)
+
+    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """``mean (map(student) - teacher)^2``."""
+        if not self.regressors:
+            raise RuntimeError(
+                "call connect() before the optimiser is made: FeatureMSE depends on the features' shapes"
+            )
+        return F.mse_loss(self.regressors[pair](student), teacher)
+
+    def _map(self, student: Tensor, teacher: Tensor, names: str) -> nn.Module:
+        """What takes the student's features to the teacher's width."""
+        ours, theirs = tuple(student.shape[1:]), tuple(teacher.shape[1:])
+        mapped = ours != theirs if self.regressor is None else self.regressor
+        width = 0 if len(ours) == 3 else -1  # images are (channels, height, width), tokens (length, width)
+        rest = [list(shape[1:] if width == 0 else shape[:-1]) for shape in (ours, theirs)]
+        if ours != theirs and not (mapped and len(ours) == len(theirs) and rest[0] == rest[1]):
+            raise ValueError(
+                f"--model.features: features {names} are {ours} and {theirs} a sample and cannot be compared; name "
+                "modules whose features differ in width only, and leave regressor null."
+            )
+        if not mapped:
+            return nn.Identity()
+        layer = nn.Linear(ours[-1], theirs[-1]) if width else nn.Conv2d(ours[0], theirs[0], kernel_size=1)
+        return layer.to(student.device)
+
+
+class SimilarityMatching(FeatureObjective):
+    """Squared difference of the cosine similarities between the samples of a batch, as a mean over pairs of samples.
+
+    Args:
+        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
+        teacher: the teacher's, in the same order; null means the same names.
+        weight: what the distance is multiplied by before it is added to the objective.
+        norm_weight: of the student's mean feature norm, which cosines leave free; it is not multiplied by ``weight``.
+    """
+
+    def __init__(
+        self,
+        student: list[str],
+        teacher: list[str] | None = None,
+        weight: float = 300.0,
+        norm_weight: float = 0.01,
+    ) -> None:
+        super().__init__(student, teacher, weight)
+        self.norm_weight = norm_weight
+
+    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        """The weighted distance plus the weighted mean norm."""
+        norms = [at_least_float32(student[name]).flatten(1).norm(dim=1).mean() for name in self.student_modules]
+        return super().forward(student, teacher) + self.norm_weight * torch.stack(norms).mean()
+
+    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """See :func:`similarity_difference`."""
+        return similarity_difference(student, teacher)
+
+
+def similarity_difference(student: Tensor, teacher: Tensor) -> Tensor:
+    """``sum_ij (n(s_i) n(s_j)^T - n(t_i) n(t_j)^T)^2 / (B (B - 1))`` with unit rows n: a scalar.
+
+    Under autocast the products are rounded; :class:`SimilarityMatching` switches it off.
+
+    Args:
+        student: ``(B, ...)``.
+        teacher: ``(B, ...)``, of any width.
+    """
+    s, t = (F.normalize(at_least_float32(x).flatten(1), dim=1) for x in (student, teacher))
+    return (s @ s.T - t @ t.T).square().sum() / max(len(s) * (len(s) - 1), 1)
+
+
+class CKAMatching(FeatureObjective):
+    """``1 - CKA`` of the linear kernels of a batch: equal features up to rotation and scale cost nothing.
+
+    Args:
+        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
+        teacher: the teacher's, in the same order; null means the same names.
+        weight: what the distance is multiplied by before it is added to the objective.
+        power: the eigenvalues of the teacher's kernel are raised to it; below 1 small directions count more.
+        filter_student: raise the student's as well.
+    """
+
+    def __init__(
+        self,
+        student: list[str],
+        teacher: list[str] | None = None,
+        weight: float = 1.0,
+        power: float = 1.0,
+        filter_student: bool = False,
+    ) -> None:
+        super().__init__(student, teacher, weight)
+        if not power > 0:
+            raise ValueError(f"--model.features: power {power} of CKAMatching must be above 0; 1 leaves kernels alone.")
+        self.power = power
+        self.filter_student = filter_student
+
+    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """``1 - CKA`` of the two kernels ``(B, B)``."""
+        ours, theirs = (x.flatten(1) @ x.flatten(1).T for x in (student, teacher))
+        if self.power != 1:
+            theirs = spectral_power(theirs, self.power)
+            ours = spectral_power(ours, self.power) if self.filter_student else ours
+        return 1 - kernel_cka(ours, theirs)

@@ -1,0 +1,107 @@
+"""How alike the features of two networks are: centred kernel alignment and plain alignment.
+
+"Similarity of Neural Network Representations Revisited" (Kornblith et al., ICML 2019). What differs from the first
+author's early code of "Revisiting Knowledge Distillation": both networks see the same un-augmented images in one pass,
+and the samples of all processes are taken together instead of averaging one value a process.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinopl.losses import at_least_float32
+from kd.features.kernels import kernel_cka
+from kd.metrics.kept import KeptSamples
+from kd.text import token_index
+
+
+def linear_cka(first: Tensor, second: Tensor) -> Tensor:
+    """``||A^T B||_F^2 / (||A^T A||_F ||B^T B||_F)`` of the centred features ``A`` and ``B``: a scalar from 0 to 1.
+
+    It is blind to rotation and scale. The cost is that of ``n * d^2``; see :func:`gram_cka` for few samples.
+
+    Args:
+        first: features, ``(n, d)``.
+        second: features of the same samples, ``(n, e)``.
+
+    Returns:
+        Not a number where all features of one are equal.
+    """
+    a, b = (_scaled(features - features.mean(dim=0)) for features in (first, second))
+    squares = [torch.linalg.matrix_norm(x.T @ y) for x, y in ((a, b), (a, a), (b, b))]
+    return squares[0].square() / (squares[1] * squares[2])
+
+
+def gram_cka(first: Tensor, second: Tensor) -> Tensor:
+    """The same from the samples' Gram matrices, at the cost of ``n^2 * d``.
+
+    Args:
+        first: features, ``(n, d)``.
+        second: features of the same samples, ``(n, e)``.
+    """
+    a, b = (_scaled(features - features.mean(dim=0)) for features in (first, second))
+    constant = (a == 0).all() | (b == 0).all()
+    return torch.where(constant, torch.nan, kernel_cka(a @ a.T, b @ b.T))
+
+
+def feature_alignment(first: Tensor, second: Tensor) -> Tensor:
+    """``tr(A B^T) / sqrt(tr(A A^T) tr(B B^T))``: the cosine of the two feature matrices, not centred.
+
+    A rotation of one changes it, so it compares networks of one architecture, such as one before and after training.
+
+    Args:
+        first: features, ``(n, d)``.
+        second: features of the same samples, ``(n, e)``.
+
+    Returns:
+        A scalar from -1 to 1; not a number where the widths differ.
+    """
+    if first.shape != second.shape:
+        return first.new_full((), torch.nan)
+    a, b = _scaled(first), _scaled(second)
+    return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
+
+
+class FeatureAlignment(KeptSamples):
+    """``cka`` and ``feature_alignment`` between student and teacher, on the same samples.
+
+    Args:
+        limit: samples that are compared at most.
+        normalize_rows: whether each feature vector is scaled to norm 1 first.
+    """
+
+    def __init__(self, limit: int = 2000, normalize_rows: bool = False, **options: Any) -> None:
+        super().__init__(("student_columns", "teacher_columns"), limit, **options)
+        self.normalize_rows = normalize_rows
+
+    def update(self, index: Tensor, student_features: Tensor, teacher_features: Tensor) -> None:
+        """Adds samples.
+
+        Args:
+            index: of the samples, ``(B,)`` int64.
+            student_features: ``(B, d)``, or ``(B, T, d)`` for text, whose tokens then are the samples.
+            teacher_features: ``(B, e)`` or ``(B, T, e)``.
+        """
+        if student_features.ndim == 3:
+            index = token_index(index, student_features.shape[1])
+        student, teacher = (
+            at_least_float32(features).flatten(0, -2) for features in (student_features, teacher_features)
+        )
+        self.keep(index, student_columns=student, teacher_columns=teacher)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Both values, by name; CKA in the cheaper of its two forms."""
+        student, teacher = self.kept().values()
+        if self.normalize_rows:
+            student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+        wide = max(student.shape[1], teacher.shape[1]) > len(student)
+        cka = gram_cka if wide else linear_cka
+        return {"cka": cka(student, teacher), "feature_alignment": feature_alignment(student, teacher)}
+
+
+def _scaled(features: Tensor) -> Tensor:
+    """Features with a largest entry of 1, so that no square over- or underflows; alignment is blind to scale."""
+    largest = features.abs().amax()
+    return features / torch.where(largest > 0, largest, 1)

@@ -1,0 +1,71 @@
+"""Samples that are kept until all have been seen, for metrics that no running sum gives.
+
+Which samples are kept follows from their index alone: those whose hashed index is smallest. So the choice is the same
+for any batch size and number of processes, a sample that two processes saw counts once, and a data set that is sorted
+by class is not cut off after its first classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from dinopl.data.keys import sample_keys
+
+_KEYS = "keys"
+
+
+class KeptSamples(Metric):
+    """Keeps at most ``limit`` samples.
+
+    Args:
+        columns: names of what is kept of each sample.
+        limit: how many samples at most.
+
+    Raises:
+        ValueError: if the limit is below 2.
+    """
+
+    full_state_update = False
+
+    def __init__(self, columns: tuple[str, ...], limit: int, **options: Any) -> None:
+        super().__init__(**options)
+        if limit < 2:
+            raise ValueError(f"limit {limit} of {type(self).__name__}: keep at least 2 samples.")
+        self.columns = columns
+        self.limit = limit
+        for name in (_KEYS, *columns):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def keep(self, index: Tensor, **values: Tensor) -> None:
+        """Adds samples.
+
+        Args:
+            index: of each sample, ``(n,)`` int64.
+            **values: one tensor a column, ``(n, ...)``.
+        """
+        for name, value in {_KEYS: sample_keys(0, 0, index), **values}.items():
+            getattr(self, name).append(value.detach())
+        if sum(map(len, getattr(self, _KEYS))) > 2 * self.limit:
+            for name, value in self._chosen().items():
+                setattr(self, name, [value])
+
+    def kept(self) -> dict[str, Tensor]:
+        """What was kept, by column, on the CPU; floating-point values in float64."""
+        chosen = {name: value.cpu() for name, value in self._chosen().items() if name != _KEYS}
+        return {name: value.double() if value.is_floating_point() else value for name, value in chosen.items()}
+
+    def _chosen(self) -> dict[str, Tensor]:
+        """The samples of the smallest keys, each once, sorted by key."""
+        joined = {name: _joined(getattr(self, name)) for name in (_KEYS, *self.columns)}
+        keys, order = joined[_KEYS].sort(stable=True)
+        first = torch.ones_like(keys, dtype=torch.bool)
+        first[1:] = keys[1:] != keys[:-1]
+        order = order[first][: self.limit]
+        return {name: value[order] for name, value in joined.items()}
+
+
+def _joined(state: Tensor | list[Tensor]) -> Tensor:
+    """A list state as one tensor; after processes were joined it is one already."""
+    return state if isinstance(state, Tensor) else torch.cat(state)

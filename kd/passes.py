@@ -1,0 +1,125 @@
+"""Training for a fixed number of steps on however few samples: passes over them, cut into epochs of equal length.
+
+"Revisiting Knowledge Distillation" compares students on parts of a data set. With a fixed number of passes a small part
+gets fewer optimiser steps, and its size is confounded with the length of training; with a fixed number of steps it is
+not. Either way the order is a pure function of the seed and the number of the step.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dinopl.data.order import BatchOrder, BatchSlice, Block, EvalSampler, epoch_order, train_slices
+
+_STEPS = 256  # that a block has at least, where the epoch has as many: what a block costs is shared by its steps
+
+
+class PassSampler(BatchOrder):
+    """Passes over some samples in ever new order. Batches do not reach over the end of a pass.
+
+    Args:
+        index: the samples, ``(M,)`` int64.
+        batch_size: samples a batch and process. Fewer samples than one global batch make one batch of them all.
+        rank: which process this is.
+        world_size: how many there are.
+        seed: of the order.
+        steps: batches of an epoch, over as many passes as that takes; of each pass a last batch that is not full is
+            then left out. None makes an epoch one pass, in which each sample comes once.
+    """
+
+    def __init__(
+        self,
+        index: Tensor,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        seed: int,
+        steps: int | None = None,
+    ) -> None:
+        self.index = index
+        self.seed = seed
+        whole_batches = steps is not None and len(index) >= batch_size * world_size
+        self._pass = train_slices(len(index), batch_size, rank, world_size, drop_last=whole_batches)
+        self._steps = len(self._pass) if steps is None else steps
+        self.epoch = 0
+        self.offset = 0
+        self._resume_at = 0
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+        return self._steps
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch. Another one than the current one starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.offset, self._resume_at = epoch, 0, 0
+
+    def blocks(self) -> Iterator[Block]:
+        """What is left of the epoch: blocks that end with a pass or with the epoch."""
+        self.offset, self._resume_at = self._resume_at, 0
+        step, end = self.epoch * self._steps + self.offset, (self.epoch + 1) * self._steps
+        passes = -(-_STEPS // len(self._pass))
+        while step < end:
+            stop = min(end, (step // len(self._pass) + passes) * len(self._pass))
+            yield self._block(step, stop)
+            step = stop
+
+    def advance(self, part: BatchSlice) -> None:
+        """Notes that one more batch was handed out."""
+        self.offset += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and number of its batches that were handed out."""
+        return {"epoch": self.epoch, "offset": self.offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next iteration go on where ``state`` was saved."""
+        self.epoch, self.offset = state["epoch"], state["offset"]
+        self._resume_at = self.offset
+
+    def _block(self, step: int, stop: int) -> Block:
+        """The batches ``step`` to ``stop - 1``, counted over all epochs, with whole passes for their order."""
+        n, per_pass = len(self.index), len(self._pass)
+        first, last = step // per_pass, (stop - 1) // per_pass
+        order = torch.cat([self.index[epoch_order(n, self.seed, number)] for number in range(first, last + 1)])
+        visits = torch.arange(first, last + 1).repeat_interleave(n)
+        parts = [_shifted(self._pass[s % per_pass], (s // per_pass - first) * n) for s in range(step, stop)]
+        return Block(order, visits, parts)
+
+
+class SelectedSampler(EvalSampler):
+    """Some samples in the order given, each on one process exactly once.
+
+    Args:
+        index: the samples, ``(M,)`` int64.
+        batch_size: samples a batch and process.
+        rank: which process this is.
+        world_size: how many there are.
+        visit: how many passes over the data came before: it chooses the augmentation.
+    """
+
+    def __init__(self, index: Tensor, batch_size: int, rank: int = 0, world_size: int = 1, *, visit: int = 0) -> None:
+        super().__init__(len(index), batch_size, rank, world_size)
+        self.index = index
+        self.epoch = visit
+
+    def order(self) -> Tensor:
+        """The samples, ``(M,)`` int64."""
+        return self.index
+
+
+def steps_per_pass(size: int, batch_size: int, *, whole_batches: bool) -> int:
+    """Number of batches in one pass.
+
+    Args:
+        size: number of samples.
+        batch_size: samples of a batch over all processes.
+        whole_batches: whether a last batch that is not full is left out, as long as there is a full one.
+    """
+    return max(size // batch_size, 1) if whole_batches else -(-size // batch_size)
+
+
+def _shifted(part: BatchSlice, by: int) -> BatchSlice:
+    return BatchSlice(part.start + by, part.stop + by, part.end + by, part.share)

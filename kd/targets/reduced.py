@@ -1,0 +1,82 @@
+"""Transforms that keep some of the teacher's probabilities and level the others: its confidence, or its first classes.
+
+The levelled entries share what is left of the probability evenly. In logits that is ``T log mean exp(u / T)`` over
+them, which tends to their mean as T grows; no logarithm of a small probability is taken, and no clamp is needed.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dinopl.losses import at_least_float32
+from kd.targets.base import TargetTransform
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """The ``k`` largest logits of each sample, and one number for all others: what a small cache holds."""
+
+    values: Tensor
+    """``(B, k)``, in descending order."""
+    classes: Tensor
+    """``(B, k)`` int64."""
+    rest: Tensor
+    """``(B,)``: the logit of each other class."""
+
+    def expand(self, num_classes: int) -> Tensor:
+        """Logits ``(B, num_classes)``."""
+        return self.rest[:, None].repeat(1, num_classes).scatter(1, self.classes, self.values)
+
+
+def top_logits(teacher: Tensor, k: int, temperature: float) -> TopLogits:
+    """The largest logits; the others are replaced by one value that keeps their joint probability.
+
+    Args:
+        teacher: logits, ``(B, C)``.
+        k: from 1 to C.
+        temperature: at which the joint probability is kept; infinite keeps the mean of the logits.
+
+    Returns:
+        ``k`` logits a sample and one for the rest; with ``k = C`` the latter is of no class.
+    """
+    teacher = at_least_float32(teacher)
+    order = teacher.argsort(dim=1, descending=True, stable=True)  # of equal logits the first class is the largest
+    values = teacher.gather(1, order)
+    others = values[:, k:] if k < teacher.shape[1] else values[:, -1:]
+    return TopLogits(values[:, :k], order[:, :k], log_mean_exp(others, temperature))
+
+
+def log_mean_exp(logits: Tensor, temperature: float) -> Tensor:
+    """``T log(mean_c exp(logits_c / T))``, for infinite T the mean: ``(B, C)`` to ``(B,)``."""
+    if math.isinf(temperature):
+        return logits.mean(dim=1)
+    return temperature * (torch.logsumexp(logits / temperature, dim=1) - math.log(logits.shape[1]))
+
+
+class TopClasses(TargetTransform):
+    """The teacher's ``k`` largest probabilities; the others share the rest evenly.
+
+    Args:
+        k: how many are kept. From the number of classes on, all are.
+    """
+
+    def __init__(self, k: int) -> None:
+        if k < 1:
+            raise ValueError(f"--model.target: k {k} of {type(self).__name__} must be at least 1.")
+        self.k = k
+
+    def __call__(
+        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
+    ) -> Tensor:
+        """See :func:`top_logits`."""
+        num_classes = teacher.shape[1]
+        return top_logits(teacher, min(self.k, num_classes), temperature).expand(num_classes)
+
+
+class UniformRest(TopClasses):
+    """The teacher's largest probability; the others share the rest evenly: confidence, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(k=1)

@@ -1,0 +1,338 @@
+"""Text for distillation: characters or bytes of a file, cut into windows, each token to be predicted from those before.
+
+"Revisiting Knowledge Distillation" (Lanzillotta et al., arXiv 2510.15516) names several tasks; the first author's early
+code distils language models in a single pass over books. What differs: small text, as many steps at every fraction, and
+windows that do not overlap, so that a window has an index by which a teacher's outputs can be kept. A fraction is a
+random part of the windows. No window is padded, so the mean over a batch is the mean per token.
+
+Shapes: a batch has "views" ``[(B, T)]``, the tokens, and "label" ``(B, T)``, each the token after; "index" is ``(B,)``.
+A network maps ``(B, T)`` to logits ``(B, T, V)``; whatever is defined for ``(B, C)`` logits then holds for each token.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dinopl.data.fingerprint import digest
+from dinopl.data.indexed import IndexedDataModule, skip_validation
+from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
+from dinopl.data.sources.base import locate, missing
+from dinopl.seeds import stream_seed
+from dinopl.types import ImageBatch
+
+Units = Literal["characters", "bytes"]
+Split = Literal["train", "val", "test"]
+
+
+class TextShape(NamedTuple):
+    """What a network must know of text."""
+
+    vocab_size: int
+    length: int
+    """Tokens of a window."""
+
+
+class TextSource(ABC):
+    """A text."""
+
+    @abstractmethod
+    def read(self, root: Path) -> str:
+        """The whole text.
+
+        Args:
+            root: the folder of all data sets.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is not text.
+        """
+
+
+class TextFile(TextSource):
+    """A file of UTF-8 text.
+
+    Args:
+        path: the file: absolute, or relative to ``data.root`` or else to the working directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read(self, root: Path) -> str:
+        """Reads the file."""
+        path = locate(root, self.path)
+        if not path.is_file():
+            raise missing(type(self).__name__, path)
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"TextFile: {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+class PythonDocsText(TextSource):
+    """The reference pages that Python's ``help`` shows: half a million characters of English that need no download.
+
+    They are those of the interpreter, so that another version of Python has a slightly other text.
+    """
+
+    def read(self, root: Path) -> str:
+        """Joins the pages in alphabetical order."""
+        try:
+            from pydoc_data.topics import topics
+        except ImportError as error:
+            raise FileNotFoundError(
+                "PythonDocsText: this Python comes without its reference pages (pydoc_data); use a TextFile."
+            ) from error
+        return "\n".join(topics[name] for name in sorted(topics))
+
+
+def encode(text: str, units: Units) -> tuple[Tensor, tuple[str, ...]]:
+    """Text as tokens.
+
+    Args:
+        text: not empty.
+        units: ``characters`` that occur in the text, in their order in Unicode, or the ``bytes`` of its UTF-8 form.
+
+    Returns:
+        Tokens, ``(n,)`` int32, and what each stands for: characters, or the 256 bytes as two hexadecimal digits.
+    """
+    if units == "bytes":
+        content = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+        return torch.from_numpy(content), tuple(f"{byte:02x}" for byte in range(256))
+    points, tokens = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype="<u4"), return_inverse=True)
+    return torch.from_numpy(tokens.astype(np.int32)), tuple(map(chr, points.tolist()))
+
+
+def windows(tokens: Tensor, length: int) -> Tensor:
+    """Windows that do not overlap, each with the token after it: ``(n,)`` to ``((n - 1) // length, length + 1)``.
+
+    What is left at the end and fills no window is dropped.
+    """
+    if len(tokens) <= length:
+        return tokens.new_empty(0, length + 1)
+    return tokens.unfold(0, length + 1, length)
+
+
+def token_index(index: Tensor, length: int) -> Tensor:
+    """An index for each token of windows: ``(B,)`` to ``(B * length,)`` int64, in the order of flattened batches."""
+    return (index[:, None] * length + torch.arange(length, device=index.device)).flatten()
+
+
+class TokenLoader:
+    """Batches of windows, on their device.
+
+    Args:
+        tokens: windows with the token after each, ``(n, T + 1)`` integers, on the device.
+        sampler: the order of the ``n`` windows, or of some of them.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
+
+    def __init__(self, tokens: Tensor, sampler: BatchOrder) -> None:
+        self.tokens = tokens
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        for block in self.sampler.blocks():
+            order = block.order.to(self.tokens.device)
+            for part in block.parts:
+                index = order[part.start : part.stop]
+                tokens = self.tokens[index].long()
+                batch: ImageBatch = {"views": [tokens[:, :-1]], "label": tokens[:, 1:], "index": index}
+                if part.share != 1.0:
+                    batch["share"] = part.share
+                if visit := int(block.visits[part.start]):
+                    batch["visit"] = visit
+                self.sampler.advance(part)
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this loader is."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next iteration go on there."""
+        self.sampler.load_state_dict(state)
+
+
+class TextDataModule(IndexedDataModule):
+    """Windows of a text, for predicting each token from those before it.
+
+    The text's last part is for testing, the part before it for validation. Known after construction: ``vocab_size``,
+    which is ``num_classes`` too, ``input_shape`` and ``vocabulary``.
+
+    Args:
+        text: where the text comes from; by default what Python's ``help`` shows.
+        root: folder of all data sets; null takes the environment's ``DINOPL_DATA``, or else ``./data``.
+        units: what a token is: one of the ``characters`` of the text, or one of its ``bytes``.
+        length: tokens of a window.
+        batch_size: training windows a step and process.
+        eval_batch_size: windows a batch and process where nothing is trained.
+        val_size: fraction of the text that is held out for validation; 0 for none.
+        test_size: fraction of the text that is for testing.
+        seed: of the order; null derives it from the run's seed.
+
+    Raises:
+        FileNotFoundError: if the text is not there.
+        ValueError: if an option is out of range, or the text too short for it.
+    """
+
+    deterministic_views = True
+    train_label = None
+
+    def __init__(
+        self,
+        text: TextSource | None = None,
+        root: str | None = None,
+        units: Units = "characters",
+        length: int = 128,
+        batch_size: int = 64,
+        eval_batch_size: int = 128,
+        val_size: float = 0.05,
+        test_size: float = 0.1,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        for option, value in {"length": length, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise ValueError(f"--data.{option} {value}: give a number of at least 1.")
+        if not (0 <= val_size < 1 and 0 < test_size < 1 and val_size + test_size < 1):
+            raise ValueError(
+                f"--data.val_size {val_size}, --data.test_size {test_size}: give fractions of the text that leave some "
+                "to train on, test_size above 0."
+            )
+        self.text = text or PythonDocsText()
+        self.root = Path(root or os.environ.get("DINOPL_DATA") or "data")
+        self.units: Units = units
+        self.length = length
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.test_size = test_size
+        self.seed = seed
+        self._stream = torch.initial_seed() if seed is None else seed
+        tokens, self.vocabulary = encode(self.text.read(self.root), units)
+        self._splits = self._split(tokens)
+        self.num_classes = self.vocab_size = len(self.vocabulary)
+        self.input_shape = TextShape(self.vocab_size, length)
+        if not val_size:
+            skip_validation(self)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training windows; their indices run from 0."""
+        return len(self._splits["train"])
+
+    def fingerprint(self) -> str:
+        """What identifies the training windows and their tokens."""
+        return digest({"tokens": self._splits["train"]}, {"vocabulary": self.vocabulary})
+
+    def reseed(self, seed: int) -> None:
+        """Takes ``seed`` for the order, if no option gave one; nothing else is drawn."""
+        if self.seed is None:
+            self._stream = seed
+
+    def setup(self, stage: str | None = None) -> None:
+        """Checks that every process gets windows.
+
+        Raises:
+            ValueError: if there are fewer than that takes, or nothing to validate on.
+        """
+        processes = self.place()[2]
+        if self.trainer is not None:  # without seed_everything, each process has a seed of its own: the first counts
+            self._stream = self.trainer.strategy.broadcast(self._stream)
+        if stage == "validate" and not self.val_size:
+            raise ValueError("--data.val_size 0: no text was held out to validate on; set it as it was in training.")
+        if stage in (None, "fit") and self.batch_size * processes > self.num_train:
+            raise ValueError(
+                f"--data.batch_size {self.batch_size}: there are only {self.num_train} training windows for {processes}"
+                f" processes; give at most {self.num_train // processes}."
+            )
+        for split in ("val", "test"):
+            if len(self._splits[split]) < processes and (split == "test" or self.val_size):
+                raise ValueError(
+                    f"--trainer.devices: {processes} processes cannot share the {len(self._splits[split])} windows of "
+                    f"the {split} split; use fewer."
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed that the order comes from."""
+        return {"seed": self._stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the checkpoint's seed, unless an option set one."""
+        self.reseed(state_dict["seed"])
+
+    def indexed_loader(
+        self,
+        sampler: BatchOrder,
+        *,
+        augment: bool = True,
+        label: Tensor | None = None,
+        seed: int | None = None,
+        cycle: int | None = None,
+    ) -> TokenLoader:
+        """A loader of training windows in an order of one's own; there is no augmentation.
+
+        Raises:
+            ValueError: if labels are given: the text has them.
+        """
+        if label is not None:
+            raise ValueError("the labels of text are its own tokens: leave label at None.")
+        return TokenLoader(self._splits["train"].to(self.place()[0]), sampler)
+
+    def train_dataloader(self) -> TokenLoader:
+        """Shuffled training batches of this process."""
+        _, rank, processes = self.place()
+        order = stream_seed("order", self._stream)
+        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order))
+
+    def cache_dataloader(self) -> TokenLoader:
+        """All training windows once, in order of their index."""
+        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size))
+
+    def val_dataloader(self) -> TokenLoader:
+        """The validation split in order; with ``val_size`` 0 a trainer finds no such method."""
+        return self._eval_loader("val", *self.place())
+
+    def test_dataloader(self) -> TokenLoader:
+        """The test split in order."""
+        return self._eval_loader("test", *self.place())
+
+    def predict_dataloader(self) -> TokenLoader:
+        """The test split in order."""
+        return self.test_dataloader()
+
+    def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
+        """The splits in order, whole on every process; no "val" if none is held out."""
+        names: tuple[Split, ...] = ("train", "val", "test") if self.val_size else ("train", "test")
+        return {name: self._eval_loader(name, self.place()[0], 0, 1) for name in names}
+
+    def _eval_loader(self, split: Split, device: torch.device, rank: int, processes: int) -> TokenLoader:
+        tokens = self._splits[split]
+        return TokenLoader(tokens.to(device), EvalSampler(len(tokens), self.eval_batch_size, rank, processes))
+
+    def _split(self, tokens: Tensor) -> dict[Split, Tensor]:
+        """Windows of each part of the text; parts share no token."""
+        test = round(self.test_size * len(tokens))
+        val = round(self.val_size * len(tokens))
+        parts = torch.split(tokens, [len(tokens) - val - test, val, test])
+        names: tuple[Split, ...] = ("train", "val", "test")
+        cut = {name: windows(part, self.length) for name, part in zip(names, parts, strict=True)}
+        short = [name for name in names if not len(cut[name]) and (name != "val" or self.val_size)]
+        if short:
+            raise ValueError(
+                f"--data.length {self.length}: the {short[0]} part of a text of {len(tokens)} tokens has no window of "
+                "that length; give a smaller one, or more text."
+            )
+        return cut

@@ -1,0 +1,46 @@
+"""Small exact experiments: what each theory of distillation says, where it can be computed without a neural network."""
+
+from kd.theory.calibration import calibration_temperature
+from kd.theory.gaussians import (
+    GaussianClasses,
+    LinearStudent,
+    TargetOutcome,
+    compare_targets,
+    expected_label_divergence,
+    fit_linear,
+)
+from kd.theory.kernels import KernelOutcome, kernel_outcome, smoother
+from kd.theory.linear import (
+    LinearOutcome,
+    Regression,
+    draw_regression,
+    expected_ratio,
+    least_squares,
+    linear_outcomes,
+    project_on_rows,
+)
+from kd.theory.variance import RiskDraws, RiskMoments, draw_risks, risk_moments
+
+__all__ = [
+    "GaussianClasses",
+    "KernelOutcome",
+    "LinearOutcome",
+    "LinearStudent",
+    "Regression",
+    "RiskDraws",
+    "RiskMoments",
+    "TargetOutcome",
+    "calibration_temperature",
+    "compare_targets",
+    "draw_regression",
+    "draw_risks",
+    "expected_label_divergence",
+    "expected_ratio",
+    "fit_linear",
+    "kernel_outcome",
+    "least_squares",
+    "linear_outcomes",
+    "project_on_rows",
+    "risk_moments",
+    "smoother",
+]
