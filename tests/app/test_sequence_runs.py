@@ -226,7 +226,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(sequence_run: S
         (["--model.layer.mixer=DenseRNN"], "--model.layer.mixer: DenseRNN is a class of another kind"),
         (
             ["--model.layer.solver=AutomaticSolver", "--model.layer.solver.iterative.tol=0.01"],
-            "--model.layer.solver.iterative: name a class first: AndersonSolver, PicardSolver.",
+            "--model.layer.solver.iterative: name a class first: AndersonSolver, PicardSolver",
         ),
         (
             ["--model.lr_scheduler.warmup_steps=-1"],
