@@ -56,8 +56,8 @@ class RunFolder(Callback):
     knows ``path``; with launchers that spawn or fork, the parent process does not learn it.
 
     ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not;
-    and under "data" and "model" what the method ``facts`` of data module and module says, in plain values, where there
-    is one.
+    under "stages" those that came to their end; and under "data" and "model" what the method ``facts`` of data module
+    and module says, in plain values, where there is one.
 
     Args:
         name: first part of the folder's name, under the Trainer's ``default_root_dir``.
@@ -149,6 +149,7 @@ class RunFolder(Callback):
             "seed": None if seed is None else int(seed),
             "versions": versions(),
             "command": command,
+            "stages": [],
             "resumed_from": source if source is None or "://" in source else os.path.abspath(source),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
             **_facts(trainer, pl_module),
@@ -184,6 +185,7 @@ class RunFolder(Callback):
         if self.created:
             self._note(trainer)
             self.status = "finished"
+            self._facts["stages"].append(stage)
             self._write_results(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

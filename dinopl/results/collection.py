@@ -177,7 +177,8 @@ def _is_run(folder: Path) -> bool:
 
 def _read_trial(folder: Path) -> Trial:
     facts = _read_object(folder / "trial.json")
-    attempts = [Run.load(below, history=False) for below in sorted(folder.iterdir()) if _is_run(below)]
+    runs = [Run.load(below, history=False) for below in sorted(folder.iterdir()) if _is_run(below)]
+    attempts = [run for run in runs if run.command in (None, "fit")] or runs  # a later test is no attempt
     run = _counting(attempts) if attempts else None
     options = flatten_options(dict(_items(facts, "options")))
     return Trial(

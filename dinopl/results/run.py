@@ -1,6 +1,7 @@
 """A run folder as the command leaves it, finished or not."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ class Run:
 
     Attributes:
         path: the folder.
-        status: "finished", "interrupted", "diverged" or "failed"; "unfinished" without ``results.json``: the run goes
-            on, or was killed.
+        status: "finished", "interrupted", "diverged" or "failed"; "unfinished" without ``results.json``, or with a test
+            to come (:func:`is_whole`): the run goes on, or was killed.
         metrics: the last figures of the run, each a finite number or None; empty without ``results.json``.
         seed: the run's seed, if it is known.
         versions: of the packages that made the run.
@@ -63,7 +64,7 @@ class Run:
         metrics_file = path / "metrics.csv"
         return cls(
             path=path,
-            status=results.get("status", "unfinished"),
+            status=results.get("status", "unfinished") if is_whole(results) else "unfinished",
             metrics=results.get("metrics") or {},
             seed=results.get("seed", config.get("seed_everything")),
             versions=results.get("versions") or {},
@@ -74,6 +75,23 @@ class Run:
             started=results.get("started"),
             duration_s=results.get("duration_s"),
         )
+
+
+def is_whole(results: Mapping[str, Any]) -> bool:
+    """Whether nothing is to come after what ``results.json`` tells of.
+
+    Each stage that ends writes it. So a fit that is to end with a test calls itself finished before that test, for good
+    if it is killed in between.
+
+    Args:
+        results: from ``results.json``.
+    """
+    config = results.get("config") or {}
+    tests = config.get("test_after_fit") and not (config.get("trainer") or {}).get("fast_dev_run")
+    if results.get("status") != "finished" or results.get("command") != "fit" or not tests:
+        return True
+    stages = results.get("stages")  # results of an earlier version have none, and tell by their metrics
+    return "test" in stages if stages else any(name.startswith("test/") for name in results.get("metrics") or {})
 
 
 def _read_results(path: Path) -> dict[str, Any]:

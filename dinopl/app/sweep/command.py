@@ -6,6 +6,7 @@ This process imports neither torch nor Lightning: what needs them happens in oth
 import os
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from dinopl.app.compose import read_config
@@ -19,6 +20,8 @@ from dinopl.app.sweep.processes import apart
 from dinopl.app.sweep.request import HELP, Request
 from dinopl.app.sweep.storage import need_optuna
 from dinopl.app.sweep.words import grouped, plain_name
+
+SHOWN = 10  # failures
 
 
 def sweep(words: Sequence[str]) -> int:
@@ -73,10 +76,13 @@ def _run(request: Request, file: Sweep) -> int:
         sys.stderr.write(f"{study.sweep.name}: {note}\n")
     supervisor = Supervisor(study, environments)
     progress = supervisor.run()
-    for failure in supervisor.failures():
+    for failure in islice(supervisor.failures(), SHOWN):
         sys.stderr.write(f"failed: {failure}\n")
+    if missing := supervisor.missing_metric():
+        sys.stderr.write(f"{study.sweep.name}: {missing}\n")
     if progress.failed:
-        sys.stderr.write(f"their output is in {LOG} of their folders; --retry-failed tries them again\n")
+        more = f"{progress.failed - SHOWN} more failed; " if progress.failed > SHOWN else ""
+        sys.stderr.write(f"{more}their output is in {LOG} of their folders; --retry-failed tries them again\n")
     if progress.running:
         sys.stderr.write(f"{progress.running} runs go on elsewhere\n")
     shown = os.path.relpath(study.folder.path)

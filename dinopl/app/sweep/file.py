@@ -251,9 +251,14 @@ def _reference(metric: str, value: Any) -> Any:
     return value
 
 
+def check_name(name: str) -> None:
+    """Raises ``ValueError`` if a study of this name would not lie in the folder that it is to lie in."""
+    if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"the study's name is {name!r}: give a relative name without '..'")
+
+
 def _check(sweep: Sweep) -> None:
-    if Path(sweep.name).is_absolute() or ".." in Path(sweep.name).parts:
-        raise ValueError(f"`name` is {sweep.name!r}: give a relative name without '..'")
+    check_name(sweep.name)
     if (sweep.metric is None) != (sweep.direction is None):
         raise ValueError("`metric` and `direction` belong together; give both or neither")
     if sweep.direction not in (None, *DIRECTIONS):

@@ -19,6 +19,7 @@ from dinopl.app.sweep.identity import changed
 from dinopl.app.sweep.plan import Job, Kind
 from dinopl.app.sweep.references import substitute
 from dinopl.app.sweep.values import Range
+from dinopl.results.run import is_whole
 
 LOG = "output.log"
 FIT = "fit.yaml"
@@ -82,8 +83,9 @@ class StudyFolder:
         found = {path: _read(path / "results.json") for path in self.attempts(kind, run)}
         for status in ENDED:
             for path in reversed(found):
-                if found[path].get("status") == status and (status == "diverged" or _is_whole(found[path])):
-                    return path, found[path]
+                results = found[path]
+                if results.get("status") == status and results.get("command") == "fit" and is_whole(results):
+                    return path, results
         return None
 
     def config(self, job: Job, threads: int) -> Path:
@@ -143,15 +145,6 @@ def describe(sweep: Sweep, example: Job, before: dict[str, Any]) -> dict[str, An
 def moved(sweep: Sweep, job: Job, before: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options of a run that are not swept and have another value than when the study began, as (then, now)."""
     return changed(before["first"], job.config, sweep.swept()) if before.get("first") else {}
-
-
-def _is_whole(results: dict[str, Any]) -> bool:
-    """Whether a fit was tested, if it was to be: a run that was killed in between says "finished" too."""
-    config = results.get("config") or {}
-    trainer = config.get("trainer", {})
-    untested = trainer.get("fast_dev_run") or trainer.get("limit_test_batches") == 0
-    tested = any(name.startswith("test/") for name in results.get("metrics") or {})
-    return results.get("command") == "fit" and bool(tested or untested or not config.get("test_after_fit", True))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from dinopl.app.compose import Arguments, Config, read_config
 from dinopl.app.errors import UserMistake
 from dinopl.app.suggest import did_you_mean
-from dinopl.app.sweep.file import Options, Sweep
+from dinopl.app.sweep.file import SEED, Options, Sweep
 from dinopl.app.sweep.grid import Point
 from dinopl.app.sweep.identity import content_id, digest
 from dinopl.app.sweep.references import references, substitute
@@ -116,6 +116,7 @@ class Planner:
         self.shared: dict[str, Job] = {}
         self._configs = dict(known or {})
         self._files: dict[str, Config] = {}
+        self._seedless: dict[tuple[str, ...], Config] = {}
         self._beside = {plain_name(".".join(path)): yaml.safe_load(text) for path, text in arguments.pairs()}
 
     def runs(self, points: Iterable[Point]) -> "Runs":
@@ -188,10 +189,19 @@ class Planner:
         key = self._key(words, files)
         if key not in self._configs:
             parsed = [each for each in words if not (pending and each == word(START, start))]
-            config = self.resolve(Arguments.parse("fit", parsed))
+            config = self.resolve(Arguments.parse("fit", parsed)) if start and not pending else self._resolve(parsed)
             self._configs[key] = config | {START: start} if pending else config
         config = self._configs[key]
         return ("" if config.get(START) is not None and not pending else key), config
+
+    def _resolve(self, words: Sequence[str]) -> Config:
+        """The configuration, parsed once for all seeds: without a checkpoint nothing else in it depends on the seed."""
+        others = tuple(each for each in words if not each.startswith(f"--{SEED}="))
+        seeds = [each.partition("=")[2] for each in words if each.startswith(f"--{SEED}=")]
+        seed = seeds[-1] if seeds else ""
+        if not seed.isdecimal() or others not in self._seedless:
+            self._seedless[others] = self.resolve(Arguments.parse("fit", list(words)))
+        return self._seedless[others] | ({SEED: int(seed)} if seed.isdecimal() else {})
 
     def _key(self, words: Sequence[str], files: Sequence[str]) -> str:
         for file in files:

@@ -4,6 +4,7 @@ The copies are made by a server that has done nothing but import: so there are n
 Where copying is not safe, each process imports everything itself.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -75,5 +76,6 @@ def _answer(send: "Connection[Any, Any]", function: Callable[..., Any], argument
     except (Exception, SystemExit) as error:
         error.add_note(traceback.format_exc())  # it does not travel otherwise
         answer = error
-    send.send(answer)
+    with contextlib.suppress(BrokenPipeError):  # whoever asked was stopped
+        send.send(answer)
     send.close()

@@ -106,7 +106,7 @@ def line(name: str, progress: Progress, metric: str | None) -> str:
     parts += [f"{progress.diverged} diverged"] if progress.diverged else []
     parts += [f"{progress.failed} failed", f"{progress.left} left"]
     if progress.seconds_left is not None and progress.left + progress.running:
-        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} left")
+        parts.append(f"{timedelta(seconds=round(progress.seconds_left))} to go")
     text = f"{name}: {', '.join(parts)}"
     if progress.best is None:
         return text

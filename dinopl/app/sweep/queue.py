@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 NEXT = "next"  # of a failed attempt: the number of the one to follow, or None
+AGAIN = "again"  # of an attempt at a run whose folder was removed: what was told before does not count
 
 
 class State(enum.Enum):
@@ -83,7 +84,8 @@ class Outcome:
 
 def state_of(attempts: Sequence["FrozenTrial"]) -> State:
     """Where a run stands whose attempts these are, the latest last."""
-    names = {attempt.state.name for attempt in attempts}
+    afresh = max((place for place, attempt in enumerate(attempts) if attempt.user_attrs.get(AGAIN)), default=0)
+    names = {attempt.state.name for attempt in attempts[afresh:]}
     for name, state in TOLD.items():
         if name in names:
             return state
@@ -148,7 +150,7 @@ class Queue:
         return {run: state_of(attempts) for run, attempts in self.attempts().items()}
 
     def enqueue(self, jobs: Iterable[Job], failed_too: bool = False) -> None:
-        """Puts runs into the queue that are not in it; one that is finished on the disk is noted as finished.
+        """Puts runs into the queue that are not in it; the disk says which are finished, also against the queue.
 
         Args:
             jobs: the runs.
@@ -157,10 +159,14 @@ class Queue:
         states = self.states()
         for job in jobs:
             state = states.get(job.id)
-            if state is None and (found := self.folder.ended(job.kind, job.id)):
+            found = self.folder.ended(job.kind, job.id) if state in (None, State.FINISHED, State.DIVERGED) else None
+            facts = {"variant": job.variant, "options": job.options, "needs": list(job.needs)}
+            if state is None and found:
                 self._note(job, found[1])
             elif state is None or (failed_too and state is State.FAILED):
-                self._add(job.id, {"variant": job.variant, "options": job.options, "needs": list(job.needs)}, 0)
+                self._add(job.id, facts, 0)
+            elif state in (State.FINISHED, State.DIVERGED) and not found:
+                self._add(job.id, facts | {AGAIN: True}, 0)
 
     def _add(self, run: str, facts: Mapping[str, Any], attempt: int, params: Mapping[str, Any] | None = None) -> None:
         self.study.enqueue_trial(dict(params or {}), user_attrs={"id": run, **facts, "attempt": attempt})

@@ -12,7 +12,7 @@ from dinopl.app.compose import Arguments, Config, read_config
 from dinopl.app.errors import UserMistake
 from dinopl.app.suggest import did_you_mean
 from dinopl.app.sweep.devices import check_one_device, cores, environments
-from dinopl.app.sweep.file import Sweep
+from dinopl.app.sweep.file import Sweep, check_name
 from dinopl.app.sweep.folder import StudyFolder, describe, moved
 from dinopl.app.sweep.grid import Point
 from dinopl.app.sweep.plan import Job, Planner, Runs
@@ -57,6 +57,10 @@ def settle(request: Request, file: Sweep, points: Sequence[Point]) -> Settled:
     kept = [each for group in grouped(arguments.options) if plain_name(group[0]) not in PLACE for each in group]
     arguments = replace(arguments, files=arguments.files or list(file.config), options=kept)
     file = replace(file, name=given.get("name", file.name))
+    try:
+        check_name(file.name)
+    except ValueError as error:
+        raise UserMistake(f"--name: {error}.") from error
     root = given.get("trainer.default_root_dir") or _root(arguments.files)
     folder = StudyFolder((Path(root) / file.name).absolute())
     runs = Planner(file, arguments, _resolve, folder.known()).runs(points)

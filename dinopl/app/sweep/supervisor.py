@@ -1,6 +1,7 @@
 """The supervisor: starts workers, replaces one that dies, passes signals on, shows how far the study is."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
+from dinopl.app.suggest import did_you_mean
 from dinopl.app.sweep.processes import start
 from dinopl.app.sweep.progress import Progress, best_of, described, line, measure
 from dinopl.app.sweep.queue import State, state_of
@@ -121,6 +123,15 @@ class Supervisor:
                 if self.is_mine(run) and state_of(attempts) is State.FAILED:
                     yield f"{queue.kind}/{run} ({described(facts)}): {facts.get('error')}"
 
+    def missing_metric(self) -> str | None:
+        """What to tell if runs were finished and none has the study's metric."""
+        metric, trials = self.study.sweep.metric, self.queues.trials.states()
+        ended = [self.study.folder.ended("trials", run) for run in trials if self.is_mine(run)]
+        told = [found[1].get("metrics") or {} for found in ended if found and found[1]["status"] == "finished"]
+        if metric is None or not told or any(each.get(metric) is not None for each in told):
+            return None
+        return f"no finished run has a finite metric {metric!r}{did_you_mean(metric, told[0])}"
+
     def _show(self, last: bool = False) -> None:
         """One line that is drawn over on a terminal; elsewhere one now and then, when something has changed."""
         live, now = sys.stderr.isatty(), time.monotonic()
@@ -128,7 +139,7 @@ class Supervisor:
             return
         text = line(self.study.sweep.name, self.progress(), self.study.sweep.metric)
         if text != self._shown[0] or live:
-            sys.stderr.write(f"{CLEAR}{text}" if live else f"{text}\n")
+            sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}" if live else f"{text}\n")
         if live and last:
             sys.stderr.write("\n")
         sys.stderr.flush()

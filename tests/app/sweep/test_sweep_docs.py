@@ -11,6 +11,8 @@ import yaml
 from dinopl.app.sweep.file import read_sweep
 from tests.app.sweep.conftest import Study
 
+pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
+
 PAGE = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
 EXAMPLE, RANGES, SEARCH = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
 

@@ -103,6 +103,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
         (["--model.student.alpha", "0.1"], "--model.student.alpha: is swept by the sweep file"),
         (["--seed_everything=3"], "--seed_everything: is swept by the sweep file"),
         (["--config", "nothing.yaml"], "--config nothing.yaml: no such file"),
+        (["--name", "../x"], "--name: the study's name is '../x': give a relative name without '..'"),
         (["--trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'?"),
         (["--storage", "sqlite:////no/such/folder/x.db"], "--storage: cannot be opened"),
         (["--trainer.default_root_dir=base.yaml"], "base.yaml is a file"),
@@ -277,6 +278,26 @@ def test_a_checkpoint_to_resume_from_is_not_looked_into_before_it_is_there(tmp_p
 def test_equal_points_are_one_run(tmp_path: Path) -> None:
     runs = plan(tmp_path, "variants: {a: {lr: 1}, b: {lr: 1}, c: {lr: 2}}")
     assert (len(runs.trials), runs.doubles) == (2, 1)
+
+
+def test_a_point_is_parsed_once_for_all_seeds(tmp_path: Path) -> None:
+    from dinopl.app.sweep.resolve import resolve
+
+    parsed = []
+
+    def counted(arguments: Arguments) -> Config:
+        parsed.append(arguments)
+        return resolve(arguments)
+
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "seeds: [0, 1, 2]\ngrid: {model.student.alpha: [0.0, 1.0]}\nset: {model.student: InterpolatedStart}"
+    )
+    file = read_sweep(str(path))
+    runs = Planner(file, Arguments("fit", ["random_teacher"], []), counted).runs(expand(file))
+    assert (len(runs.trials), len(parsed)) == (6, 2)
+    for job in runs.trials.values():
+        assert job.config == resolve(Arguments.parse("fit", list(job.words)))
 
 
 def test_workers_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -143,10 +144,20 @@ def test_what_a_dead_holder_left_is_taken_up_unless_it_was_done(folder: StudyFol
 
 
 def test_a_run_killed_between_its_end_and_its_test_is_not_done(folder: StudyFolder) -> None:
-    write_results(folder, "a", metrics={"val/loss": 0.5})
+    write_results(folder, "a", stages=["fit"], config={"test_after_fit": True})
     assert folder.ended("trials", "a") is None
-    write_results(folder, "b", metrics={"val/loss": 0.5}, config={"test_after_fit": False})
+    write_results(folder, "b", stages=["fit"], config={"test_after_fit": False})
     assert folder.ended("trials", "b") is not None
+
+
+def test_a_run_is_done_by_its_fit_and_by_no_later_test_of_it(folder: StudyFolder) -> None:
+    write_results(folder, "a", status="interrupted")
+    write_results(folder, "a", "20260102-000000-aa", command="test", stages=["test"])
+    assert folder.ended("trials", "a") is None
+    write_results(folder, "a", "20260101-000001-aa")
+    ended = folder.ended("trials", "a")
+    assert ended is not None
+    assert ended[0].name == "20260101-000001-aa"
 
 
 def test_what_is_on_the_disk_is_found_when_the_storage_is_lost(folder: StudyFolder) -> None:
@@ -155,6 +166,28 @@ def test_what_is_on_the_disk_is_found_when_the_storage_is_lost(folder: StudyFold
     queue = open_queue(folder)
     queue.enqueue([job("a"), job("b"), job("c")])
     assert queue.states() == {"a": State.FINISHED, "b": State.DIVERGED, "c": State.WAITING}
+
+
+def test_a_run_whose_folder_was_removed_is_made_again(folder: StudyFolder) -> None:
+    queue = open_queue(folder, retries=1)
+    queue.enqueue([job("kept"), job("gone")])
+    for run in ("kept", "gone"):
+        claim = queue.claim([run], always, NOW)
+        assert claim is not None
+        write_results(folder, run)
+        queue.tell(claim, Outcome("finished", 0.5))
+    shutil.rmtree(folder.of("trials", "gone"))
+    for _ in range(2):  # a second process finds it enqueued
+        open_queue(folder).enqueue([job("kept"), job("gone")])
+    assert queue.states() == {"kept": State.FINISHED, "gone": State.WAITING}
+    assert len(queue.attempts()["gone"]) == 2
+    for attempt in (0, 1):
+        claim = queue.claim(["kept", "gone"], always, NOW)
+        assert claim is not None
+        assert (claim.run, claim.attempt) == ("gone", attempt)
+        queue.tell(claim, Outcome("failed", error="no luck"))
+        queue.tend(NOW)
+    assert queue.states() == {"kept": State.FINISHED, "gone": State.FAILED}  # what it was before does not count
 
 
 def test_a_killed_process_lets_go_and_its_children_do_not_hold_on(tmp_path: Path) -> None:

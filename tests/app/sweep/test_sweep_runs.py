@@ -14,6 +14,8 @@ import pytest
 
 from tests.app.sweep.conftest import Study
 
+pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
+
 Sweep = Callable[..., tuple[int, Study]]
 GRID = """
 metric: val/loss
@@ -67,7 +69,6 @@ def in_mid_trial(study: Study) -> tuple[str, int] | None:
     return None
 
 
-@pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
 def test_a_grid_survives_kill_and_ctrl_c_and_ends_with_every_run_once(
     tmp_path: Path, sweep: Sweep, base: Path, started: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -105,7 +106,6 @@ def test_a_grid_survives_kill_and_ctrl_c_and_ends_with_every_run_once(
     assert len(study.attempts()) == attempts
 
 
-@pytest.mark.timeout(900)
 def test_two_tasks_of_the_job_array_share_one_study(
     tmp_path: Path,
     sweep: Sweep,
@@ -117,7 +117,7 @@ def test_two_tasks_of_the_job_array_share_one_study(
     script.write_text(capsys.readouterr().out)
     assert code == 0
     assert not study.path.exists()
-    assert "#SBATCH --array=0-1 " in script.read_text()
+    assert "#SBATCH --array=0-1\n" in script.read_text()
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "study"}
     tasks = [started("bash", script, SLURM_ARRAY_TASK_ID=str(task), **slurm) for task in (0, 1)]
     for task in tasks:
@@ -130,9 +130,13 @@ def test_two_tasks_of_the_job_array_share_one_study(
     assert len(makers) == 2  # both have told of finished runs
 
 
-def test_a_run_in_a_worker_is_what_fit_makes_of_it(sweep: Sweep, base: Path, run_main: Callable[..., int]) -> None:
-    code, study = sweep("grid: {model.student.alpha: [0, 0.5]}\nseeds: [3]", "--workers", "1")
+def test_a_run_in_a_worker_is_what_fit_makes_of_it(
+    sweep: Sweep, base: Path, run_main: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "metric: val/los\ndirection: minimize\ngrid: {model.student.alpha: [0, 0.5]}\nseeds: [3]"
+    code, study = sweep(text, "--workers", "1")
     assert code == 0
+    assert "no finished run has a finite metric 'val/los'; did you mean 'val/loss'?" in capsys.readouterr().err
     for number, (run, trial) in enumerate(study.trials().items()):
         alpha = trial["options"]["model.student.alpha"]
         words = (f"--model.student.alpha={alpha}", "--seed_everything=3", f"--name=alone{number}")

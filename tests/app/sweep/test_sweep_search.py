@@ -17,6 +17,8 @@ from dinopl.app.sweep.search import conflict, draw, has_more
 from dinopl.app.sweep.values import Range
 from tests.app.sweep.conftest import Study
 
+pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
+
 AXES = (
     Axis("rate", Range(1e-4, 1e-1, log=True)),
     Axis("width", Range(2, 8, step=2, integer=True)),
@@ -106,7 +108,7 @@ def test_progress_counts_runs_and_tells_the_time_that_is_left() -> None:
 
 def test_progress_is_one_line() -> None:
     found = Progress(9, 2, 1, 1, 1, 475.0, (0.51234, "v, lr=1"))
-    told = "s: 2/9 done, 1 running, 1 diverged, 1 failed, 4 left, 0:07:55 left; best val/loss 0.5123 (v, lr=1)"
+    told = "s: 2/9 done, 1 running, 1 diverged, 1 failed, 4 left, 0:07:55 to go; best val/loss 0.5123 (v, lr=1)"
     assert line("s", found, "val/loss") == told
     assert line("s", Progress(2, 2), None) == "s: 2/2 done, 0 running, 0 failed, 0 left"
 

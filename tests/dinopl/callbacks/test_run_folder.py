@@ -73,7 +73,7 @@ def test_results_hold_the_last_value_of_every_metric(tmp_path: Path) -> None:
     run = RunFolder(config=CONFIG, seed=7)
     trainer = fit(tmp_path, run)
     results = read(run)
-    order = "status metrics seed versions command resumed_from started finished duration_s config"
+    order = "status metrics seed versions command stages resumed_from started finished duration_s config"
     assert list(results) == order.split()
     assert results["status"] == "finished"
     assert results["seed"] == 7
@@ -225,12 +225,13 @@ def test_a_test_after_a_fit_stays_in_its_folder(tmp_path: Path) -> None:
     run = RunFolder()
     trainer = fit(tmp_path, run)
     path, after_fit = run.path, read(run)["metrics"]
+    assert read(run)["stages"] == ["fit"]
     trainer.test(dataloaders=loader(), model=trainer.lightning_module, verbose=False)
     assert run.path == path
     results = read(run)
     assert set(results["metrics"]) - set(after_fit) == {"test/loss"}
     assert results["metrics"]["train/loss"] == after_fit["train/loss"]
-    assert results["command"] == "fit"
+    assert (results["command"], results["stages"]) == ("fit", ["fit", "test"])
     assert float(rows(run)[-1]["test/loss"]) == pytest.approx(results["metrics"]["test/loss"])
 
 

@@ -106,6 +106,13 @@ def test_evaluations_are_left_out_beside_trainings(tmp_path):
     assert ([trial.run.command for trial in beside.trials], beside.evaluations) == (["fit"], 2)
 
 
+def test_a_later_test_of_a_trial_is_no_attempt_at_it(study):
+    trial = study / "trials" / "00"
+    write_run(trial, {"test/loss": 7.0}, command="test", resumed_from="last.ckpt")
+    first = collect(study).trials[0]
+    assert (first.run.command, first.run.metrics, first.earlier) == ("fit", {"test/loss": 0.0}, 0)
+
+
 def test_runs_without_configuration_stand_for_themselves(tmp_path):
     for _ in range(2):
         folder = write_run(tmp_path, {"test/loss": 1.0}, seed=None)

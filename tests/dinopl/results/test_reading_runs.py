@@ -39,6 +39,26 @@ def test_a_running_or_killed_run(tmp_path):
     assert run.resumed_from is None
 
 
+@pytest.mark.parametrize(
+    ("facts", "status"),
+    [
+        ({"stages": ["fit"]}, "unfinished"),
+        ({"stages": ["fit", "test"]}, "finished"),
+        ({"metrics": {"val/loss": 1.0}}, "unfinished"),  # of a version that did not note its stages
+        ({"metrics": {"test/loss": 1.0}}, "finished"),
+        ({"stages": ["fit"], "command": "validate"}, "finished"),
+        ({"stages": ["fit"], "config": {"test_after_fit": False}}, "finished"),
+        ({"stages": ["fit"], "config": {"test_after_fit": True, "trainer": {"fast_dev_run": True}}}, "finished"),
+        ({"stages": ["fit"], "config": None}, "finished"),  # of a Trainer of one's own
+        ({"stages": [], "status": "failed"}, "failed"),
+    ],
+)
+def test_a_fit_is_finished_once_its_test_is(tmp_path, facts, status):
+    results = {"status": "finished", "command": "fit", "config": {"test_after_fit": True}, **facts}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert Run.load(tmp_path).status == status
+
+
 def test_results_alone(tmp_path):
     (tmp_path / "results.json").write_text('{"metrics": null, "status": "failed", "seed": null}')
     run = Run.load(tmp_path)
