@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -74,15 +75,21 @@ class TimeMajorLoop(torch.autograd.Function):
 
 def load_pscan(path: Path) -> dict[str, Scan]:
     """mamba.py's parallel scan from a checkout of it, given three dimensions in two ways; the second is its faster."""
+    pscan = load_mamba_py(path).pscan
+    return {
+        "pscan (B, T, D, 1)": lambda inputs, coeffs: pscan(coeffs[..., None], inputs[..., None])[..., 0],
+        "pscan (B, T, 1, D)": lambda inputs, coeffs: pscan(coeffs[:, :, None], inputs[:, :, None])[:, :, 0],
+    }
+
+
+def load_mamba_py(path: Path) -> ModuleType:
+    """The module pscan.py of a checkout of mamba.py."""
     spec = importlib.util.spec_from_file_location("pscan", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"--pscan {path}: give the path of pscan.py in a checkout of mamba.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {
-        "pscan (B, T, D, 1)": lambda inputs, coeffs: module.pscan(coeffs[..., None], inputs[..., None])[..., 0],
-        "pscan (B, T, 1, D)": lambda inputs, coeffs: module.pscan(coeffs[:, :, None], inputs[:, :, None])[:, :, 0],
-    }
+    return module
 
 
 def training_step(scan: Scan, inputs: Tensor, coeffs: Tensor, grad: Tensor) -> Callable[[], object]:

@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -89,6 +89,17 @@ class TokenClock(Callback):
             pl_module.log(f"speed/{name}", self.tokens / seconds)
 
 
+class Planned(Protocol):
+    """What ``obtain`` makes a run of."""
+
+    @property
+    def name(self) -> str:
+        """Where its run folders lie, below that of all runs."""
+
+    def words(self, options: argparse.Namespace) -> list[str]:
+        """The command's options."""
+
+
 class Plan(NamedTuple):
     """A run to make: a configuration, a variant of it, and a learning rate other than the configuration's."""
 
@@ -121,7 +132,7 @@ def finished(folder: Path) -> Run | None:
     return next((run for run in runs if run.status == "finished"), None)
 
 
-def obtain(plan: Plan, options: argparse.Namespace) -> Run | None:
+def obtain(plan: Planned, options: argparse.Namespace) -> Run | None:
     """The plan's run, made now unless it is there; None if it fails, as a learning rate that is too high does."""
     folder = options.runs / plan.name
     run = finished(folder)
@@ -221,8 +232,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="tried for each control")
     parser.add_argument("--minutes", type=int, default=60, help="that training the paper's way may take")
     parser.add_argument("--runs", type=Path, default=Path("runs/state_tracking"), help="where runs are kept")
+    parser.add_argument("--name", help="of the CSV file, by default the configurations' names")
     parser.add_argument(
-        "--options", nargs="+", default=[], help="of every run, each in one word: --options=--threads=2"
+        "--options", action="append", default=[], help="one of every run, and again for more: --options=--threads=2"
     )
     return parser.parse_args()
 
@@ -237,7 +249,7 @@ def main() -> None:
         raise SystemExit("no run has finished")
     print_table(found)
     precision = "-".join(sorted({row["precision"] for row in found}))
-    write_csv(results_file(f"state_tracking_{'-'.join(options.configs)}", precision), found)
+    write_csv(results_file(f"state_tracking_{options.name or '-'.join(options.configs)}", precision), found)
 
 
 if __name__ == "__main__":

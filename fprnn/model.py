@@ -21,13 +21,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fprnn.layers import FPRNN
+from fprnn.mixers import Mixer
 from fprnn.mixers.base import wide
+from fprnn.solvers import FixedPointSolver
 
 
 class StreamingLayer(Protocol):
-    """What a layer offers beside ``forward`` so that a model of it decodes in constant memory.
+    """What a layer offers beside ``forward`` so that a model of it decodes without reading everything again.
 
-    FP-RNN, its controls and all baselines do. A state is whatever the layer likes; its size must not grow.
+    The fixed-point layers, their controls and all baselines do. A state is whatever the layer likes; its size must not
+    grow, but a Transformer's does with every token.
     """
 
     def initial_state(self, batch: int) -> Any:
@@ -53,7 +56,7 @@ class SequenceModel(nn.Module):
         pad_vocab_to: round the rows of embedding and head up to a multiple of this, 8 in the paper's code.
         embedding_std: standard deviation of the initial embedding; 0.02 in the paper's code, whose head is tied.
         norm_eps: of the norms before each layer and before the head.
-        scale_output: divide the initial weights of each layer's ``out_proj`` by ``sqrt(n_layers)``.
+        scale_output: divide the initial weights of each ``out_proj`` in a layer by ``sqrt(n_layers)``.
 
     Raises:
         ValueError: if a size is out of range, or a tied head lacks classes.
@@ -75,6 +78,10 @@ class SequenceModel(nn.Module):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "num_targets": num_targets, "d_model": d_model, "n_layers": n_layers}
         _check(sizes | {"pad_vocab_to": pad_vocab_to})
+        if embedding_std < 0:
+            raise ValueError(f"--model.embedding_std: {embedding_std} is negative; use 1.0, or 0.02 with a tied head")
+        if not norm_eps > 0:
+            raise ValueError(f"--model.norm_eps: {norm_eps} is not positive; use 1e-5, say")
         if tie_head and num_targets > vocab_size:
             raise ValueError(
                 f"--model.tie_head: true gives {vocab_size} classes, one a token, and the targets are {num_targets}; "
@@ -83,7 +90,7 @@ class SequenceModel(nn.Module):
         self.vocab_size, self.num_targets, self.d_model = vocab_size, num_targets, d_model
         self.embedding = nn.Embedding(round_up(vocab_size, pad_vocab_to), d_model)
         self.norms = nn.ModuleList(nn.RMSNorm(d_model, eps=norm_eps) for _ in range(n_layers))
-        self.layers = nn.ModuleList(layer(d_model) for _ in range(n_layers))
+        self.layers = nn.ModuleList(_whole_layer(layer(d_model)) for _ in range(n_layers))
         self.final_norm = nn.RMSNorm(d_model, eps=norm_eps)
         classes = round_up(num_targets, pad_vocab_to)
         self.head = None if tie_head else nn.Linear(d_model, classes, bias=False)
@@ -149,7 +156,7 @@ class SequenceModel(nn.Module):
         top_k: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continues sequences, one token at a time and in constant memory.
+        """Continues sequences, one token at a time and, but for Transformers, in constant memory.
 
         Args:
             prompt: tokens ``(B, P)``, P at least 1; read in parallel.
@@ -227,9 +234,9 @@ def sample_tokens(
 
 
 def scale_outputs(layers: nn.ModuleList, factor: float) -> None:
-    """Multiplies the weights of each layer's ``out_proj``, where it has one."""
-    for layer in layers:
-        projection = getattr(layer, "out_proj", None)
+    """Multiplies the weights of each ``out_proj`` in the layers: a Transformer has two, others one or none."""
+    for part in layers.modules():
+        projection = getattr(part, "out_proj", None)
         if isinstance(projection, nn.Linear):
             with torch.no_grad():
                 projection.weight.mul_(factor)
@@ -238,6 +245,13 @@ def scale_outputs(layers: nn.ModuleList, factor: float) -> None:
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple that is not below the value."""
     return -(-value // multiple) * multiple
+
+
+def _whole_layer(layer: nn.Module) -> nn.Module:
+    """The layer, unless it is only a part of one, which would be made from a width as well."""
+    if isinstance(layer, Mixer | FixedPointSolver):
+        raise ValueError(f"--model.layer: {type(layer).__name__} is a part of a layer; give a layer such as FPRNN")
+    return layer
 
 
 def _check(sizes: dict[str, int]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
+from fprnn.baselines import TransformerLayer
 from fprnn.batches import as_sequence_batch, first_rows, row_numbers
 from fprnn.checkpoints import FAMILY, adopt_solvers, check_family, check_shapes, check_vocabulary
 from fprnn.counting import (
@@ -30,7 +31,7 @@ from fprnn.layers import FPRNN, weight_decay_groups
 from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
 from fprnn.model import SequenceModel
 from fprnn.schedules import WarmupCosine
-from fprnn.solvers import IterativeSolver
+from fprnn.solvers import FixedCountSolver, IterativeSolver
 from fprnn.solvers.iterative import check_tolerance
 from fprnn.tasks.task import SequenceBatch
 
@@ -98,7 +99,7 @@ class SequenceModeling(LightningModule):
         iteration_sequences: int | None = 256,
     ) -> None:
         super().__init__()
-        _check(vocab_size, num_targets, optimizer, bias_weight_decay, eval_max_iterations, iteration_sequences)
+        _check(vocab_size, num_targets, layer, optimizer, bias_weight_decay, eval_max_iterations, iteration_sequences)
         self.model = SequenceModel(
             vocab_size,
             num_targets,
@@ -148,18 +149,22 @@ class SequenceModeling(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def setup(self, stage: str) -> None:
-        """Compares the vocabulary with the data's, and tolerances with the precision.
+        """Compares vocabulary and longest context with the data's, and tolerances with the precision.
 
         Raises:
-            ValueError: if the data have more tokens or targets than the model, or a tolerance cannot be reached.
+            ValueError: if the data have more tokens or targets than the model, or longer sequences than a Transformer
+                takes, or a tolerance cannot be reached.
         """
         for name in ("vocab_size", "num_targets"):
             ours, theirs = getattr(self.model, name), getattr(self._data(), name, 0)
             if theirs > ours:
                 raise ValueError(f"--model.{name}: {ours} is too small for data with {theirs}; use that")
+        for layer in self.model.layers:
+            if isinstance(layer, TransformerLayer):
+                layer.check_context(getattr(self._data(), "max_tokens", 0))
         double = self.dtype == torch.float64 or self.trainer.precision == "64-true"
         for solver in (*self.model.modules(), self.counter and self.counter.solver):
-            if isinstance(solver, IterativeSolver):
+            if isinstance(solver, IterativeSolver | FixedCountSolver):
                 check_tolerance(solver.tol, torch.float64 if double else torch.float32)
 
     def on_fit_start(self) -> None:
@@ -286,7 +291,11 @@ class SequenceModeling(LightningModule):
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         summary = solve_summary(layer_statistics(self.model), layers=len(self.model.layers))
-        self.log_dict({f"train/{name}": value for name, value in summary.items()})
+        for layer in fixed_point_layers(self.model).values():
+            if isinstance(layer.solver, FixedCountSolver) and layer.statistics is not None:
+                layer.solver.refuse(layer.statistics)  # which it leaves to others, so that it compiles whole
+        for name, value in summary.items():  # an iteration that stops at its cap, perhaps diverging, is to be seen
+            self.log(f"train/{name}", value, prog_bar=name == "capped" and bool(self._solvers))
         data = self._data()
         if hasattr(data, "lengths_at") and hasattr(data, "steps_per_epoch"):
             step = self.trainer.current_epoch * data.steps_per_epoch + batch_idx
@@ -362,6 +371,7 @@ def _whole_training(steps: float) -> int:
 def _check(
     vocab_size: int | None,
     num_targets: int | None,
+    layer: Any,
     optimizer: Any,
     bias_weight_decay: float | None,
     eval_max_iterations: int | None,
@@ -371,6 +381,8 @@ def _check(
     for name, size in {"vocab_size": vocab_size, "num_targets": num_targets}.items():
         if size is None:
             raise ValueError(f"--model.{name}: the data do not tell it; give a number")
+    if layer is None:
+        raise ValueError("--model.layer null: the model needs a layer; give a class such as FPRNN")
     if optimizer is None:
         raise ValueError("--model.optimizer null: the model needs an optimiser; give a class such as AdamW")
     if bias_weight_decay is not None and not bias_weight_decay >= 0:

@@ -47,12 +47,12 @@ REFERENCES = {
 }""",
     "furlanello2018born": """\
 @inproceedings{furlanello2018born,
-  title     = {Born-Again Neural Networks},
+  title     = {Born Again Neural Networks},
   author    = {Furlanello, Tommaso and Lipton, Zachary and Tschannen, Michael and Itti, Laurent and
                Anandkumar, Anima},
   booktitle = {Proceedings of the 35th International Conference on Machine Learning},
   year      = {2018},
-  url       = {https://arxiv.org/abs/1805.04770},
+  url       = {https://proceedings.mlr.press/v80/furlanello18a.html},
 }""",
     "tang2020understanding": """\
 @misc{tang2020understanding,

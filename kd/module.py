@@ -226,7 +226,7 @@ class KnowledgeDistillation(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs what the validation split comes to."""
-        self.log_dict(self._measuring.finish("val"), sync_dist=True)
+        self._log_all(self._measuring.finish("val"))
 
     def on_test_epoch_start(self) -> None:
         """Starts measuring."""
@@ -246,7 +246,7 @@ class KnowledgeDistillation(LightningModule):
             values |= {"test/parameter_distance": distance} if torch.isfinite(distance) else {}
             if self._teacher.measured is not None:
                 values["teacher/accuracy"] = torch.tensor(self._teacher.measured)
-        self.log_dict(values, sync_dist=True)
+        self._log_all(values)
 
     def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Logits of the student and, if there is one, of the teacher, with the samples' index and label."""
@@ -326,8 +326,9 @@ class KnowledgeDistillation(LightningModule):
             check_classes(outputs[-1], self.num_classes, teacher.source)
         if self.check_teacher and outputs[-1] == self.num_classes and hasattr(self._data(), "test_dataloader"):
             counts = count_correct(teacher, self._moved(self._data().test_dataloader()))
-            correct, total = (strategy.reduce(torch.tensor(float(n)), reduce_op="sum") for n in counts)
-            teacher.check(float(correct), float(total))
+            counted = torch.tensor(counts, dtype=torch.float32, device=strategy.root_device)
+            correct, total = strategy.reduce(counted, reduce_op="sum").tolist()
+            teacher.check(correct, total)
         teacher.settle(self.target.adapt_teacher)
         teacher.network = self.trainer.precision_plugin.convert_module(teacher.network)
 
@@ -403,6 +404,10 @@ class KnowledgeDistillation(LightningModule):
             return None
         flat, label, index = flattened(logits, batch["label"], batch["index"])
         return self.target(flat, label, index, visit, self.objective.temperature)
+
+    def _log_all(self, values: dict[str, Tensor]) -> None:
+        """Logs values that all processes share."""
+        self.log_dict({name: value.to(self.device) for name, value in values.items()}, sync_dist=True)
 
     def _measured_subset(self) -> dict[str, Tensor]:
         """The student on its own samples, un-augmented; as many batches as the trainer lets through in tests."""

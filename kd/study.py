@@ -193,6 +193,32 @@ def area_between(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> A
     return area
 
 
+def overtaken_at(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> float:
+    """The fraction from which on label training is ahead in the mean: where the gap last falls below 0.
+
+    Interpolated linearly in ``log kappa``.
+
+    Args:
+        kappa: ``(K,)``, increasing.
+        labels: ``(S, K)``.
+        distilled: ``(S, K)``.
+
+    Returns:
+        The smallest fraction if labels are always ahead; infinite if they are not at the largest one.
+    """
+    fractions, gap = _fractions(kappa), gaps(labels, distilled)
+    _check_fit(fractions, gap)
+    mean = gap.mean(axis=0)
+    if not mean[-1] < 0:
+        return math.inf
+    ahead = np.flatnonzero(mean >= 0)
+    if len(ahead) == 0:
+        return float(fractions[0])
+    left = int(ahead[-1])
+    part = mean[left] / (mean[left] - mean[left + 1])
+    return float(fractions[left] ** (1 - part) * fractions[left + 1] ** part)
+
+
 def power_law(x: ArrayLike, y: ArrayLike) -> PowerLaw:
     """The line of least squares through ``(log x, log y)``.
 

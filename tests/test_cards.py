@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CARDS = [ROOT / "docs" / f"{name}.md" for name in ("random_teachers", "fixed_point_rnns")]
+CARDS = [ROOT / "docs" / f"{name}.md" for name in ("random_teachers", "fixed_point_rnns", "knowledge_distillation")]
 
 
 def blocks(language: str) -> list[tuple[str, str]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import dinopl
-from tests.configs.test_configs import NOISE, SHORT, short
+from tests.configs.conftest import NOISE
+from tests.configs.test_configs import SHORT, short
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -42,7 +42,7 @@ from dinopl.app.compose import (
     reset_defaults,
 )
 from dinopl.app.errors import UserMistake
-from dinopl.app.messages import innermost, one_line, placed
+from dinopl.app.messages import innermost, one_line, optimisation_option, placed
 from dinopl.app.quiet import quiet
 from dinopl.app.resumption import check_resumption, read_resumption, without_sources
 from dinopl.app.suggest import did_you_mean
@@ -312,8 +312,10 @@ def _is_mistake(error: BaseException) -> bool:
 
 
 def _first_line(error: BaseException) -> str:
-    """What to tell: an error's text; of weights that do not fit, the first misfit and the remedy."""
+    """What to tell: an error's text, with its option if torch's optimisers raised it; of weights the first misfit."""
     text = str(error)
+    if (option := optimisation_option(error)) is not None:
+        return f"{option}: {text.rstrip('.')}; give that argument another value."
     if "loading state_dict" not in text:
         return text
     misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)

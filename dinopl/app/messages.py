@@ -94,6 +94,21 @@ def placed(complaint: str, config: Mapping[str, Any]) -> str:
     return f"--{'.'.join(path)}{complaint.removeprefix(match['name'])}" if path else complaint
 
 
+def optimisation_option(error: BaseException) -> str | None:
+    """The option whose object complained, if that is one of torch's optimisers or schedules.
+
+    They know their arguments by other names ("Invalid learning rate: -1.0") and are made by the model, so that where an
+    error was raised is all that tells.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    home = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    if home.startswith("torch.optim.lr_scheduler"):
+        return "--model.lr_scheduler"
+    return "--model.optimizer" if home.startswith("torch.optim.") else None
+
+
 def _complaint(message: str) -> str:
     """The lines that say something, in one: what was expected, and the value that was given instead."""
     lines = [_TYPE.sub(r"\1", _clean(line)) for line in message.splitlines()]

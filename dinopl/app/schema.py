@@ -222,7 +222,7 @@ def schema_of(annotation: Any, classes: Classes, option: str = "") -> Schema:
 
 def object_of(base: Any, classes: Classes, option: str = "") -> Schema:
     """An object by its class: a name alone, or with arguments; of ``base``, whose subclasses are offered."""
-    if not inspect.isclass(base) or not base.__module__.startswith(KINDS):
+    if not inspect.isclass(base) or not base.__module__.startswith(KINDS) or typing.Protocol in base.__bases__:
         return {}
     kind = f"kind.{base.__name__}" + (f".{option}" if base.__name__ == "Module" else "")
     if kind not in classes.kinds:

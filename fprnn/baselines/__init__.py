@@ -1,10 +1,41 @@
 """Sequence layers that fixed-point RNNs are compared with, all from ``(B, T, D)`` to ``(B, T, D)``.
 
-Each has ``forward(x)`` and, for streaming, ``initial_state(batch)``, ``advance(x, state) -> (y, state)`` for several
-tokens and ``step(x_t, state) -> (y_t, state)`` for one.
+Each but ``ForeignLayer`` has ``forward(x)`` and, for streaming, ``initial_state(batch)``, ``advance(x, state) ->
+(y, state)`` for several tokens and ``step(x_t, state) -> (y_t, state)`` for one.
 """
 
+from fprnn.baselines.delta_net import DeltaNetLayer
 from fprnn.baselines.delta_product import DeltaProductLayer, delta_product_chunked, delta_product_recurrent
+from fprnn.baselines.foreign import ForeignLayer
 from fprnn.baselines.lstm import LSTMLayer
+from fprnn.baselines.mamba import MambaLayer, MambaState
+from fprnn.baselines.mlstm import MatrixMemory, MLSTMLayer, mlstm_chunked, mlstm_recurrent
+from fprnn.baselines.positions import ALiBi, HardALiBi, NoPE, Positions, RoPE
+from fprnn.baselines.slstm import ScalarMemory, SLSTMLayer, slstm_recurrent
+from fprnn.baselines.transformer import AttentionCache, TransformerLayer, causal_attention
 
-__all__ = ["DeltaProductLayer", "LSTMLayer", "delta_product_chunked", "delta_product_recurrent"]
+__all__ = [
+    "ALiBi",
+    "AttentionCache",
+    "DeltaNetLayer",
+    "DeltaProductLayer",
+    "ForeignLayer",
+    "HardALiBi",
+    "LSTMLayer",
+    "MLSTMLayer",
+    "MambaLayer",
+    "MambaState",
+    "MatrixMemory",
+    "NoPE",
+    "Positions",
+    "RoPE",
+    "SLSTMLayer",
+    "ScalarMemory",
+    "TransformerLayer",
+    "causal_attention",
+    "delta_product_chunked",
+    "delta_product_recurrent",
+    "mlstm_chunked",
+    "mlstm_recurrent",
+    "slstm_recurrent",
+]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fprnn.baselines.streamed import head_width
+
 
 def delta_product_recurrent(
     queries: Tensor, keys: Tensor, values: Tensor, betas: Tensor, initial: Tensor | None = None
@@ -129,15 +131,7 @@ class DeltaProductLayer(nn.Module):
         chunk_size: int | None = 16,
     ) -> None:
         super().__init__()
-        sizes = {"num_heads": num_heads, "num_householder": num_householder}
-        for name, size in {**sizes, "head_dim": head_dim, "chunk_size": chunk_size}.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name}: {size} is too small; use 1 or more.")
-        if head_dim is None and d_model % num_heads:
-            raise ValueError(
-                f"num_heads: {num_heads} does not divide d_model={d_model}; use a divisor, or set head_dim."
-            )
-        width = head_dim or d_model // num_heads
+        width = head_width(d_model, num_heads, head_dim, num_householder=num_householder, chunk_size=chunk_size)
         self.num_heads, self.num_householder, self.head_dim = num_heads, num_householder, width
         self.beta_scale = 2.0 if negative_eigenvalues else 1.0
         self.chunk_size = chunk_size

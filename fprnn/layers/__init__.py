@@ -1,10 +1,14 @@
-"""Recurrent layers: FP-RNN, its diagonal control and its dense oracle."""
+"""Recurrent layers: FP-RNN, FP-Mamba and FP-Mamba-2, their diagonal controls, and the dense oracle."""
 
 from fprnn.layers.convolution import ShortConvolution, short_convolution
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
+from fprnn.layers.fpmamba import DiagonalMamba, FPMamba, MambaCache, MatrixStateLayer
+from fprnn.layers.fpmamba2 import DiagonalMamba2, FPMamba2
 from fprnn.layers.fprnn import FPRNN, DenseRNN, DiagonalRNN, FPRNNCache
+from fprnn.layers.matrix_state import MambaEquation, MatrixState
 from fprnn.layers.oracle import DenseSolver, dense_recurrence, dense_transition
 from fprnn.layers.recurrence import Recurrence, solve_reflections
+from fprnn.layers.selection import Selection, Selector
 from fprnn.layers.token import TokenEquation, TokenSolution, solve_token
 from fprnn.layers.weight_decay import weight_decay_groups
 
@@ -12,11 +16,21 @@ __all__ = [
     "FPRNN",
     "DenseRNN",
     "DenseSolver",
+    "DiagonalMamba",
+    "DiagonalMamba2",
     "DiagonalRNN",
+    "FPMamba",
+    "FPMamba2",
     "FPRNNCache",
     "FPRNNEquation",
+    "MambaCache",
+    "MambaEquation",
+    "MatrixState",
+    "MatrixStateLayer",
     "Recurrence",
     "RecurrentState",
+    "Selection",
+    "Selector",
     "ShortConvolution",
     "TokenEquation",
     "TokenSolution",

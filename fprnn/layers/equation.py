@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from fprnn.layers.recurrence import Recurrence, solve_reflections
-from fprnn.layers.token import TokenEquation, TokenSolution, normalized, solve_token, token_tolerance
+from fprnn.layers.token import TokenEquation, TokenSolution, join_tokens, normalized, solve_token
 from fprnn.mixers import Mixer, MixerContext, ReflectionMixer
 from fprnn.ops import linear_scan
-from fprnn.solvers.base import ProblemSize, Solution, SolveStatistics, exact_solution
+from fprnn.solvers.base import ProblemSize, Solution, exact_solution
 
 
 def shift(sequence: Tensor, first: Tensor | None = None) -> Tensor:
@@ -90,7 +90,9 @@ class FPRNNEquation(NamedTuple):
 
     def solve_by_token(self) -> Solution:
         """The fixed point, token by token: by the mixer's closed form where it has one."""
-        return self._solve_tokens() if self.reflections is None else self._solve_reflections(self.reflections)
+        if self.reflections is None:
+            return join_tokens(self.tokens(), self.drive.clone())
+        return self._solve_reflections(self.reflections)
 
     def start(self) -> RecurrentState:
         """What stands before the first token."""
@@ -105,14 +107,6 @@ class FPRNNEquation(NamedTuple):
         )
         problem = Recurrence(projected, self.context.state_weight, decay, gate, drive, self.start().hidden)
         return exact_solution(solve_reflections(mixer, problem).transpose(0, 1))
-
-    def _solve_tokens(self) -> Solution:
-        tokens = self.tokens()
-        if not tokens:
-            return Solution(self.drive.clone(), _token_statistics(self.drive.new_zeros(len(self.drive)), 0))
-        residual = torch.stack([token.residual for token in tokens], 1).amax(1)
-        statistics = _token_statistics(residual, max(token.iterations for token in tokens))
-        return Solution(torch.stack([token.hidden for token in tokens], 1), statistics)
 
     def tokens(self) -> list[TokenSolution]:
         """The solution of each token in turn, by :func:`~fprnn.layers.token.solve_token`."""
@@ -132,8 +126,3 @@ class FPRNNEquation(NamedTuple):
             return self.start()
         state = hidden if self.norm is None else self.state(hidden)
         return RecurrentState(state[:, -1], hidden[:, -1])
-
-
-def _token_statistics(residual: Tensor, iterations: int) -> SolveStatistics:
-    count = torch.full(residual.shape, iterations, dtype=torch.int64, device=residual.device)
-    return SolveStatistics(count, residual, residual < 100 * token_tolerance(residual.dtype))

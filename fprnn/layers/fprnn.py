@@ -91,6 +91,9 @@ class FPRNN(nn.Module):
         conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution.
         in_loop_norm: normalise h within the loop, with which ``beta=2`` converges too.
         norm_eps: of both norms.
+
+    Raises:
+        ValueError: if an option is out of range, or the solver is for another kind of layer.
     """
 
     def __init__(
@@ -105,8 +108,7 @@ class FPRNN(nn.Module):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if d_model < 1 or expand < 1:
-            raise ValueError(f"d_model={d_model} and expand={expand} must be at least 1")
+        _check_options(norm_eps, d_model=d_model, expand=expand, d_inner=1 if d_inner is None else d_inner)
         d = expand * d_model if d_inner is None else d_inner
         self.d_inner, self.conv_width = d, conv_width
         self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
@@ -118,6 +120,7 @@ class FPRNN(nn.Module):
         self.loop_norm = nn.LayerNorm(d, eps=norm_eps) if in_loop_norm else None
         self.mixer = mixer(d)
         self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
+        _check_solver(self.solver, self.mixer, in_loop_norm)
         self.input_convs, self.read_convs = nn.ModuleDict(), nn.ModuleDict()
         if conv_width is not None:
             copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]
@@ -218,6 +221,25 @@ class FPRNN(nn.Module):
         return out, FPRNNCache(
             recurrent, *(None if old is None or new is None else last_tokens(old, new) for old, new in last)
         )
+
+
+def _check_options(norm_eps: float, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1: it counts channels")
+    if not norm_eps > 0:
+        raise ValueError(f"norm_eps={norm_eps} must be positive: it keeps a norm from dividing by zero; use 1e-6, say")
+
+
+def _check_solver(solver: FixedPointSolver, mixer: Mixer, in_loop_norm: bool) -> None:
+    """Refuses solvers that do not solve this layer's equation: at the start, and not at the first batch."""
+    if isinstance(solver, ScanSolver) and not isinstance(mixer, IdentityMixer):
+        raise ValueError(
+            f"solver=ScanSolver applies the map once, which solves nothing with {type(mixer).__name__}: use "
+            "SequentialSolver, or DiagonalRNN for a layer without a mixer"
+        )
+    if isinstance(solver, DenseSolver) and in_loop_norm:
+        raise ValueError("in_loop_norm=True has no dense limit: set it to false, or use SequentialSolver")
 
 
 class _Solved(NamedTuple):

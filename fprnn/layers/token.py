@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fprnn.mixers import Gain, Mixer
 from fprnn.mixers.base import wide
+from fprnn.solvers.base import Solution, SolveStatistics
 from fprnn.solvers.gradients import refuse_second_derivative
 
 ITERATION_CAP = 200  # with a norm
@@ -81,6 +82,19 @@ def solve_token(equation: TokenEquation) -> TokenSolution:
         image = _TokenAdjoint.apply(image, equation, state.detach())
         state = equation.state(image)  # through the hidden state too
     return TokenSolution(state if equation.norm is not None else image, image, residual, iterations)
+
+
+def join_tokens(tokens: list[TokenSolution], empty: Tensor) -> Solution:
+    """The solution of whole sequences from that of each token in turn.
+
+    Args:
+        tokens: T of them.
+        empty: the result for none, ``(B, 0, d)``.
+    """
+    hidden = torch.stack([token.hidden for token in tokens], 1) if tokens else empty
+    residual = torch.stack([token.residual for token in tokens], 1).amax(1) if tokens else hidden.new_zeros(len(hidden))
+    iterations = torch.full_like(residual, max((token.iterations for token in tokens), default=0), dtype=torch.int64)
+    return Solution(hidden, SolveStatistics(iterations, residual, residual < 100 * token_tolerance(residual.dtype)))
 
 
 def token_tolerance(dtype: torch.dtype) -> float:

@@ -6,6 +6,7 @@ is never materialised. Different from the released code: the input's part of eve
 forward pass and not once per iteration, and each mixer can solve for one token's fixed point (:meth:`Mixer.resolve`).
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
@@ -148,8 +149,8 @@ class Mixer(nn.Module, ABC):
         super().__init__()
         if d_inner < 1:
             raise ValueError(f"d_inner={d_inner} must be at least 1: it is the width that the mixer acts on")
-        if beta <= 0:
-            raise ValueError(f"beta={beta} must be positive: 1 is the paper's mixer, 2 the released code's")
+        if not 0 < beta < math.inf:
+            raise ValueError(f"beta={beta} must be positive and finite: 1 is the paper's mixer, 2 the released code's")
         self.d_inner, self.beta = d_inner, beta
 
     @property

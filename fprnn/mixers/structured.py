@@ -77,8 +77,10 @@ def near_square_factors(d: int) -> tuple[int, int]:
     """``m1 m2 = d`` with m1 the largest divisor up to sqrt(d).
 
     Raises:
-        ValueError: if d is a prime number.
+        ValueError: if d is a prime number, or no number of channels.
     """
+    if d < 1:
+        raise ValueError(f"d_inner={d} must be at least 1: it is the width that the mixer acts on")
     m1 = next(m for m in range(math.isqrt(d), 0, -1) if d % m == 0)
     if m1 == 1 and d > 1:
         raise ValueError(f"d_inner={d} is prime, so no Kronecker mixer factors it: choose a product such as {d + 1}")

@@ -1,5 +1,6 @@
-"""The diagonal linear recurrence that every layer here is built on: one function, several backends."""
+"""The recurrences that every layer here is built on: a function each, several backends."""
 
 from fprnn.ops.scan import linear_scan
+from fprnn.ops.selective_scan import selective_scan
 
-__all__ = ["linear_scan"]
+__all__ = ["linear_scan", "selective_scan"]

@@ -6,6 +6,7 @@ the inverse; :class:`TruncatedGradient` keeps k more terms of its series, :class
 all of them. In each case the output is ``f(h*)``, one application beyond what the solver found.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fprnn.solvers.base import DivergenceError
+from fprnn.solvers.base import DivergenceError, SolveStatistics, largest_entry
 
 Step = Callable[[Tensor], Tensor]
 
@@ -62,17 +63,21 @@ class ImplicitGradient(FixedPointGradient):
     """The exact gradient: solves ``v = g + J_h^T v`` for the cotangent, then differentiates the last application.
 
     With hidden-state dependence the cotangent travels one token per iteration, as the state does, so the cap must be
-    about the length of the sequence. Refused a second time: there is no double backward.
+    about the length of the sequence. Where the cap is reached first, the gradient is not the exact one: a warning says
+    so, once. After a backward pass, ``statistics`` tells how the cotangent was solved for. Refused a second time: there
+    is no double backward.
 
     Args:
         tol: on the relative change of the cotangent.
-        max_iterations: cap.
+        max_iterations: cap; a few times the number of tokens where the layer tracks states.
     """
 
     def __init__(self, tol: float = 1e-6, max_iterations: int = 50) -> None:
         if tol <= 0 or max_iterations < 1:
             raise ValueError(f"tol={tol} must be positive and max_iterations={max_iterations} at least 1")
         self.tol, self.max_iterations = tol, max_iterations
+        self.statistics: SolveStatistics | None = None
+        self.warned = False
 
     def __call__(self, step: Step, fixed_point: Tensor) -> Tensor:
         """``f(h*)`` with the implicit function theorem's gradient."""
@@ -88,16 +93,32 @@ class ImplicitGradient(FixedPointGradient):
         Raises:
             DivergenceError: if v is not finite.
         """
-        v = cotangent
-        for _ in range(self.max_iterations):
+        v, iterations, converged = cotangent, 0, False
+        while not converged and iterations < self.max_iterations:
             (pulled,) = torch.autograd.grad(output, leaf, v, retain_graph=True)
             before, v = v, cotangent + pulled
-            change, size = ((x.abs().flatten(1).amax(1)) for x in (v - before, v))
-            if bool((change <= self.tol * size).all()):
-                break
+            change, size = largest_entry(v - before), largest_entry(v)
+            iterations, converged = iterations + 1, bool((change <= self.tol * size).all())
         if not bool(v.isfinite().all()):
             raise DivergenceError("ImplicitGradient diverged: use OneStepGradient, or the SequentialSolver's exact one")
+        counts = torch.full_like(size, iterations, dtype=torch.int64)
+        self.statistics = SolveStatistics(counts, change / size.clamp_min(1e-30), change <= self.tol * size)
+        if not converged:
+            self._warn(self.statistics, v.shape[1])
         return v
+
+    def _warn(self, statistics: SolveStatistics, tokens: int) -> None:
+        if self.warned:
+            return
+        self.warned = True
+        missed = ~statistics.converged
+        warnings.warn(
+            f"ImplicitGradient stopped at max_iterations={self.max_iterations} with a relative change of up to "
+            f"{float(statistics.residual.max()):.1g}, above tol={self.tol}, in {int(missed.sum())} of {len(missed)} "
+            f"sequences of {tokens} tokens, so that their gradient is not exact: raise max_iterations to a few times "
+            "the tokens, or use the SequentialSolver's",
+            stacklevel=2,
+        )
 
 
 def refuse_second_derivative(name: str) -> None:

@@ -24,6 +24,8 @@ from fprnn.solvers.base import (
     OnDivergence,
     Solution,
     SolveStatistics,
+    growth,
+    largest_entry,
     relative_change,
     smallest_tolerance,
 )
@@ -44,6 +46,7 @@ class IterationProgress:
 
     def __init__(self, state: Tensor, damping: float, patience: int) -> None:
         ones = state.new_ones(state.shape[0])
+        self.start = largest_entry(state)
         self.best, self.residual = ones * torch.inf, ones * torch.inf
         self.step_size = ones * damping
         self.patience = torch.full_like(ones, patience, dtype=torch.int64)
@@ -112,7 +115,8 @@ class IterativeSolver(FixedPointSolver):
         patience: see ``damping_decay``.
         gradient: how the gradient is computed; null is :class:`OneStepGradient`.
         check_every: iterations between two readings of the device's flag on CUDA.
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
+        on_divergence: ``raise`` where values are not finite, or in training grow without end in over a quarter of the
+            sequences (fewer are told in a warning), or only ``flag`` it in the statistics.
     """
 
     def __init__(
@@ -172,7 +176,8 @@ class IterativeSolver(FixedPointSolver):
             state = self._loop(equation, state, progress, self.cap if cap is None else cap)
         else:
             progress.best, progress.residual = torch.zeros_like(progress.best), torch.zeros_like(progress.best)
-        return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol)
+        grown = growth(state, progress.start)
+        return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol, grown)
 
     def _loop(self, equation: FixedPointEquation, state: Tensor, progress: IterationProgress, cap: int) -> Tensor:
         accelerate, flag = self.accelerator(), LaggedFlag(state.device)
@@ -180,6 +185,8 @@ class IterativeSolver(FixedPointSolver):
         check_every = self.check_every if flag.lagged else 1
         for iteration in range(1, cap + 1):
             image = equation.step(state)
+            if iteration == 1:
+                progress.start = torch.maximum(progress.start, largest_entry(image))
             step_size = progress.step_size
             taken = progress.record(relative_change(image, state), self, quantile)
             proposal = accelerate(state, image, step_size)
@@ -207,7 +214,8 @@ class PicardSolver(IterativeSolver):
         patience: see ``damping_decay``.
         gradient: how the gradient is computed; null is :class:`OneStepGradient`.
         check_every: iterations between two readings of the device's flag on CUDA.
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
+        on_divergence: ``raise`` where values are not finite, or in training grow without end in over a quarter of the
+            sequences (fewer are told in a warning), or only ``flag`` it in the statistics.
     """
 
     def accelerator(self) -> Accelerator:
@@ -280,7 +288,7 @@ def anderson_correction(images: Tensor, residuals: Tensor, regularization: float
 class FixedCountSolver(FixedPointSolver):
     """Exactly ``count`` iterations without any check: what ``torch.compile`` takes whole.
 
-    Values that are not finite are flagged in the statistics, never raised.
+    What diverges is flagged in the statistics, never raised here; the training module looks at them when it logs.
 
     Args:
         count: iterations before the gradient's.
@@ -299,13 +307,17 @@ class FixedCountSolver(FixedPointSolver):
         """Iterates ``count`` times without recording, then attaches the gradient."""
         with torch.no_grad():
             state = equation.initial()
-            for _ in range(self.count):
+            start = largest_entry(state)
+            for iteration in range(self.count):
                 state = equation.step(state)
+                if iteration == 0:
+                    start = torch.maximum(start, largest_entry(state))
         solution = self.gradient(equation.step, state)
         batch = state.shape[0]
         residual = relative_change(solution.detach(), state) if state.numel() else state.new_zeros(batch)
         iterations = torch.full((batch,), self.count, device=state.device)
-        return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol))
+        grown = growth(state, start)
+        return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol, grown))
 
 
 def like_rows(values: Tensor, state: Tensor) -> Tensor:

@@ -29,11 +29,12 @@ def prefix_products(table: NDArray[np.int16], words: NDArray[np.int64]) -> NDArr
     Returns:
         Elements ``(B, T)``.
     """
-    flat, order = table.reshape(-1).astype(np.intp), len(table)
+    flat, order = table.reshape(-1), len(table)
     products = np.empty(words.shape[::-1], dtype=np.int64)
     product = np.zeros(len(words), dtype=np.int64)
     for position, elements in enumerate(np.ascontiguousarray(words.T)):
-        product = flat.take(product * order + elements, out=products[position])
+        products[position] = flat.take(product * order + elements)  # few entries of a table that may have millions
+        product = products[position]
     return np.ascontiguousarray(products.T)
 
 

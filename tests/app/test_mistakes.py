@@ -39,6 +39,14 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             "--model.student.alpha must be in [0, 1], not 1.5",
         ),
         (["--model.probes+=KNNProb"], "--model.probes: no class 'KNNProb'; did you mean 'KNNProbe'?"),
+        (
+            ["--model.optimizer.lr", "-1"],
+            "--model.optimizer: Invalid learning rate: -1.0; give that argument another value.",
+        ),
+        (
+            ["--model.lr_scheduler", "CosineAnnealingWarmRestarts", "--model.lr_scheduler.T_0=-1"],
+            "--model.lr_scheduler: Expected positive integer T_0, but got -1; give that argument another value.",
+        ),
         (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay must be at least 0, not -1"),
         (["--data.val_size", "some"], "--data.val_size: expected int or float, got some."),
         (["--data.batch_size", "5000"], "--data.batch_size 5000: there are only 1167 training images"),

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.configs.conftest import replaced
+from tests.configs.small_corpora import small_corpus
+
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 FILES = sorted(
     path
@@ -47,10 +50,16 @@ SHORT_CLASSIFIERS = (
     "--data.data.batch_size=4",
     "--data.data.eval_batch_size=8",
 )
-NOISE = '{{"class_path": "NoiseImages", "init_args": {{"like": {{"class_path": "{like}"}}, "num_train": 40, {test}}}}}'
 
-
-OVER = {"long": ["fprnn/a5", "fprnn/s5"], "cpu": ["random_teacher", "fprnn/parity"]}  # what an overlay is laid over
+OVER = {  # what an overlay is laid over
+    "long": ["fprnn/a5", "fprnn/s5"],
+    "cpu": ["random_teacher", "fprnn/parity"],
+    "ddp": ["random_teacher", "fprnn/parity"],
+    "copying_paper": ["fprnn/copying"],
+    "arithmetic_paper": ["fprnn/arithmetic_brackets"],
+    "catbabi_paper": ["fprnn/catbabi"],
+    "text_paper": ["fprnn/text"],
+}
 
 
 def short(words: str) -> tuple[str, ...]:
@@ -60,32 +69,14 @@ def short(words: str) -> tuple[str, ...]:
     return SHORT_SEQUENCES if "fprnn" in words or "SequenceModeling" in words else SHORT
 
 
-def replaced(text: str) -> list[str]:
-    """Noise instead of images that are not here."""
-    published = next((name for name in PUBLISHED if name in text), None)
-    if published is None:
-        return []
-    if "DataFraction" not in text:
-        sizes = ["--data.train_size=null", "--data.probe_train_size=null", "--data.val_size=8"]
-        return ["--data.dataset=" + NOISE.format(like=published, test='"num_test": 20'), *sizes]
-    if published != "FolderImages":
-        return ["--data.data.dataset=" + NOISE.format(like=published, test='"num_test": 20')]
-    # of a folder nothing is known that is not there; its images are resized
-    noise = NOISE.format(like="CIFAR10Images", test='"num_test": 20, "size": 32')
-    return [f"--data.data.dataset={noise}", "--data.data.image_size=32", "--data.data.num_workers=0"]
-
-
-PUBLISHED = ("FashionMNISTImages", "CIFAR10Images", "CIFAR100Images", "FolderImages")
-
-
 def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS).with_suffix(""))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_a_configuration_runs(path: Path, run_main: Callable[..., int]) -> None:
+def test_a_configuration_runs(path: Path, run_main: Callable[..., int], tmp_path: Path) -> None:
     text = path.read_text()
-    words = [*short(text), *replaced(text)]
+    words = [*short(text), *replaced(text), *small_corpus(text, tmp_path)]
     if "TorchvisionClassifier" in text:
         words.append("--model.student.name=squeezenet1_1")  # networks of this size are made in test_kd_teacher.py
     assert run_main("fit", "--config", path, *words) == 0
@@ -95,8 +86,10 @@ def test_a_configuration_runs(path: Path, run_main: Callable[..., int]) -> None:
 @pytest.mark.parametrize(
     ("base", "overlay"), [(base, path) for path in OVERLAYS for base in OVER.get(path.stem, ["random_teacher"])]
 )
-def test_an_overlay_composes(base: str, overlay: Path, run_main: Callable[..., int]) -> None:
-    assert run_main("fit", "--config", CONFIGS / f"{base}.yaml", "--config", overlay, *short(base)) == 0
+def test_an_overlay_composes(base: str, overlay: Path, run_main: Callable[..., int], tmp_path: Path) -> None:
+    file = CONFIGS / f"{base}.yaml"
+    corpus = small_corpus(file.read_text() + overlay.read_text(), tmp_path)
+    assert run_main("fit", "--config", file, "--config", overlay, *short(base), *corpus) == 0
     assert list(Path("runs").glob(f"{Path(base).name}/*/results.json"))
 
 

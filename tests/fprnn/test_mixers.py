@@ -296,6 +296,8 @@ def test_half_precision_parameters_are_promoted() -> None:
     ("make", "message"),
     [
         (lambda: KroneckerMixer(13), "d_inner=13 is prime"),
+        (lambda: KroneckerMixer(0), "d_inner=0 must be at least 1"),
+        (lambda: HouseholderMixer(8, beta=float("nan")), "beta=nan must be positive and finite"),
         (lambda: MonarchMixer(10, 4), "block=4 does not divide d_inner=10"),
         (lambda: HouseholderMixer(8, 0), "rank=0 must be at least 1"),
         (lambda: AlternatingMixer(8, 0), "rank=0 must be at least 1"),

@@ -222,6 +222,8 @@ def test_a_compiled_model_with_a_fixed_count_has_no_graph_break() -> None:
         ({"n_layers": 0}, "--model.n_layers: 0 is too small"),
         ({"vocab_size": 0}, "--model.vocab_size: 0 is too small"),
         ({"pad_vocab_to": 0}, "--model.pad_vocab_to: 0 is too small"),
+        ({"embedding_std": -1.0}, "--model.embedding_std: -1.0 is negative"),
+        ({"norm_eps": 0.0}, "--model.norm_eps: 0.0 is not positive"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:

@@ -21,8 +21,10 @@ from fprnn.baselines import LSTMLayer
 from fprnn.counting import CountedIterations, iteration_tallies
 from fprnn.iteration_caps import GammaIterations
 from fprnn.layers import FPRNN, DiagonalRNN
+from fprnn.layers.equation import FPRNNEquation
+from fprnn.mixers import HouseholderMixer
 from fprnn.schedules import WarmupCosine, warmup_cosine
-from fprnn.solvers import AutomaticSolver, PicardSolver, SequentialSolver, SolveStatistics
+from fprnn.solvers import AutomaticSolver, FixedCountSolver, PicardSolver, SequentialSolver, SolveStatistics
 from fprnn.tasks import AdaptiveLengths, LengthCurriculum, WordProblem
 from fprnn.tasks.task import Ratio
 
@@ -192,14 +194,18 @@ def test_training_logs_how_it_goes(tmp_path: Path) -> None:
     log = Log()
     source = data(train_length=9, curriculum=AdaptiveLengths(smoothing=0.0, threshold=0.01), batch_size=64)
     layer = partial(FPRNN, solver=PicardSolver(max_iterations=2))
-    trainer(tmp_path, log).fit(module(layer, n_layers=2), source)
+    fit = trainer(tmp_path, log)
+    fit.fit(module(layer, n_layers=2), source)
+    assert {"train/loss", "train/sequence_accuracy", "train/capped"} == fit.progress_bar_metrics.keys()
     last = log.metrics[-1]
     assert [entry["train/length"] for entry in log.metrics] == log.lengths
     assert log.lengths[0] == 2
     assert last["train/iterations/layer=0"] == last["train/iterations/layer=1"] == last["train/iterations"] == 2.0
     assert 0 < last["train/capped"] <= 1
     quiet = Log()
-    trainer(tmp_path, quiet, log_every_n_steps=3).fit(module(), data())
+    fit = trainer(tmp_path, quiet, log_every_n_steps=3)
+    fit.fit(module(), data())
+    assert "train/capped" not in fit.progress_bar_metrics  # the exact solver has no cap
     assert [("train/iterations" in entry) for entry in quiet.metrics] == [False, False, True, True]
 
 
@@ -514,6 +520,58 @@ def test_two_processes_train_and_score_as_one_with_twice_the_batch(tmp_path: Pat
         assert ours["mask"].all()
 
 
+class Drifting(SequenceModeling):
+    """Starts from another seed of random caps on each process, and keeps what each drew."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        assert self.random_max_iterations is not None
+        self.random_max_iterations.seed += self.trainer.global_rank
+
+    def on_train_end(self) -> None:
+        drawn = torch.tensor(self.model.layers[0].solver.caps)[:, 1]  # type: ignore[union-attr]
+        torch.save(drawn, Path(self.trainer.default_root_dir) / f"caps-{self.trainer.global_rank}.pt")
+
+
+def test_two_processes_draw_the_same_caps(tmp_path: Path) -> None:
+    """The first one's: they would iterate unequally long, and a resumed run would not know whose to take up."""
+    if torch.cuda.is_initialized():
+        pytest.skip("CUDA, used by an earlier test, does not survive the fork")
+    draws = GammaIterations(seed=5)
+    model = Drifting(9, 2, partial(FPRNN, solver=Spy()), d_model=8, optimizer=Adam, random_max_iterations=draws)
+    run = trainer(tmp_path, devices=2, strategy="ddp_fork", limit_val_batches=0)
+    run.fit(model, data(steps_per_epoch=12, batch_size=4))
+    first, second = (torch.load(tmp_path / f"caps-{rank}.pt", weights_only=True).tolist() for rank in range(2))
+    assert first == second == [GammaIterations(seed=5).cap(step, 6) for step in range(12)]
+    assert first != [GammaIterations(seed=6).cap(step, 6) for step in range(12)]
+
+
+# --- solves that diverge
+
+
+class DoublingEquation(FPRNNEquation):
+    """States double at every application."""
+
+    def step(self, state: Tensor) -> Tensor:
+        return 2 * state + self.drive
+
+
+class Doubling(FPRNN):
+    """A layer whose equation has no fixed point that an iteration finds."""
+
+    def equation(self, inputs: Any, cache: Any = None) -> FPRNNEquation:
+        return DoublingEquation(*super().equation(inputs, cache))
+
+
+def test_a_fixed_count_that_diverges_is_refused_where_the_statistics_are_logged(tmp_path: Path) -> None:
+    model = module(partial(Doubling, solver=FixedCountSolver(20)))
+    with pytest.raises(FloatingPointError, match="FixedCountSolver diverged in 8 of 8 sequences within 20 iterations"):
+        trainer(tmp_path, log_every_n_steps=2).fit(model, data())
+    assert model.trainer.global_step == 1
+    model = module(partial(Doubling, solver=FixedCountSolver(4)))
+    trainer(tmp_path).fit(model, data())
+
+
 # --- mistakes
 
 
@@ -521,6 +579,11 @@ def test_two_processes_train_and_score_as_one_with_twice_the_batch(tmp_path: Pat
     ("options", "message"),
     [
         ({"vocab_size": None}, "--model.vocab_size: the data do not tell it"),
+        ({"layer": None}, "--model.layer null: the model needs a layer"),
+        (
+            {"layer": HouseholderMixer},
+            "--model.layer: HouseholderMixer is a part of a layer; give a layer such as FPRNN",
+        ),
         ({"optimizer": None}, "--model.optimizer null: the model needs an optimiser"),
         ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay: -1.0 is negative"),
         ({"eval_max_iterations": 0}, "--model.eval_max_iterations: 0 is too small"),
@@ -542,3 +605,10 @@ def test_data_with_more_tokens_than_the_model_are_refused_before_anything_runs(t
     source = SequenceDataModule(WordProblem("S3"))
     with pytest.raises(ValueError, match=r"--model.vocab_size: 9 is too small for data with 13; use that"):
         trainer(tmp_path).fit(module(), source)
+
+
+@pytest.mark.parametrize("solver", [PicardSolver(tol=1e-9), FixedCountSolver(3, tol=1e-9)])
+def test_a_tolerance_below_the_precision_is_refused_before_anything_runs(tmp_path: Path, solver: Any) -> None:
+    model = module(layer=partial(FPRNN, solver=solver))
+    with pytest.raises(ValueError, match=r"tol=1e-09 is too small for torch.float32: use 2.4e-07 or more"):
+        trainer(tmp_path).fit(model, data())

@@ -181,6 +181,53 @@ def test_a_sequence_that_diverges_at_once_does_not_stop_the_others(quantile: flo
     assert statistics.iterations.tolist() == [5, 1]
 
 
+def growing(sequences: int, of: int = 8) -> Scripted:
+    """Some sequences double at every iteration, a relative change of 1/2 for ever; the others flip between 1 and -1."""
+    images = [[[2.0**k if row < sequences else (-1.0) ** k] for row in range(of)] for k in range(30)]
+    return Scripted(*images)
+
+
+@pytest.mark.filterwarnings("error")
+def test_training_on_states_that_grow_without_end_is_refused() -> None:
+    solver = PicardSolver(tol=1e-3, max_iterations=20)
+    with pytest.raises(DivergenceError, match=r"PicardSolver diverged in 3 of 8 sequences within 20 iterations: use "):
+        solver(growing(3))
+    _, statistics = solver.iterate(growing(3))
+    assert statistics.finite.all()
+    assert statistics.diverged.tolist() == [True] * 3 + [False] * 5
+    assert statistics.growth[:3].tolist() == [2.0**19] * 3
+    assert (statistics.residual[3:] == 2).all()  # as large as a residual gets, and yet nothing grows
+    solver.max_iterations = 5
+    solver(growing(8))  # cut off before it has gone far
+    assert PicardSolver(on_divergence="flag", max_iterations=20)(growing(8)).statistics.diverged.all()
+
+
+def test_a_few_that_grow_and_any_in_evaluation_are_told_once() -> None:
+    training = PicardSolver(tol=1e-3, max_iterations=20)
+    evaluation = PicardSolver(tol=1e-3, eval_max_iterations=20).eval()
+    for solver, count in ((training, 2), (evaluation, 8)):
+        with pytest.warns(
+            UserWarning, match=rf"diverged in {count} of 8 .* and the answers there are wrong: use beta=1"
+        ):
+            solver(growing(count))
+        solver(growing(count))  # a second warning would be an error here
+
+
+def test_growth_is_measured_from_the_first_image_or_a_larger_start() -> None:
+    equation = affine(0.5)
+    first = equation.step(equation.initial()).abs().amax((1, 2))
+    solver = PicardSolver(tol=1e-12, max_iterations=200)
+    state, statistics = solver.iterate(equation)
+    torch.testing.assert_close(statistics.growth, state.abs().amax((1, 2)) / first, rtol=1e-6, atol=0)
+    counted = FixedCountSolver(60)(equation).statistics
+    torch.testing.assert_close(counted.growth, statistics.growth)
+    with torch.no_grad():
+        equation.matrix.copy_(2 * torch.eye(4))
+    assert FixedCountSolver(12)(equation).statistics.diverged.all()  # flagged
+    equation.initial = lambda: torch.full_like(equation.offset, 1e6)  # type: ignore[method-assign]
+    assert not FixedCountSolver(2)(equation).statistics.diverged.any()
+
+
 def test_tolerances_below_the_precision_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tol=1e-07 is too small for torch.float32: use 2.4e-07 or more"):
         PicardSolver(tol=1e-7).iterate(Scripted([[1.0]]))
@@ -298,6 +345,24 @@ def test_implicit_gradient_that_diverges_is_raised() -> None:
     solver = FixedCountSolver(0, gradient=ImplicitGradient(max_iterations=40))
     with pytest.raises(DivergenceError, match="ImplicitGradient diverged"):
         solver(equation).state.sum().backward()
+
+
+def test_implicit_gradient_that_is_not_done_at_its_cap_says_so_once() -> None:
+    implicit = ImplicitGradient(tol=1e-6, max_iterations=5)
+    solver = PicardSolver(tol=1e-10, max_iterations=500, gradient=implicit)
+    equation = affine(0.9, batch=3)
+    told = r"stopped at max_iterations=5 with .* above tol=1e-06, in 3 of 3 sequences of 1 tokens, .*: raise max_iterat"
+    with pytest.warns(UserWarning, match=told):
+        solver(equation).state.sum().backward()
+    solver(equation).state.sum().backward()  # a second warning would be an error here
+    assert implicit.statistics is not None
+    assert implicit.statistics.capped == 1
+    assert implicit.statistics.iterations.tolist() == [5] * 3
+    enough = ImplicitGradient(tol=1e-6, max_iterations=500)
+    PicardSolver(tol=1e-10, max_iterations=500, gradient=enough)(equation).state.sum().backward()
+    assert enough.statistics is not None
+    assert enough.statistics.converged.all()
+    assert 5 < enough.statistics.iterations[0] < 500
 
 
 def test_implicit_gradient_without_gradients_is_one_application() -> None:

@@ -1,6 +1,11 @@
 """The family through the real command: runs, what they leave, resuming, and every mistake in one line."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +18,7 @@ import yaml
 from dinopl.app import main
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "kd" / "digits.yaml"
+RESULTS = "results.json"
 QUICK = (
     "--trainer.enable_model_summary=false",
     "--trainer.enable_progress_bar=false",
@@ -168,20 +174,80 @@ def test_outputs_of_another_teacher_or_of_other_data_are_refused(
         assert complaint in said(capsys)
 
 
-def test_a_sweep_makes_one_teacher_for_all(
-    run_main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(["--data.fraction=0.01"], id="one sample"),
+        pytest.param(["--data.fraction=0.004", "--data.allow_empty_classes=true"], id="none"),
+    ],
+)
+def test_a_class_of_fewer_than_two_samples_has_no_collapse(
+    fit: Callable[..., tuple[int, Path | None]], options: list[str]
 ) -> None:
-    """The shipped sweep, cut to two students and few steps."""
+    code, folder = fit(*options, "--data.steps_per_epoch=6")
+    assert code == 0
+    metrics = results(folder)["metrics"]
+    names = {"nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"}
+    assert {f"test/{name}" for name in names} <= metrics.keys()
+    assert not {f"subset/{name}" for name in names} & metrics.keys()
+    assert all(np.isfinite(metrics[f"subset/{name}"]) for name in ("accuracy", "nll", "agreement", "cka"))
+
+
+def small_study(path: Path, variants: tuple[str, ...], teacher_steps: int = 60) -> Path:
+    """The shipped sweep, cut to few students and few steps."""
     sweep = yaml.safe_load(CONFIG.with_name("digits.sweep.yaml").read_text())
-    sweep["shared"]["teacher"]["options"] |= {"data.steps_per_epoch": 60, "model.lr_scheduler.warmup_steps": 5}
+    sweep["shared"]["teacher"]["options"] |= {
+        "data.steps_per_epoch": teacher_steps,
+        "model.lr_scheduler.warmup_steps": 5,
+    }
     sweep["set"] |= {"data.steps_per_epoch": 20, "model.lr_scheduler.warmup_steps": 5}
-    sweep["variants"] = {name: sweep["variants"][name] for name in ("labels", "permuted")}
+    sweep["variants"] = {name: sweep["variants"][name] for name in variants}
     sweep |= {"grid": {"data.fraction": [0.1]}, "seeds": [0], "name": "study"}
-    (tmp_path / "study.sweep.yaml").write_text(yaml.safe_dump(sweep))
-    assert run_main("sweep", "--config", CONFIG, "--sweep", tmp_path / "study.sweep.yaml", "--workers", "1") == 0
+    path.write_text(yaml.safe_dump(sweep))
+    return path
+
+
+def test_a_sweep_makes_one_teacher_for_all(run_main: Callable[..., int], tmp_path: Path) -> None:
+    sweep = small_study(tmp_path / "study.sweep.yaml", ("labels", "permuted"))
+    assert run_main("sweep", "--config", CONFIG, "--sweep", sweep, "--workers", "1") == 0
     trials = [json.loads(path.read_text()) for path in Path("runs/study/trials").glob("*/*/results.json")]
     (teacher,) = [json.loads(path.read_text()) for path in Path("runs/study/shared").glob("*/*/results.json")]
     assert len(trials) == 2
     assert {trial["model"]["teacher"]["recorded_accuracy"] for trial in trials} == {teacher["metrics"]["test/accuracy"]}
     assert len({trial["model"]["teacher"]["fingerprint"] for trial in trials}) == 1
     assert len({trial["data"]["subset_sha1"] for trial in trials}) == 1
+
+
+def table(study: str) -> dict[str, dict[str, float]]:
+    """Metrics of the finished runs of a study, by id; none was finished twice."""
+    found = [(path.parent.parent.name, json.loads(path.read_text())) for path in Path("runs", study).rglob(RESULTS)]
+    done = [(run, dict(each["metrics"])) for run, each in found if each["status"] == "finished"]
+    assert len(dict(done)) == len(done)
+    return dict(done)
+
+
+@pytest.mark.timeout(900)  # seconds on a quiet machine
+def test_a_study_killed_at_its_teacher_goes_on_to_the_same_table(run_main: Callable[..., int], tmp_path: Path) -> None:
+    sweep = small_study(tmp_path / "study.sweep.yaml", ("labels", "distilled"), teacher_steps=800)
+    words = ("sweep", "--config", str(CONFIG), "--sweep", str(sweep), "--workers", "1")
+    command = [sys.executable, "-m", "dinopl", *words]
+    study = Path("runs/killed")
+    Path("runs").mkdir()
+    with Path("told").open("w") as told:
+        process = subprocess.Popen([*command, "--name=killed"], stdout=told, stderr=told, start_new_session=True)
+        try:
+            while not list(study.glob("shared/*/*/config.yaml")):
+                assert process.poll() is None, Path("told").read_text()
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # workers too, in the midst of the teacher's training
+            process.wait()
+    assert table("killed") == {}
+    assert run_main(*words, "--name=killed") == 0
+    assert run_main(*words) == 0
+    assert table("killed") == table("study")
+    assert len(table("study")) == 3
+    attempts = list(study.glob("*/*/*/config.yaml"))
+    assert len(attempts) == 4  # the teacher's first one is left as it was
+    assert run_main(*words, "--name=killed") == 0
+    assert list(study.glob("*/*/*/config.yaml")) == attempts

@@ -16,6 +16,7 @@ from kd.study import (
     data_efficiency_intervals,
     gap_summaries,
     gaps,
+    overtaken_at,
     power_law,
     power_law_slope,
     recovered_gap,
@@ -162,3 +163,14 @@ def test_fractions_that_do_not_increase_are_refused(kappa: list[float]) -> None:
 def test_curves_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"curves of shape \(1, 3\) do not fit 2 fractions"):
         data_efficiency([0.1, 1.0], [0.5, 0.6], [0.5, 0.6, 0.7])
+
+
+def test_labels_overtake_where_the_gap_last_falls_below_zero() -> None:
+    labels = np.zeros((2, 4))
+    kappa = [0.01, 0.1, 1.0, 10.0]
+    assert overtaken_at(kappa, labels, [[-1, 2, 1, -1], [-1, 2, 1, -1]]) == pytest.approx(math.sqrt(10))
+    assert overtaken_at(kappa, labels, [[2, 1, 0, -3]] * 2) == pytest.approx(1.0)
+    assert overtaken_at(kappa, labels, [[-1, -1, -1, -1]] * 2) == 0.01
+    assert overtaken_at(kappa, labels, [[-1, -1, -1, 0]] * 2) == math.inf
+    with pytest.raises(ValueError, match="do not fit"):
+        overtaken_at([0.1], labels, labels)

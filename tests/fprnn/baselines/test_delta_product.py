@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from fprnn.baselines import DeltaProductLayer, delta_product_chunked, delta_product_recurrent
+from fprnn.baselines import DeltaNetLayer, DeltaProductLayer, delta_product_chunked, delta_product_recurrent
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -221,3 +221,22 @@ def test_heads_may_be_wider_than_the_model() -> None:
     assert layer(torch.randn(2, 4, 12)).shape == (2, 4, 12)
     # queries, keys, values, betas, output, norm
     assert sum(p.numel() for p in layer.parameters()) == 12 * 40 * (1 + 3 + 3 + 1) + 12 * 15 + 8
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_delta_net_is_one_reflection(negative: bool) -> None:
+    torch.manual_seed(0)
+    net = DeltaNetLayer(12, num_heads=3, negative_eigenvalues=negative)
+    product = DeltaProductLayer(12, num_heads=3, num_householder=1, negative_eigenvalues=negative)
+    product.load_state_dict(net.state_dict())
+    x = torch.randn(2, 7, 12)
+    assert torch.equal(net(x), product(x))
+
+
+@pytest.mark.parametrize("form", [delta_product_recurrent, delta_product_chunked])
+def test_the_delta_rule_overwrites_what_a_key_held(form: Any) -> None:
+    """Two values under one key: at beta = 1 the second is read, and not their sum as in linear attention."""
+    key = F.normalize(torch.randn(1, 1, 1, 1, 5), dim=-1).expand(1, 2, 1, 1, 5)
+    values = torch.randn(1, 2, 1, 1, 4)
+    read, _ = form(key[:, :, 0], key, values, torch.ones(1, 2, 1, 1))
+    torch.testing.assert_close(read[:, 1, 0], values[:, 1, 0, 0])

@@ -28,6 +28,7 @@ from fprnn.solvers import (
     ImplicitGradient,
     OneStepGradient,
     PicardSolver,
+    ScanSolver,
     SequentialSolver,
     TruncatedGradient,
 )
@@ -321,6 +322,34 @@ def test_a_diverging_solve_is_an_error() -> None:
         model(torch.randn(4, 30, 8))
 
 
+def strong(beta: float, rank: int, cap: int) -> FPRNN:
+    """A layer whose mixer takes out almost all of its directions, where ``beta=2`` does not contract."""
+    torch.manual_seed(0)
+    model = FPRNN(16, lambda d: HouseholderMixer(d, rank, beta), PicardSolver(0.1, cap))
+    with torch.no_grad():
+        for name, parameter in model.mixer.named_parameters():
+            if name.endswith("bias"):
+                parameter[-rank:] += 3.0
+    return model
+
+
+@pytest.mark.parametrize(("rank", "length"), [(1, 16), (4, 64)])
+def test_a_solve_that_diverges_but_stays_finite_is_an_error_too(rank: int, length: int) -> None:
+    u = torch.randn(8, length, 16)
+    with pytest.raises(RuntimeError, match=r"diverged in . of 8 sequences within 100 iterations: use beta=1"):
+        strong(2.0, rank, 100)(u)
+
+
+@pytest.mark.parametrize("cap", [2, 4, 8, 16, 100])
+def test_a_layer_that_contracts_is_never_taken_for_one_that_diverges(cap: int) -> None:
+    """Untrained, and with an output that is hardly solved for; warnings are errors."""
+    model = strong(1.0, 4, cap)
+    model.solver.tol = 1e-6
+    model(torch.randn(8, 64, 16))
+    assert model.statistics.growth.max() < 5
+    assert model.statistics.capped == (0 if cap == 100 else 1)
+
+
 def test_each_layer_has_its_own_solver() -> None:
     solver = AutomaticSolver()
     assert layer(solver=solver).solver is not layer(solver=solver).solver
@@ -404,7 +433,15 @@ def test_a_context_of_another_mixer_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_model": 0}, "d_model=0 and expand=2 must be at least 1"),
+        ({"d_model": 0}, "d_model=0 must be at least 1"),
+        ({"expand": 0}, "expand=0 must be at least 1"),
+        ({"d_inner": -3}, "d_inner=-3 must be at least 1"),
+        ({"norm_eps": -1.0}, "norm_eps=-1.0 must be positive"),
+        (
+            {"solver": ScanSolver()},
+            "solver=ScanSolver applies the map once, which solves nothing with HouseholderMixer",
+        ),
+        ({"solver": DenseSolver(), "in_loop_norm": True}, "in_loop_norm=True has no dense limit"),
         ({"d_inner": 13, "mixer": KroneckerMixer}, "d_inner=13 is prime"),
         ({"conv_width": 0}, "conv_width=0 must be at least 1"),
     ],

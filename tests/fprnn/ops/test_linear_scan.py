@@ -165,6 +165,19 @@ def test_float64_stays_float64_and_float32_is_accurate() -> None:
     assert_same([tensor.double() for tensor in single], double, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [7, 300, 2000])
+def test_float32_is_exact_to_rounding(backend: str, reverse: bool, length: int) -> None:
+    """Values and gradients against the loop in float64, in units of the largest entry."""
+    tensors = [tensor.float() for tensor in operands((2, length, 40))]
+    single = values_and_gradients(backend, tensors, reverse=reverse)
+    double = values_and_gradients("reference", [tensor.double() for tensor in tensors], reverse=reverse)
+    for ours, exact in zip(single, double, strict=True):
+        assert ours.dtype == torch.float32
+        assert (ours.double() - exact).abs().max() <= 1e-6 * exact.abs().max()
+
+
 def test_autocast_changes_nothing_but_the_dtype_of_what_comes_in() -> None:
     inputs, coeffs, initial = operands((3, 80, 40), dtype=torch.float32)
     layer = torch.nn.Linear(40, 40)

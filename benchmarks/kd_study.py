@@ -1,0 +1,457 @@
+"""What the distillation study comes to: gaps, their amplification, what controls recover, fidelity, heads, theory.
+
+Reads studies that ``dinopl sweep`` has made, finished or not, of files whose variants are ``labels``, ``distilled`` and
+others. Differences are taken seed by seed from the labels of the same data and networks; intervals are of 95 %.
+
+    dinopl sweep --sweep configs/kd/digits.sweep.yaml --workers 2
+    python benchmarks/kd_study.py runs/kd_digits runs/kd_digits_explanations --out runs/kd
+    python benchmarks/kd_study.py runs/kd_digits --refit --theory --out runs/kd
+
+``--refit`` fits new heads on the whole pool to the features of students on labels and on the teacher: where their
+accuracies come together, distillation's gain was in the head. ``--theory`` needs no runs: least squares on labels and
+on a teacher's outputs, and the variance of the objective. All runs with all metrics are ``dinopl report --csv``.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hardware import write_csv
+from numpy.typing import NDArray
+
+from dinopl.results import Report, report_figure, save_report_figure, summarize
+from dinopl.results.groups import Group
+from dinopl.results.options import shown
+from dinopl.results.report_figures import Line, Point
+from dinopl.results.run import Run
+from dinopl.results.statistics import Summary
+from kd import study
+from kd.features import refit_head
+from kd.networks import build
+from kd.passes import SelectedSampler
+from kd.teacher import RunTeacher, count_correct
+from kd.teacher_outputs import pool_of
+from kd.theory import (
+    GaussianClasses,
+    LinearStudent,
+    RiskMoments,
+    draw_regression,
+    draw_risks,
+    expected_ratio,
+    fit_linear,
+    linear_outcomes,
+    risk_moments,
+)
+
+FRACTION = "data.fraction"
+ACCURACY = "test/accuracy"
+TEACHER = "teacher/accuracy"
+GAP = "gap over labels"
+MEANS = {
+    "test_agreement": "test/agreement",
+    "subset_agreement": "subset/agreement",
+    "subset_accuracy": "subset/accuracy",
+    "test_kl": "test/kl",
+    "test_hellinger": "test/hellinger",
+    "test_ece": "test/ece",
+    "test_cka": "test/cka",
+    "subset_cka": "subset/cka",
+    "test_feature_alignment": "test/feature_alignment",
+    **{f"subset_{name}": f"subset/{name}" for name in ("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4")},
+}
+SMALL = 0.25  # up to here the slope of the fidelity gap is fitted once more
+Row = dict[str, Any]
+Array = NDArray[np.float64]
+
+
+class Curve:
+    """One variant along the fractions, at the same values of all other options.
+
+    Args:
+        panel: options of data and networks, which a curve shares with the labels that it is compared with.
+        name: variant, with those options of the objective that it has several values of.
+        groups: one a fraction, all seeds of it.
+    """
+
+    def __init__(self, panel: Mapping[str, Any], name: str, groups: Iterable[Group]) -> None:
+        self.panel = dict(panel)
+        self.name = name
+        self.groups = {fraction_of(group): group for group in groups}
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether it is that of label training, which others are compared with."""
+        return self.name.split(",")[0] == "labels"
+
+    @cached_property
+    def keys(self) -> dict[float, set[Any]]:
+        """Seeds that have finished, by fraction."""
+        return {fraction: set(group.samples(ACCURACY)) for fraction, group in self.groups.items()}
+
+    def table(self, metric: str, keys: Sequence[Any], fractions: Sequence[float]) -> Array:
+        """Values of a metric, ``(S, K)``; not numbers where a run has none."""
+        columns = [self.groups[fraction].samples(metric) for fraction in fractions]
+        return np.array([[column.get(key, np.nan) for column in columns] for key in keys])
+
+
+def fraction_of(group: Group) -> float:
+    """The fraction of a group, also where a study has but one, which then tells no groups apart."""
+    return float(group.trials[0].value(FRACTION))
+
+
+def finished(group: Group) -> list[Run]:
+    """The finished runs of a group, one a seed."""
+    return [trial.run for trial in group.trials if trial.run and trial.status == "finished"]
+
+
+def curves_of(groups: Iterable[Group]) -> list[Curve]:
+    """The curves of a study, labels first as it has them."""
+    found: dict[tuple[str, ...], list[Group]] = {}
+    groups = list(groups)
+    for group in groups:
+        others = [name for name in group.values if name != FRACTION]
+        found.setdefault(tuple(shown(group.values[name]) for name in others), []).append(group)
+    return [_curve(members, groups) for members in found.values()]
+
+
+def _curve(members: Sequence[Group], groups: Sequence[Group]) -> Curve:
+    values = {name: value for name, value in members[0].values.items() if name not in (FRACTION, "variant")}
+    ours = [name for name in values if name.startswith(("model.objective", "model.target"))]
+    panel = {name: value for name, value in values.items() if name not in ours}
+    same = [group for group in groups if group.values.get("variant") == members[0].values.get("variant")]
+    told = [name for name in ours if len({shown(group.values[name]) for group in same}) > 1]
+    options = [f"{name.rpartition('.')[2]} {shown(values[name])}" for name in told]
+    return Curve(panel, ", ".join([str(members[0].values.get("variant")), *options]), members)
+
+
+class Comparison:
+    """A curve and the labels beside it, at the fractions and seeds that both have.
+
+    Args:
+        labels: label training.
+        curve: anything else, of the same panel.
+    """
+
+    def __init__(self, labels: Curve, curve: Curve) -> None:
+        self.curve = curve
+        common = {
+            f: labels.keys[f] & curve.keys[f] for f in sorted(labels.groups) if f in curve.groups and labels.keys[f]
+        }
+        common = {fraction: keys for fraction, keys in common.items() if keys}
+        self.fractions = list(common)
+        self.keys = sorted(set.intersection(*common.values()), key=str) if common else []
+        self.labels = labels.table(ACCURACY, self.keys, self.fractions)
+        self.accuracy = curve.table(ACCURACY, self.keys, self.fractions)
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether the curve is the labels' own."""
+        return self.curve.is_labels
+
+    @property
+    def per_teacher_sample(self) -> float:
+        """What fractions are multiplied by to be numbers of samples over the teacher's."""
+        fraction = self.fractions[-1]
+        (run, *_) = finished(self.curve.groups[fraction])
+        results = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
+        return float(results["data"]["fraction_of_teacher"]) / fraction
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def values(self, metric: str) -> Array:
+        """Another metric of the curve, ``(S, K)``."""
+        return self.curve.table(metric, self.keys, self.fractions)
+
+    @property
+    def gaps(self) -> list[Summary]:
+        """Over labels, at each fraction."""
+        return study.gap_summaries(self.labels, self.accuracy)
+
+    def rows(self, whole: "Comparison | None") -> Iterator[Row]:
+        """What is known at each fraction.
+
+        Args:
+            whole: the plain distillation of the same panel, whose gap the curve's is a share of.
+        """
+        factors = study.data_efficiency(self.fractions, self.labels, self.accuracy)
+        lows_highs = study.data_efficiency_intervals(self.fractions, self.labels, self.accuracy)
+        teacher = self.values(TEACHER)
+        recovered = study.recovered_gap(self.labels.mean(axis=0), self.accuracy.mean(axis=0), teacher.mean(axis=0))
+        for k, (fraction, gap) in enumerate(zip(self.fractions, self.gaps, strict=True)):
+            row = self.curve.panel | {"objective": self.curve.name, "fraction": fraction, "n": len(self.keys)}
+            row |= {"accuracy": self.accuracy[:, k].mean(), "accuracy_sd": _sd(self.accuracy[:, k])}
+            row |= {"gap": gap.mean, **_ends("gap", gap), "share_of_distilled": self._share(whole, fraction)}
+            errors = study.relative_error_reduction(1 - self.labels[:, k].mean(), 1 - self.accuracy[:, k].mean())
+            row |= {"error_reduction": float(errors), "recovered_gap": recovered[k], "data_efficiency": str(factors[k])}
+            row |= {"data_efficiency_low": str(lows_highs[k][0]), "data_efficiency_high": str(lows_highs[k][1])}
+            row |= {name: self.values(metric)[:, k].mean() for name, metric in MEANS.items()}
+            yield row | {"teacher_accuracy": teacher[:, k].mean()}
+
+    def _share(self, whole: "Comparison | None", fraction: float) -> float:
+        """Of the distillation's mean gap; both are taken over the seeds that each has."""
+        if whole is None or fraction not in whole.fractions:
+            return float("nan")
+        ours, theirs = self.gaps[self.fractions.index(fraction)], whole.gaps[whole.fractions.index(fraction)]
+        return ours.mean / theirs.mean if ours.mean is not None and theirs.mean and theirs.mean > 0 else float("nan")
+
+    def verdict(self, whole: "Comparison | None") -> Row:
+        """What the whole curve says; nothing of amplification with one fraction only."""
+        row: Row = self.curve.panel | {"objective": self.curve.name, "n": len(self.keys)}
+        row |= {"smallest": self.fractions[0], "gap_at_smallest": self.gaps[0].mean, **_ends("gap", self.gaps[0])}
+        row |= {"largest": self.fractions[-1], "gap_at_largest": self.gaps[-1].mean}
+        row["every_seed_positive"] = bool((self.accuracy[:, 0] > self.labels[:, 0]).all())
+        row["share_of_distilled"] = self._share(whole, self.fractions[0])
+        return row | (self._along() if len(self.fractions) > 1 else dict.fromkeys(ALONG))
+
+    def _along(self) -> Row:
+        found = study.amplification(self.fractions, self.labels, self.accuracy)
+        area = summarize(study.area_between(self.fractions, self.labels, self.accuracy).tolist())
+        crossing = study.overtaken_at(self.fractions, self.labels, self.accuracy)
+        row: Row = {"rank_correlation": found.rank_correlation, "difference": found.difference.mean}
+        row |= _ends("difference", found.difference) | {"amplified": found.amplified, "largest_at": found.largest_at}
+        row |= {"area": area.mean, **_ends("area", area), "overtaken_at": crossing}
+        row["overtaken_at_teachers"] = crossing * self.per_teacher_sample
+        fidelity = self.values("subset/agreement") - self.values("test/agreement")
+        small = np.array(self.fractions) <= SMALL
+        for name, chosen in (("fidelity_slope", small | True), ("small_fidelity_slope", small)):
+            slope, (low, high, _) = study.power_law_slope(np.array(self.fractions)[chosen], fidelity[:, chosen])
+            row |= {name: slope, f"{name}_low": low, f"{name}_high": high}
+        return row
+
+
+ALONG: tuple[str, ...] = (
+    "rank_correlation",
+    "difference",
+    "difference_low",
+    "difference_high",
+    "amplified",
+    "largest_at",
+)
+ALONG += ("area", "area_low", "area_high", "overtaken_at", "overtaken_at_teachers")
+ALONG += tuple(f"{size}fidelity_slope{end}" for size in ("", "small_") for end in ("", "_low", "_high"))
+
+
+def _sd(values: Array) -> float | None:
+    return float(values.std(ddof=1)) if len(values) > 1 else None
+
+
+def _ends(name: str, summary: Summary) -> Row:
+    low, high = summary.interval[:2] if summary.interval else (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
+
+
+def panels_of(curves: Iterable[Curve]) -> list[list[Curve]]:
+    """Curves that are compared with the same labels."""
+    found: dict[str, list[Curve]] = {}
+    for curve in curves:
+        found.setdefault(_title(curve.panel), []).append(curve)
+    return list(found.values())
+
+
+def _title(panel: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {shown(value)}" for name, value in panel.items())
+
+
+def compared(panel: Sequence[Curve]) -> dict[str, Comparison]:
+    """Every curve beside the panel's labels, by name, the labels themselves included; nothing without labels."""
+    labels = next((curve for curve in panel if curve.is_labels), None)
+    pairs = [] if labels is None else [Comparison(labels, curve) for curve in panel]
+    return {pair.curve.name: pair for pair in pairs if pair}
+
+
+def analyse(path: Path, out: Path) -> None:
+    """Tables, CSVs and figures of one study."""
+    points, verdicts = [], []
+    for panel in panels_of(curves_of(Report.of([path]).groups)):
+        pairs = compared(panel)
+        if not pairs:
+            continue
+        whole = pairs.get("distilled") or pairs.get("distilled, temperature 20")
+        name = "-".join([path.name, *_title(panel[0].panel).replace(",", "").split()])
+        points += [row for pair in pairs.values() for row in pair.rows(whole)]
+        verdicts += [pair.verdict(whole) for pair in pairs.values() if not pair.is_labels]
+        draw(pairs, out / name)
+    if not points:
+        raise SystemExit(f"{path}: no labels among its finished runs, nothing to compare with")
+    print_rows(f"{path.name}, points", points, POINTS)
+    print_rows(f"{path.name}, verdicts", verdicts, VERDICTS)
+    write_csv(out / f"{path.name}_points.csv", points)
+    write_csv(out / f"{path.name}_verdicts.csv", verdicts)
+
+
+POINTS: tuple[str, ...] = (
+    "objective",
+    "fraction",
+    "n",
+    "accuracy",
+    "accuracy_sd",
+    "gap",
+    "gap_low",
+    "gap_high",
+    "share_of_distilled",
+)
+POINTS += ("data_efficiency", "test_agreement", "subset_agreement", "test_cka", "subset_nc1", "teacher_accuracy")
+VERDICTS: tuple[str, ...] = (
+    "objective",
+    "n",
+    "gap_at_smallest",
+    "gap_low",
+    "gap_high",
+    "gap_at_largest",
+    "every_seed_positive",
+)
+VERDICTS += ("share_of_distilled", "rank_correlation", "difference", "difference_low", "difference_high", "amplified")
+VERDICTS += ("largest_at", "overtaken_at", "fidelity_slope", "fidelity_slope_low", "fidelity_slope_high")
+
+
+def draw(pairs: Mapping[str, Comparison], path: Path) -> None:
+    """Accuracy against fraction, with the teacher; gaps against fraction, with their intervals."""
+    reached = [float(value) for pair in pairs.values() for value in pair.values(TEACHER).flatten()]
+    accuracy = [
+        Line(ACCURACY, name, [Point(f, pair.curve.groups[f].summary(ACCURACY)) for f in pair.fractions])
+        for name, pair in pairs.items()
+    ]
+    known = sorted({value for value in reached if value == value})
+    accuracy += [Line(ACCURACY, "teacher", [Point(None, summarize([statistics.mean(known)]))])] if known else []
+    gaps = [
+        Line(GAP, name, [Point(f, gap) for f, gap in zip(pair.fractions, pair.gaps, strict=True)])
+        for name, pair in pairs.items()
+        if not pair.is_labels
+    ]
+    for kind, lines, band in (("accuracy", accuracy, "sd"), ("gap", gaps, "interval")):
+        if lines:
+            figure = report_figure(lines, FRACTION, band=band, log=True)  # type: ignore[arg-type]
+            made, _ = save_report_figure(figure, path.parent / f"{path.name}_{kind}.png", lines, FRACTION)
+            print(f"figure: {made}")
+
+
+def print_rows(title: str, rows: Sequence[Row], names: Sequence[str] | None = None) -> None:
+    """An aligned table of some columns; what is nowhere is left out."""
+    names = [name for name in rows[0] if names is None or name in names or "." in name]
+    names = [name for name in names if any(row[name] is not None for row in rows)]
+    lines = [names, *([_cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    print(f"\n{title}\n" + "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines))
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4g}"
+    return "-" if value is None else shown(value)
+
+
+def refitted(run: Run) -> Row:
+    """Accuracies of a student with its own head, and with one that is fitted on the whole pool."""
+    data = build(run.config["data"])
+    data.setup("test")
+    pool = pool_of(data)
+    student = RunTeacher(str(run.path)).load(data.input_shape, data.num_classes).network.eval()
+    sampler = SelectedSampler(torch.arange(data.num_train), pool.eval_batch_size)
+    batches = pool.indexed_loader(sampler, augment=False, label=data.train_label)
+    head = next(name for name, module in reversed(list(student.named_modules())) if isinstance(module, torch.nn.Linear))
+    refit = refit_head(student, head, batches, data.num_classes)
+    (own, total), (new, _) = (count_correct(net, data.test_dataloader()) for net in (student, refit))
+    return {"accuracy": own / total, "refit_accuracy": new / total}
+
+
+def refit(path: Path, out: Path) -> None:
+    """How well students do with heads of the whole pool: on labels and on the teacher, at each fraction."""
+    rows = []
+    for curve in curves_of(Report.of([path]).groups):
+        if curve.name.split(",")[0] not in ("labels", "distilled"):
+            continue
+        for fraction, group in curve.groups.items():
+            facts = curve.panel | {"objective": curve.name, "fraction": fraction}
+            rows += [facts | {"seed": run.seed} | refitted(run) for run in finished(group)]
+    print_rows(f"{path.name}, heads refitted on the whole pool", _refit_means(rows))
+    write_csv(out / f"{path.name}_refit.csv", rows)
+
+
+def _refit_means(rows: Sequence[Row]) -> list[Row]:
+    """Means over seeds, and what labels and distillation are apart with either head."""
+    facts = [name for name in rows[0] if name not in ("objective", "seed", "accuracy", "refit_accuracy")]
+    found: dict[tuple[str, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        found.setdefault(tuple(shown(row[name]) for name in facts), {}).setdefault(row["objective"], []).append(row)
+    means = []
+    for objectives in found.values():
+        first = next(iter(objectives.values()))[0]
+        mean = {
+            f"{objective}{kind}": statistics.mean(row[f"{kind.strip() or 'accuracy'}"] for row in same)
+            for objective, same in objectives.items()
+            for kind in ("", " refit_accuracy")
+        }
+        means.append({name: first[name] for name in facts} | mean)
+    return means
+
+
+def theory(out: Path) -> None:
+    """Least squares with labels and with a teacher's outputs; the variance of the objective."""
+    outcomes = linear_outcomes(draw_regression(), [100, 475, 500, 525, 600, 1000, 2000, 4000], range(5))
+    rows: list[Row] = [outcome._asdict() | {"ratio": outcome.ratio} for outcome in outcomes]
+    means = []
+    for size in dict.fromkeys(row["size"] for row in rows):
+        same = [row for row in rows if row["size"] == size]
+        mean = {name: statistics.mean(row[name] for row in same) for name in ("label", "distilled", "teacher", "ratio")}
+        expected = expected_ratio(10_000, size, 500) if size > 501 else None
+        worst = max(row["projection_error"] for row in same)
+        means.append({"size": size} | mean | {"expected_ratio": expected, "projection_error": worst})
+    print_rows("least squares on 10,000 samples of 500 features: excess risk over 5 subsets", means)
+    write_csv(out / "kd_linear.csv", rows)
+    variances = list(variance_rows())
+    print_rows("variance of a fixed predictor's empirical risk, 2,000 draws", variances)
+    write_csv(out / "kd_variance.csv", variances)
+
+
+def variance_rows() -> Iterator[Row]:
+    """Labels against the posterior as a teacher, on ten Gaussian classes."""
+    from kd.objectives import LabelCrossEntropy
+
+    problem = GaussianClasses.drawn()
+    x, y = problem.draw(400, torch.Generator().manual_seed(1))
+    student = fit_linear(problem, x, y, LabelCrossEntropy(), decay=0.01)
+    exact = exact_moments(problem, student)
+    for found in draw_risks(problem, student, [25, 100, 400, 1600], draws=2000, seed=5):
+        label, bayes = float(found.label.var()), float(found.bayes.var())
+        row = {"size": found.size, "label_mean": float(found.label.mean()), "bayes_mean": float(found.bayes.mean())}
+        row |= {"label_variance": label, "bayes_variance": bayes, "ratio": label / bayes}
+        yield row | {"difference_times_size": (label - bayes) * found.size, "expected": exact.within_variance}
+
+
+def exact_moments(problem: GaussianClasses, student: LinearStudent) -> RiskMoments:
+    """What the variances come to, from 200,000 samples."""
+    x, _ = problem.draw(200_000, torch.Generator().manual_seed(6))
+    posterior = torch.softmax(problem.logits(x), 1)
+    return risk_moments(-torch.log_softmax(student(x), 1), posterior, posterior)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", type=Path, help="folders that dinopl sweep has made")
+    parser.add_argument("--out", type=Path, default=Path("runs/kd"), help="folder of CSVs and figures")
+    parser.add_argument("--refit", action="store_true", help="refit the students' heads on the whole pool")
+    parser.add_argument("--theory", action="store_true", help="linear models and the variance of the objective")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints tables and writes CSVs and figures."""
+    options = parse()
+    options.out.mkdir(parents=True, exist_ok=True)
+    for path in options.studies:
+        analyse(path, options.out)
+        if options.refit:
+            refit(path, options.out)
+    if options.theory:
+        theory(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""What the baselines share: one computation behind ``forward``, ``advance`` and ``step``, and heads that fit the width.
+
+Nothing here is of any paper.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+from torch import Tensor, nn
+
+from fprnn.layers.convolution import ShortConvolution, last_tokens
+
+State = TypeVar("State")
+
+
+class StreamedLayer(nn.Module, ABC, Generic[State]):
+    """A layer from ``(B, T, D)`` to ``(B, T, D)`` that continues from a state."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state before the first token of ``batch`` sequences."""
+
+    @abstractmethod
+    def advance(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Runs over a sequence from its start, ``(B, T, D)`` to ``(B, T, D)``."""
+        return self.advance(x, self.initial_state(len(x)))[0]
+
+    def step(self, x_t: Tensor, state: State) -> tuple[Tensor, State]:
+        """Runs over one token, ``(B, D)``: its output ``(B, D)`` and the next state."""
+        y, state = self.advance(x_t[:, None], state)
+        return y[:, 0], state
+
+
+def head_width(d_model: int, num_heads: int, head_dim: int | None = None, **sizes: int | None) -> int:
+    """The width of each head: ``head_dim``, or an equal share of the model's width.
+
+    Args:
+        d_model: number of channels D.
+        num_heads: number of heads.
+        head_dim: width of a head; None is ``d_model / num_heads``.
+        sizes: further options that must be 1 or more, or None.
+
+    Raises:
+        ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
+    """
+    for name, size in {"num_heads": num_heads, **sizes, "head_dim": head_dim}.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name}: {size} is too small; use 1 or more.")
+    if head_dim is None and d_model % num_heads:
+        raise ValueError(f"num_heads: {num_heads} does not divide d_model={d_model}; use a divisor, or set head_dim.")
+    return head_dim or d_model // num_heads
+
+
+def convolved(conv: ShortConvolution | None, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A short convolution that goes on from earlier tokens, where there is one.
+
+    Args:
+        conv: None passes x on.
+        x: ``(B, T, D)``.
+        before: the W - 1 tokens before x, ``(B, W - 1, D)``; None without convolution.
+
+    Returns:
+        The convolved x, and the tokens that the next call needs.
+    """
+    if conv is None or before is None:
+        return x, None
+    return conv(x, before), last_tokens(before, x)
+
+
+def no_tokens(conv: ShortConvolution | None, batch: int) -> Tensor | None:
+    """What a short convolution sees before the first token: zeros ``(B, W - 1, D)``; None without convolution."""
+    if conv is None:
+        return None
+    channels, width = conv.weight.shape
+    return conv.weight.new_zeros(batch, width - 1, channels)

@@ -1,0 +1,319 @@
+"""FP-Mamba: Mamba's recurrence with a matrix state, dense over channels as a fixed point; and its diagonal control.
+
+"Fixed-Point RNNs: Interpolating from Diagonal to Dense" (Movahedi et al., NeurIPS 2025), sections 4.1, 4.2 and appendix
+C.2. Different from the released code: the mixer's scale ``beta`` is the paper's by default, which of the parts depend
+on the previous output is an option, and decoding solves the same fixed point as training (theirs decodes as a plain
+Mamba, without mixer or fixed point).
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fprnn.layers.convolution import ShortConvolution, last_tokens
+from fprnn.layers.equation import shift
+from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
+from fprnn.layers.selection import LowRankStepSize, Selector
+from fprnn.layers.token import LoopNorm
+from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
+from fprnn.mixers.base import MixerProjection, wide
+from fprnn.solvers import (
+    FixedPointEquation,
+    FixedPointSolver,
+    PicardSolver,
+    ScanSolver,
+    SequentialSolver,
+    SolveStatistics,
+)
+
+
+class MambaCache(NamedTuple):
+    """All that decoding keeps from the tokens so far: its size does not grow.
+
+    Attributes:
+        recurrent: of the fixed point.
+        trail: of the first iterations on the way there, stacked, ``(L, B, ...)``.
+        inputs: the last inputs of the short convolution, ``(B, W - 1, channels)``; None without it.
+    """
+
+    recurrent: MatrixState
+    trail: MatrixState
+    inputs: Tensor | None = None
+
+
+class MambaInputs(NamedTuple):
+    """What a layer makes of its input before it solves.
+
+    Attributes:
+        x: what is mixed in, ``(B, T, d)``.
+        z: of the output gate, before its silu, ``(B, T, d)``.
+        raw: the input's part of what is selected, ``(B, T, S)``.
+        source: what the convolution reads; None without it.
+    """
+
+    x: Tensor
+    z: Tensor
+    raw: Tensor
+    source: Tensor | None
+
+
+class MatrixStateLayer(nn.Module, ABC):
+    """What FP-Mamba and FP-Mamba-2 share: the fixed point, the read-out and decoding.
+
+    A subclass names in ``no_weight_decay`` what weight decay leaves alone, and makes ``in_proj`` and ``out_proj``.
+
+    Args:
+        d_inner: width d.
+        states: N.
+        mixer: makes the channel mixer for a width.
+        solver: finds the fixed point; None is :class:`~fprnn.solvers.PicardSolver`.
+        selector: of step sizes, b and c.
+        norm: in the loop.
+        glu_in_loop: multiply by ``silu(z)`` within the loop.
+        conv: short convolution; None is none.
+        kept_iterations: L, iterations that decoding keeps the results of.
+    """
+
+    no_weight_decay: ClassVar[tuple[str, ...]] = ("A_log", "D_skip")
+    in_proj: nn.Linear
+    out_proj: nn.Linear
+
+    def __init__(
+        self,
+        d_inner: int,
+        states: int,
+        mixer: Callable[[int], Mixer],
+        solver: FixedPointSolver | None,
+        selector: Selector,
+        norm: LoopNorm,
+        glu_in_loop: bool,
+        conv: ShortConvolution | None,
+        kept_iterations: int,
+    ) -> None:
+        super().__init__()
+        if kept_iterations < 0:
+            raise ValueError(f"kept_iterations={kept_iterations} must be at least 0")
+        self.kept_iterations = kept_iterations
+        self.d_inner, self.states, self.glu_in_loop = d_inner, states, glu_in_loop
+        self.mixer, self.selector, self.loop_norm, self.conv = mixer(d_inner), selector, norm, conv
+        self.read_gate = None if glu_in_loop else MixerProjection(d_inner, d_inner, 0, "input", None)
+        self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
+        self.statistics: SolveStatistics | None = None
+
+    @abstractmethod
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
+        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+
+    @abstractmethod
+    def dynamics(self) -> tuple[Tensor, Tensor]:
+        """Rates, ``(d, N)`` or ``(heads,)``, and skip connection ``(d,)``, in at least float32."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        """``(B, T, D)`` to the same."""
+        inputs = self.project(u)
+        equation = self.equation(inputs)
+        return self._read(self._solve(equation), inputs.z, equation.before.hidden)
+
+    def initial_state(self, batch: int) -> MambaCache:
+        """The cache before the first token of ``batch`` sequences."""
+        weight = self.in_proj.weight
+        length = 0 if isinstance(self.solver, SequentialSolver | ScanSolver) else self.kept_iterations
+        recurrent, trail = (
+            MatrixState(*(wide(weight).new_zeros(*leading, batch, *size) for size in self._state_sizes()))
+            for leading in ((), (length,))
+        )
+        if self.conv is None:
+            return MambaCache(recurrent, trail)
+        channels, width = self.conv.weight.shape
+        return MambaCache(recurrent, trail, weight.new_zeros(batch, width - 1, channels))
+
+    def advance(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
+        """The outputs for the next tokens ``(B, T, D)``, in parallel, and the cache after them."""
+        inputs = self.project(u, cache)
+        equation = self.equation(inputs, cache)
+        streamed = StreamedEquation(equation, cache.trail)
+        hidden = self._solve(streamed)
+        with torch.autocast(u.device.type, enabled=False):
+            recurrent = equation.after(hidden)
+        out = self._read(hidden, inputs.z, equation.before.hidden)
+        sources = None if cache.inputs is None or inputs.source is None else last_tokens(cache.inputs, inputs.source)
+        return out, MambaCache(recurrent, streamed.trail_after(recurrent), sources)
+
+    def step(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
+        """The output for the next token ``(B, D)``, by its own fixed point, and the cache after it."""
+        out, cache = self.advance(u.unsqueeze(1), cache)
+        return out.squeeze(1), cache
+
+    def equation(self, inputs: MambaInputs, cache: MambaCache | None = None) -> MambaEquation:
+        """The fixed point's equation, in at least float32."""
+        x = wide(inputs.x)
+        with torch.autocast(x.device.type, enabled=False):
+            context = self.mixer.prepare(x)
+            selected = self.selector.prepare(wide(inputs.raw))
+            parameters = None if self.mixer.hidden_dependent else self.mixer.condition(context, x)
+            gate = F.silu(wide(inputs.z)) if self.glu_in_loop else None
+        zeros = (x.new_zeros(len(x), *size) for size in self._state_sizes())
+        before = MatrixState(*zeros) if cache is None else cache.recurrent
+        rates, skip = self.dynamics()
+        return MambaEquation(
+            self.mixer, context, self.selector, selected, x, rates, skip, self.loop_norm, before, gate, parameters
+        )
+
+    def _state_sizes(self) -> list[tuple[int, ...]]:
+        return [(self.d_inner, self.states), (self.d_inner,)]
+
+    def _solve(self, equation: FixedPointEquation) -> Tensor:
+        with torch.autocast(equation.initial().device.type, enabled=False):
+            hidden, self.statistics = self.solver(equation)
+        return hidden
+
+    def _read(self, hidden: Tensor, z: Tensor, before: Tensor) -> Tensor:
+        """``W_out y``, gated where the loop is not."""
+        y = hidden.to(z.dtype)
+        if self.read_gate is not None:
+            weight = self.read_gate.weight().to(self.out_proj.weight.dtype)
+            y = F.silu(z + F.linear(shift(y, before).to(weight.dtype), weight)) * y
+        return self.out_proj(y.to(self.out_proj.weight.dtype))
+
+    def _convolved(self, source: Tensor, cache: MambaCache | None) -> Tensor:
+        return source if self.conv is None else self.conv(source, None if cache is None else cache.inputs)
+
+
+class FPMamba(MatrixStateLayer):
+    """The fixed-point Mamba layer, ``(B, T, D)`` to the same.
+
+    .. code-block:: text
+
+        x, z = W_in u ;  [rho ; B ; C] = W_x x ;  delta = softplus(W_d rho + b_d)
+        f(y):  v = Q (x - y) + y,  Q_t = mixer(x_t, y_{t-1})
+               [b ; c] = [B ; C] + W_y shift(y), each divided by its length
+               H_t = exp(delta_t A) H_{t-1} + (delta_t v_t) b_t^T
+               y' = LayerNorm(H_t c_t + skip v_t)
+        y = the fixed point of f ;  out = W_out (silu(z + W_z shift(y)) y)
+
+    The state H has N numbers for each channel; the loop passes on y alone. After a call, ``statistics`` tells how the
+    equation was solved. At the start ``beta=1`` converges within a few iterations; with ``beta=2`` and several
+    reflections it may not.
+
+    Args:
+        d_model: width D of input and output.
+        mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
+            it depends on the previous output is its own option ``dependence``.
+        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
+        d_state: N, state numbers for each channel.
+        expand: inner width d in units of D.
+        d_inner: inner width d; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution, and then x has no
+            activation.
+        b_h_dep: b depends on the previous token's output.
+        c_h_dep: c depends on the previous token's output.
+        lambda_h_dep: the step sizes, and with them the decays, depend on the previous token's output; in the paper's
+            table 1, not in its code.
+        bc_norm: divide b and c by their length.
+        glu_in_loop: gate with ``silu(z)`` before the norm within the loop; then ``out = W_out y``.
+        norm_eps: of the norms of y, b and c.
+        kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
+            that the whole sequence at once finds. It costs so many times the memory of one state.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        mixer: Callable[[int], Mixer] = HouseholderMixer,
+        solver: FixedPointSolver | None = None,
+        d_state: int = 16,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        b_h_dep: bool = True,
+        c_h_dep: bool = True,
+        lambda_h_dep: bool = False,
+        bc_norm: bool = True,
+        glu_in_loop: bool = False,
+        norm_eps: float = 1e-6,
+        kept_iterations: int = 32,
+    ) -> None:
+        check_sizes(d_model=d_model, d_state=d_state, expand=expand)
+        d, rank = expand * d_model if d_inner is None else d_inner, -(-d_model // 16)
+        sizes, depends = (rank, d_state, d_state), (lambda_h_dep, b_h_dep, c_h_dep)
+        super().__init__(
+            d,
+            d_state,
+            mixer,
+            solver,
+            Selector(d, LowRankStepSize(rank, d), sizes, depends, 1, bc_norm, norm_eps),
+            nn.LayerNorm(d, eps=norm_eps),
+            glu_in_loop,
+            None if conv_width is None else ShortConvolution(d, conv_width),
+            kept_iterations,
+        )
+        self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
+        self.x_proj = nn.Linear(d, sum(sizes), bias=False)
+        self.out_proj = nn.Linear(d, d_model, bias=False)
+        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d, 1))
+        self.D_skip = nn.Parameter(torch.ones(d))
+
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
+        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+        source, z = self.in_proj(u).chunk(2, -1)
+        x = self._convolved(source, cache)
+        return MambaInputs(x, z, self.x_proj(x), source)
+
+    def dynamics(self) -> tuple[Tensor, Tensor]:
+        """Rates ``(d, N)`` and skip connection ``(d,)``, in at least float32."""
+        return -wide(self.A_log).exp(), wide(self.D_skip)
+
+
+class DiagonalMamba(FPMamba):
+    """The control: an FP-Mamba with ``Q = I`` whose b and c depend on the input alone, hence one selective scan.
+
+    It has FP-Mamba's norm and read-out, and so is not Mamba to the letter.
+
+    Args:
+        d_model: width D of input and output.
+        d_state: N, state numbers for each channel.
+        expand: inner width d in units of D.
+        d_inner: inner width d; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; null is no convolution.
+        bc_norm: divide b and c by their length.
+        glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
+        norm_eps: of the norms of y, b and c.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 16,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        bc_norm: bool = True,
+        glu_in_loop: bool = False,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(
+            d_model,
+            IdentityMixer,
+            ScanSolver(),
+            d_state,
+            expand,
+            d_inner,
+            conv_width,
+            b_h_dep=False,
+            c_h_dep=False,
+            bc_norm=bc_norm,
+            glu_in_loop=glu_in_loop,
+            norm_eps=norm_eps,
+        )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuses sizes below 1, by name."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")

@@ -1,0 +1,157 @@
+"""FP-Mamba-2: one decay for each head of channels instead of one for each channel and state; and its diagonal control.
+
+"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix E.2, with the sequence mixer of "Transformers are SSMs"
+(Dao and Gu, ICML 2024). The released code cannot run (its gates do not fit the shapes of what they multiply), so its
+meaning is fixed here: with the gate in the loop ``y = RMSNorm(silu(z) o)`` and ``out = W_out y``, otherwise
+``y = RMSNorm(o)`` and ``out = W_out (silu(z + W_z shift(y)) y)``, as FP-Mamba has it.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from fprnn.layers.convolution import ShortConvolution
+from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer, check_sizes
+from fprnn.layers.selection import HeadStepSize, Selector
+from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
+from fprnn.mixers.base import wide
+from fprnn.solvers import FixedPointSolver, ScanSolver
+
+
+class FPMamba2(MatrixStateLayer):
+    """The fixed-point Mamba-2 layer, ``(B, T, D)`` to the same.
+
+    .. code-block:: text
+
+        z, [x ; B ; C], dt = W_in u ;  delta = softplus(dt + b_d), one for each head
+        f(y):  v = Q (x - y) + y,  Q_t = mixer(x_t, y_{t-1})
+               [b ; c] = [B ; C] + W_y shift(y), each divided by its length
+               H_t = exp(delta_t A) H_{t-1} + (delta_t v_t) b_t^T
+               y' = RMSNorm(H_t c_t + skip v_t)
+        y = the fixed point of f ;  out = W_out (silu(z + W_z shift(y)) y)
+
+    The short convolution, where there is one, reads ``[x ; B ; C]``. After a call, ``statistics`` tells how the
+    equation was solved.
+
+    Args:
+        d_model: width D of input and output.
+        mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
+            it depends on the previous output is its own option ``dependence``.
+        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
+        d_state: N, state numbers for each channel.
+        head_dim: channels of a head, which share a decay.
+        groups: of heads, which share b and c.
+        expand: inner width d in units of D.
+        d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution, and then x, B and C
+            have no activation.
+        b_h_dep: b depends on the previous token's output.
+        c_h_dep: c depends on the previous token's output.
+        lambda_h_dep: the step sizes, and with them the decays, depend on the previous token's output.
+        bc_norm: divide b and c by their length.
+        glu_in_loop: gate with ``silu(z)`` before the norm within the loop; then ``out = W_out y``.
+        norm_eps: of the norms of y, b and c.
+        kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
+            that the whole sequence at once finds. It costs so many times the memory of one state.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        mixer: Callable[[int], Mixer] = HouseholderMixer,
+        solver: FixedPointSolver | None = None,
+        d_state: int = 128,
+        head_dim: int = 64,
+        groups: int = 1,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        b_h_dep: bool = True,
+        c_h_dep: bool = True,
+        lambda_h_dep: bool = False,
+        bc_norm: bool = True,
+        glu_in_loop: bool = False,
+        norm_eps: float = 1e-6,
+        kept_iterations: int = 32,
+    ) -> None:
+        check_sizes(d_model=d_model, d_state=d_state, head_dim=head_dim, groups=groups, expand=expand)
+        d = expand * d_model if d_inner is None else d_inner
+        if d % (head_dim * groups):
+            raise ValueError(f"head_dim={head_dim} times groups={groups} must divide the inner width {d}")
+        heads, vectors = d // head_dim, groups * d_state
+        sizes, depends = (heads, vectors, vectors), (lambda_h_dep, b_h_dep, c_h_dep)
+        super().__init__(
+            d,
+            d_state,
+            mixer,
+            solver,
+            Selector(d, HeadStepSize(heads), sizes, depends, groups, bc_norm, norm_eps),
+            nn.RMSNorm(d, eps=norm_eps),
+            glu_in_loop,
+            None if conv_width is None else ShortConvolution(d + 2 * vectors, conv_width),
+            kept_iterations,
+        )
+        self.head_dim, self.vectors = head_dim, vectors
+        self.in_proj = nn.Linear(d_model, 2 * d + 2 * vectors + heads, bias=False)
+        self.out_proj = nn.Linear(d, d_model, bias=False)
+        self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.D_skip = nn.Parameter(torch.ones(heads))
+
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
+        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+        d, both = self.d_inner, 2 * self.vectors
+        z, source, steps = torch.split(self.in_proj(u), [d, d + both, d // self.head_dim], -1)
+        x, vectors = torch.split(self._convolved(source, cache), [d, both], -1)
+        return MambaInputs(x, z, torch.cat([steps, vectors], -1), source)
+
+    def dynamics(self) -> tuple[Tensor, Tensor]:
+        """Rates ``(heads,)`` and skip connection ``(d,)``, in at least float32."""
+        return -wide(self.A_log).exp(), wide(self.D_skip).repeat_interleave(self.head_dim)
+
+
+class DiagonalMamba2(FPMamba2):
+    """The control: an FP-Mamba-2 with ``Q = I`` whose b and c depend on the input alone, hence one selective scan.
+
+    Args:
+        d_model: width D of input and output.
+        d_state: N, state numbers for each channel.
+        head_dim: channels of a head, which share a decay.
+        groups: of heads, which share b and c.
+        expand: inner width d in units of D.
+        d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; null is no convolution.
+        bc_norm: divide b and c by their length.
+        glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
+        norm_eps: of the norms of y, b and c.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 128,
+        head_dim: int = 64,
+        groups: int = 1,
+        expand: int = 2,
+        d_inner: int | None = None,
+        conv_width: int | None = None,
+        bc_norm: bool = True,
+        glu_in_loop: bool = False,
+        norm_eps: float = 1e-6,
+    ) -> None:
+        super().__init__(
+            d_model,
+            IdentityMixer,
+            ScanSolver(),
+            d_state,
+            head_dim,
+            groups,
+            expand,
+            d_inner,
+            conv_width,
+            b_h_dep=False,
+            c_h_dep=False,
+            bc_norm=bc_norm,
+            glu_in_loop=glu_in_loop,
+            norm_eps=norm_eps,
+        )
