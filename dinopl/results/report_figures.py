@@ -201,8 +201,15 @@ def report_figure(
     figure.supxlabel(_note(lines, band, level, bool(marks)), fontsize=8, color=GREY)
     if labels != [""]:
         handles = [_handle(label, number) for number, label in enumerate(labels)]
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(labels), 4), frameon=False, fontsize=9)
+        columns = _columns(labels, figure.get_figwidth())
+        figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=9)
     return figure
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """In how many columns a legend fits into so many inches: its columns are as wide as the longest label."""
+    inches = 0.5 + 0.075 * max(map(len, labels))  # a handle, and letters of nine points
+    return max(1, min(len(labels), 4, int(width / inches)))
 
 
 class _Axis(NamedTuple):

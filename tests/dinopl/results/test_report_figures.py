@@ -8,7 +8,8 @@ import pytest
 from matplotlib.colors import to_rgba
 
 from dinopl.results import Report, report_figure, save_report_figure
-from dinopl.results.report_figures import Mark, lines_of, marks_of, scale_of
+from dinopl.results.report_figures import Line, Mark, Point, lines_of, marks_of, scale_of
+from dinopl.results.statistics import summarize
 from tests.dinopl.results.run_trees import alpha_config, write_run, write_study, write_trial
 
 KNN = "probe/student/knn"
@@ -156,6 +157,18 @@ def test_against_length(tmp_path):
     panel = drawn(figure)[1]
     np.testing.assert_allclose(panel["model.layer=LSTM"], [[n, 1 - 0.001 * n + 0.005] for n in (16, 64, 256)])
     assert [axes.get_title("left") for axes in figure.axes] == ["test/loss", "test/sequence_accuracy"]
+
+
+@pytest.mark.parametrize("letters", [4, 40, 52])
+def test_the_legend_lies_within_the_figure(letters):
+    point = Point(1.0, summarize([0.5, 0.6]))
+    for panels in (1, 2):
+        lines = [Line(f"m{p}", f"{n}" + "x" * letters, [point]) for p in range(panels) for n in range(6)]
+        figure = report_figure(lines, "alpha")
+        figure.draw_without_rendering()
+        box = figure.legends[0].get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
 
 
 def test_the_key_is_x_where_nothing_else_varies(tmp_path):
