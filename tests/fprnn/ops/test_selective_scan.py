@@ -240,8 +240,8 @@ def forget_peak() -> int:
 @pytest.mark.parametrize("form", FORMS)
 def test_states_never_exist_for_all_tokens_at_once(form: str) -> None:
     sizes = {"batch": 2, "heads": 256, "width": 1, "states": 64} if form == "channels" else {"heads": 4, "width": 64}
-    tensors = operands(form, 1024, **{"states": 64, "dtype": torch.float32, **sizes})
-    states = 4 * tensors[0].numel() * 64  # 134 MB for all tokens
+    tensors = operands(form, 4096, **{"states": 64, "dtype": torch.float32, **sizes})
+    states = 4 * tensors[0].numel() * 64  # 537 MB for all tokens, beside which what a first call loads is little
     before = forget_peak()
     sum(result.sum() for result in selective_scan(*tensors)).backward()
     assert peak_memory() - before < states / 4
