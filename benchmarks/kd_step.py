@@ -14,7 +14,6 @@ The variants take turns, so that a busy machine slows all of them alike; the med
 import argparse
 import importlib.util
 import logging
-import statistics
 import time
 import warnings
 from collections.abc import Callable
@@ -26,6 +25,7 @@ import torch
 from hardware import hardware, results_file, write_csv
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+from turns import synchronize, time_turns
 
 from dinopl.callbacks import ExactResume, FiniteGuard
 from dinopl.data import CIFAR10Images, DigitsImages, ImageDataModule, NoiseImages
@@ -106,7 +106,7 @@ class StepClock(Callback):
         """Notes when the first steps and the last one ended."""
         self.steps += 1
         if self.steps == SKIPPED or self.steps == trainer.num_training_batches:
-            _synchronize()
+            synchronize()
             self.start, self.end = (self.start or time.perf_counter()), time.perf_counter()
 
     def seconds(self) -> float:
@@ -120,11 +120,6 @@ class Keep(Callback):
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> int:
         """Ends training before its first step."""
         return -1
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def data_of(setting: Setting, steps: int) -> DataFraction:
@@ -226,23 +221,6 @@ def torchdistill_step(setting: Setting, data: DataFraction, batch: Any, trainer:
     return one
 
 
-def time_turns(steps: dict[str, Step], setting: Setting) -> dict[str, float]:
-    """Median seconds a step of each kind, the kinds taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for one in steps.values():
-        for _ in range(SKIPPED):
-            one()
-    for _ in range(setting.turns):
-        for name, one in steps.items():
-            _synchronize()
-            start = time.perf_counter()
-            for _ in range(setting.steps):
-                one()
-            _synchronize()
-            seconds[name].append((time.perf_counter() - start) / setting.steps)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def time_trainer(setting: Setting, precision: Any, outputs: OutputSource | None) -> float:
     """Seconds a step inside a trainer with the command's callbacks, the loader included."""
     data = data_of(setting, SKIPPED + setting.steps * setting.turns)
@@ -253,7 +231,7 @@ def time_trainer(setting: Setting, precision: Any, outputs: OutputSource | None)
 
 def measure(setting: Setting, precision: str, threads: int) -> list[dict[str, object]]:
     """The rows of one setting and precision."""
-    bare = time_turns(bare_steps(setting, precision), setting)
+    bare = time_turns(bare_steps(setting, precision), setting.turns, setting.steps, SKIPPED)
     kinds: dict[str, OutputSource | None] = {"labels": None, "online": OnlineOutputs(), "cached": CachedOutputs()}
     rows = []
     for name, seconds in bare.items():

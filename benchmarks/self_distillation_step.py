@@ -14,7 +14,6 @@ logging and the ends of epochs count; the bare loop that it is compared with tak
 import argparse
 import contextlib
 import io
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from hardware import hardware, results_file, write_csv
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from turns import synchronize, time_turns
 
 from dinopl.app.cli import run
 from dinopl.encoders import VGG11, MiniVGG
@@ -91,17 +91,12 @@ class StepClock(Callback):
         """Notes when the second and the last step ended."""
         self.steps += 1
         if self.steps in (SKIPPED, trainer.max_steps):
-            _synchronize()
+            synchronize()
             self.start, self.end = (self.start or time.perf_counter()), time.perf_counter()
 
     def seconds(self) -> float:
         """Wall time a step, of everything from the end of the second step to the end of the last."""
         return (self.end - self.start) / (self.steps - SKIPPED)
-
-
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[str, Callable[[], None]]:
@@ -146,31 +141,15 @@ def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[s
     }
 
 
-def time_turns(steps: dict[str, Callable[[], None]], setting: Setting) -> dict[str, float]:
-    """Median seconds a step of each kind, the kinds taking turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for one in steps.values():
-        one()
-    for _ in range(setting.turns):
-        for name, one in steps.items():
-            _synchronize()
-            start = time.perf_counter()
-            for _ in range(setting.steps):
-                one()
-            _synchronize()
-            seconds[name].append((time.perf_counter() - start) / setting.steps)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def time_loop(one: Callable[[], None], steps: int) -> float:
     """Wall time a step of a bare loop, timed as inside the command."""
     for _ in range(SKIPPED):
         one()
-    _synchronize()
+    synchronize()
     start = time.perf_counter()
     for _ in range(steps):
         one()
-    _synchronize()
+    synchronize()
     return (time.perf_counter() - start) / steps
 
 
@@ -211,7 +190,7 @@ def measure(setting: Setting, precision: str, threads: int, folder: Path) -> lis
     """The rows of one setting and precision."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = bare_steps(setting, precision, device)
-    bare = time_turns(steps, setting)
+    bare = time_turns(steps, setting.turns, setting.steps)
     rows = []
     for name, seconds in bare.items():
         row: dict[str, object] = {"setting": setting.name, "precision": precision, "threads": threads, "step": name}

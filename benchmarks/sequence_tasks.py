@@ -22,11 +22,11 @@ import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
-from state_tracking import CONFIGS, lengths, obtain, steps
+from state_tracking import Plan, lengths, steps, tuned
 
 from dinopl.results import Run
 from fprnn.counting import layer_statistics
@@ -123,28 +123,13 @@ class SolveRecord(Callback):
         pl_module.log("parameters", float(sum(p.numel() for p in pl_module.parameters())))
 
 
-class Plan(NamedTuple):
-    """A run to make: a configuration, a variant of it, and a learning rate other than the configuration's."""
+class TaskPlan(Plan):
+    """A run to make, of a variant that is the configuration's own."""
 
-    config: str
-    variant: str
-    seed: int
-    rate: float | None = None
-
-    @property
-    def name(self) -> str:
-        """Where its run folders lie, below that of all runs."""
-        rate = [] if self.rate is None else [f"lr={self.rate:g}"]
-        return "/".join([self.config, self.variant, *rate, f"seed={self.seed}"])
-
-    def words(self, options: argparse.Namespace) -> list[str]:
-        """The command's options, the user's own last."""
-        words = [f"--config={CONFIGS / self.config}.yaml", *VARIANTS[self.config][self.variant]]
-        if self.rate is not None:
-            words.append(f"--model.optimizer.lr={self.rate}")
-        words.append('--trainer.callbacks=[{"class_path": "sequence_tasks.SolveRecord"}]')
-        folder = f"--trainer.default_root_dir={options.runs / self.name}"
-        return [*words, f"--seed_everything={self.seed}", folder, *options.options]
+    def changes(self, options: argparse.Namespace) -> list[str]:
+        """What the variant changes of the configuration, and what is recorded of its runs."""
+        record = '--trainer.callbacks=[{"class_path": "sequence_tasks.SolveRecord"}]'
+        return [*VARIANTS[self.config][self.variant], record]
 
 
 def validation_loss(run: Run) -> float:
@@ -155,13 +140,9 @@ def validation_loss(run: Run) -> float:
 
 def measure(config: str, variant: str, options: argparse.Namespace) -> Iterator[tuple[Row, Run]]:
     """A variant's runs, each with what is known of it: the first seed at each rate, the others at the best one."""
-    tried = {rate: obtain(Plan(config, variant, options.seeds[0], rate), options) for rate in options.rates}
-    good = {rate: run for rate, run in tried.items() if run is not None}
-    best = min(good, key=lambda rate: validation_loss(good[rate]), default=None)
-    others = [obtain(Plan(config, variant, seed, best), options) for seed in options.seeds[1:] if good]
-    for run in (*good.values(), *others):
-        if run is not None:
-            yield facts(config, variant, run) | {"chosen": run in (*others, good[best])}, run
+    plan = TaskPlan(config, variant, options.seeds[0])
+    for run, chosen in tuned(plan, options.rates, lambda run: -validation_loss(run), options):
+        yield facts(config, variant, run) | {"chosen": chosen}, run
 
 
 def facts(config: str, variant: str, run: Run) -> Row:

@@ -21,9 +21,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -89,17 +89,6 @@ class TokenClock(Callback):
             pl_module.log(f"speed/{name}", self.tokens / seconds)
 
 
-class Planned(Protocol):
-    """What ``obtain`` makes a run of."""
-
-    @property
-    def name(self) -> str:
-        """Where its run folders lie, below that of all runs."""
-
-    def words(self, options: argparse.Namespace) -> list[str]:
-        """The command's options."""
-
-
 class Plan(NamedTuple):
     """A run to make: a configuration, a variant of it, and a learning rate other than the configuration's."""
 
@@ -116,14 +105,17 @@ class Plan(NamedTuple):
 
     def words(self, options: argparse.Namespace) -> list[str]:
         """The command's options, the user's own last."""
-        words = [f"--config={CONFIGS / self.config}.yaml", *VARIANTS[self.variant]]
+        words = [f"--config={CONFIGS / self.config}.yaml", *self.changes(options)]
         if self.rate is not None:
             words.append(f"--model.optimizer.lr={self.rate}")
-        if self.variant == "paper":
-            words.append(f"--trainer.max_time=00:{options.minutes // 60:02}:{options.minutes % 60:02}:00")
-        clock = '--trainer.callbacks=[{"class_path": "state_tracking.TokenClock"}]'
         folder = f"--trainer.default_root_dir={options.runs / self.name}"
-        return [*words, clock, f"--seed_everything={self.seed}", folder, *options.options]
+        return [*words, f"--seed_everything={self.seed}", folder, *options.options]
+
+    def changes(self, options: argparse.Namespace) -> list[str]:
+        """What the variant changes of the configuration, and what is recorded of its runs."""
+        clock = '--trainer.callbacks=[{"class_path": "state_tracking.TokenClock"}]'
+        limit = f"--trainer.max_time=00:{options.minutes // 60:02}:{options.minutes % 60:02}:00"
+        return [*VARIANTS[self.variant], clock, *([limit] if self.variant == "paper" else [])]
 
 
 def finished(folder: Path) -> Run | None:
@@ -132,7 +124,7 @@ def finished(folder: Path) -> Run | None:
     return next((run for run in runs if run.status == "finished"), None)
 
 
-def obtain(plan: Planned, options: argparse.Namespace) -> Run | None:
+def obtain(plan: Plan, options: argparse.Namespace) -> Run | None:
     """The plan's run, made now unless it is there; None if it fails, as a learning rate that is too high does."""
     folder = options.runs / plan.name
     run = finished(folder)
@@ -174,16 +166,28 @@ def validation(run: Run) -> tuple[float, float]:
     return means[0], -means[1]
 
 
-def measure(config: str, variant: str, options: argparse.Namespace) -> Iterator[Row]:
-    """The rows of a variant: the first seed at each learning rate, the others at the best one."""
-    rates = options.rates if variant in CONTROLS else [None]
-    tried = {rate: obtain(Plan(config, variant, options.seeds[0], rate), options) for rate in rates}
+def tuned(
+    plan: Plan, rates: Sequence[float | None], score: Callable[[Run], Any], options: argparse.Namespace
+) -> Iterator[tuple[Run, bool]]:
+    """The runs of a plan: its seed at each learning rate, the further seeds at the one whose score is highest.
+
+    Yields:
+        Each run that finished, and whether it is at that rate.
+    """
+    tried = {rate: obtain(plan._replace(rate=rate), options) for rate in rates}
     good = {rate: run for rate, run in tried.items() if run is not None}
-    best = max(good, key=lambda rate: validation(good[rate]), default=None)
-    others = [obtain(Plan(config, variant, seed, best), options) for seed in options.seeds[1:] if good]
+    best = max(good, key=lambda rate: score(good[rate]), default=None)
+    others = [obtain(plan._replace(seed=seed, rate=best), options) for seed in options.seeds[1:] if good]
     for run in (*good.values(), *others):
         if run is not None:
-            yield from rows(config, variant, run, chosen=run in (*others, good[best]))
+            yield run, run in (*others, good[best])
+
+
+def measure(config: str, variant: str, options: argparse.Namespace) -> Iterator[Row]:
+    """The rows of a variant; the learning rates of a control are tried, others have their configuration's."""
+    rates = options.rates if variant in CONTROLS else [None]
+    for run, chosen in tuned(Plan(config, variant, options.seeds[0]), rates, validation, options):
+        yield from rows(config, variant, run, chosen=chosen)
 
 
 def rows(config: str, variant: str, run: Run, *, chosen: bool) -> Iterator[Row]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dinopl.data.fingerprint import digest
 from dinopl.data.indexed import IndexedDataModule, skip_validation
+from dinopl.data.loader import OrderedLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources.base import locate, missing
 from dinopl.seeds import stream_seed
@@ -124,7 +125,7 @@ def token_index(index: Tensor, length: int) -> Tensor:
     return (index[:, None] * length + torch.arange(length, device=index.device)).flatten()
 
 
-class TokenLoader:
+class TokenLoader(OrderedLoader):
     """Batches of windows, on their device.
 
     Args:
@@ -132,15 +133,9 @@ class TokenLoader:
         sampler: the order of the ``n`` windows, or of some of them.
     """
 
-    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
-
     def __init__(self, tokens: Tensor, sampler: BatchOrder) -> None:
+        super().__init__(sampler)
         self.tokens = tokens
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        """Number of batches of a whole epoch."""
-        return len(self.sampler)
 
     def __iter__(self) -> Iterator[ImageBatch]:
         for block in self.sampler.blocks():
@@ -155,14 +150,6 @@ class TokenLoader:
                     batch["visit"] = visit
                 self.sampler.advance(part)
                 yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where in which epoch this loader is."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration go on there."""
-        self.sampler.load_state_dict(state)
 
 
 class TextDataModule(IndexedDataModule):

@@ -80,11 +80,37 @@ class ViewRecipe:
         return sample_keys(self.seed, visits % self.cycle if self.cycle else visits, index)
 
 
-class ImageLoader:
+class OrderedLoader:
+    """What a loader is by its sampler: how long an epoch is, and where in it a resumed run goes on.
+
+    A Lightning trainer calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
+
+    Args:
+        sampler: the order of the samples.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
+
+    def __init__(self, sampler: BatchOrder) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        """Number of batches of a whole epoch."""
+        return len(self.sampler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where in which epoch this loader is."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Makes the next iteration go on there."""
+        self.sampler.load_state_dict(state)
+
+
+class ImageLoader(OrderedLoader):
     """Batches of images, on their device. Iterating yields one ``ImageBatch`` a batch.
 
-    The key ``share`` is there only where it is not 1, ``visit`` only in passes after the first. A Lightning trainer
-    calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
+    The key ``share`` is there only where it is not 1, ``visit`` only in passes after the first.
 
     Args:
         store: where the images are.
@@ -95,8 +121,6 @@ class ImageLoader:
         device: where the batches are to be; that of the store's batches.
     """
 
-    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
-
     def __init__(
         self,
         store: ImageStore,
@@ -106,19 +130,15 @@ class ImageLoader:
         recipe: ViewRecipe,
         device: torch.device,
     ) -> None:
+        super().__init__(sampler)
         self.store = store
         self.rows = rows
         self.label = label[rows].to(device)
-        self.sampler = sampler
         self.recipe = recipe
         self.device = device
         self._mean, self._std = (
             torch.tensor(numbers, device=device).view(-1, 1, 1) for numbers in (recipe.mean, recipe.std)
         )
-
-    def __len__(self) -> int:
-        """Number of batches of a whole epoch."""
-        return len(self.sampler)
 
     def __iter__(self) -> Iterator[ImageBatch]:
         # A generator: the epoch and the offset are read at the first batch, not when the iterator is made.
@@ -127,14 +147,6 @@ class ImageLoader:
                 for part, batch in zip(block.parts, self._batches(block), strict=True):
                     self.sampler.advance(part)
                     yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where in which epoch this loader is."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration go on there."""
-        self.sampler.load_state_dict(state)
 
     def _batches(self, block: Block) -> Iterator[ImageBatch]:
         """The batches of a block. What is not images is looked up for all of them at once."""

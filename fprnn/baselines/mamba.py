@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fprnn.baselines.streamed import StreamedLayer, convolved, no_tokens
-from fprnn.layers.convolution import ShortConvolution
+from fprnn.baselines.streamed import StreamedLayer
+from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.fpmamba import check_sizes
 from fprnn.layers.selection import LowRankStepSize
 from fprnn.mixers.base import wide
@@ -83,15 +83,13 @@ class MambaLayer(StreamedLayer[MambaState]):
 
     def initial_state(self, batch: int) -> MambaState:
         """The zero state of ``batch`` sequences."""
-        inputs = no_tokens(self.conv, batch)
-        assert inputs is not None
-        return MambaState(wide(self.A_log).new_zeros(batch, *self.A_log.shape), inputs)
+        return MambaState(wide(self.A_log).new_zeros(batch, *self.A_log.shape), self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
         source, z = self.in_proj(x).chunk(2, -1)
-        v, inputs = convolved(self.conv, source, state.inputs.to(source.dtype))
-        assert inputs is not None
+        before = state.inputs.to(source.dtype)
+        v, inputs = self.conv(source, before), last_tokens(before, source)
         rho, b, c = self.x_proj(v).split(list(self.sizes), -1)
         with torch.autocast(v.device.type, enabled=False):
             rates = -wide(self.A_log).exp()

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fprnn.baselines.streamed import StreamedLayer, convolved, head_width, no_tokens
-from fprnn.layers.convolution import ShortConvolution
+from fprnn.baselines.streamed import StreamedLayer, head_width
+from fprnn.layers.convolution import ShortConvolution, convolved
 from fprnn.mixers.base import wide
 
 
@@ -217,7 +217,7 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
     def initial_state(self, batch: int) -> MLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
         memory = empty_memory(wide(self.gates.weight), batch, self.num_heads, self.head_dim, self.head_dim)
-        return MLSTMCache(memory, no_tokens(self.conv, batch))
+        return MLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: MLSTMCache) -> tuple[Tensor, MLSTMCache]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fprnn.baselines.streamed import StreamedLayer, convolved, head_width, no_tokens
-from fprnn.layers.convolution import ShortConvolution
+from fprnn.baselines.streamed import StreamedLayer, head_width
+from fprnn.layers.convolution import ShortConvolution, convolved
 from fprnn.mixers.base import wide
 
 
@@ -118,7 +118,7 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
     def initial_state(self, batch: int) -> SLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
         memory = nothing_remembered(wide(self.recurrent), batch, self.num_heads, self.head_dim)
-        return SLSTMCache(memory, no_tokens(self.conv, batch))
+        return SLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: SLSTMCache) -> tuple[Tensor, SLSTMCache]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""

@@ -8,8 +8,6 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fprnn.layers.convolution import ShortConvolution, last_tokens
-
 State = TypeVar("State")
 
 
@@ -52,27 +50,3 @@ def head_width(d_model: int, num_heads: int, head_dim: int | None = None, **size
     if head_dim is None and d_model % num_heads:
         raise ValueError(f"num_heads: {num_heads} does not divide d_model={d_model}; use a divisor, or set head_dim.")
     return head_dim or d_model // num_heads
-
-
-def convolved(conv: ShortConvolution | None, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """A short convolution that goes on from earlier tokens, where there is one.
-
-    Args:
-        conv: None passes x on.
-        x: ``(B, T, D)``.
-        before: the W - 1 tokens before x, ``(B, W - 1, D)``; None without convolution.
-
-    Returns:
-        The convolved x, and the tokens that the next call needs.
-    """
-    if conv is None or before is None:
-        return x, None
-    return conv(x, before), last_tokens(before, x)
-
-
-def no_tokens(conv: ShortConvolution | None, batch: int) -> Tensor | None:
-    """What a short convolution sees before the first token: zeros ``(B, W - 1, D)``; None without convolution."""
-    if conv is None:
-        return None
-    channels, width = conv.weight.shape
-    return conv.weight.new_zeros(batch, width - 1, channels)

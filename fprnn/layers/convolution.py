@@ -44,7 +44,28 @@ class ShortConvolution(nn.Module):
         """``(B, T, C)`` to the same; ``before`` ``(B, W - 1, C)`` precedes it."""
         return short_convolution(x, self.weight, self.bias, before)
 
+    def no_tokens(self, batch: int) -> Tensor:
+        """What it sees before the first token: zeros ``(B, W - 1, C)``."""
+        channels, width = self.weight.shape
+        return self.weight.new_zeros(batch, width - 1, channels)
+
 
 def last_tokens(before: Tensor, x: Tensor) -> Tensor:
     """What a convolution needs of the tokens so far: the last of ``before`` and x, ``(B, W - 1, C)`` as before."""
     return torch.cat([before, x], 1)[:, x.shape[1] :]
+
+
+def convolved(conv: ShortConvolution | None, x: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """A short convolution that goes on from earlier tokens, where there is one.
+
+    Args:
+        conv: None passes x on.
+        x: ``(B, T, D)``.
+        before: the W - 1 tokens before x, ``(B, W - 1, D)``; None without convolution.
+
+    Returns:
+        The convolved x, and the tokens that the next call needs.
+    """
+    if conv is None or before is None:
+        return x, None
+    return conv(x, before), last_tokens(before, x)

@@ -127,10 +127,7 @@ class MatrixStateLayer(nn.Module, ABC):
             MatrixState(*(wide(weight).new_zeros(*leading, batch, *size) for size in self._state_sizes()))
             for leading in ((), (length,))
         )
-        if self.conv is None:
-            return MambaCache(recurrent, trail)
-        channels, width = self.conv.weight.shape
-        return MambaCache(recurrent, trail, weight.new_zeros(batch, width - 1, channels))
+        return MambaCache(recurrent, trail, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
         """The outputs for the next tokens ``(B, T, D)``, in parallel, and the cache after them."""

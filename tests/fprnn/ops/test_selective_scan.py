@@ -2,8 +2,6 @@
 
 import importlib.util
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from triton_programs import run_program
 
 from fprnn.ops import selective_scan
 
-HERE = Path(__file__).parent
 BACKENDS = ["reference", "torch"]
 FORMS = ["channels", "heads"]
 NAMES = ["inputs", "delta", "rates", "b", "c", "initial"]
@@ -275,12 +273,6 @@ def test_mistakes_are_named_in_one_line(changes: dict[str, object], message: str
     with pytest.raises(ValueError, match=message) as error:
         selective_scan(**arguments)
     assert "\n" not in str(error.value)
-
-
-def run_program(program: str, **variables: str) -> None:
-    environment = {**os.environ, "TRITON_DEFAULT_FP_FUSION": "1", **variables}
-    result = subprocess.run([sys.executable, HERE / program], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @needs_triton

@@ -1,22 +1,13 @@
 """Triton kernels: their results in the interpreter, that they compile for a GPU, and their results where one is."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from triton_programs import run_program
 
-HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
-
-
-def run_program(program: str, **variables: str) -> None:
-    environment = {**os.environ, "TRITON_DEFAULT_FP_FUSION": "1", **variables}
-    result = subprocess.run([sys.executable, HERE / program], env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
 
 
 @needs_triton
