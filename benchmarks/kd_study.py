@@ -5,11 +5,14 @@ others. Differences are taken seed by seed from the labels of the same data and 
 
     dinopl sweep --sweep configs/kd/digits.sweep.yaml --workers 2
     python benchmarks/kd_study.py runs/kd_digits runs/kd_digits_explanations --out runs/kd
-    python benchmarks/kd_study.py runs/kd_digits --refit --theory --out runs/kd
+    python benchmarks/kd_study.py runs/kd_digits --refit --alignment --theory --out runs/kd
 
 ``--refit`` fits new heads on the whole pool to the features of students on labels and on the teacher: where their
-accuracies come together, distillation's gain was in the head. ``--theory`` needs no runs: least squares on labels and
-on a teacher's outputs, and the variance of the objective. All runs with all metrics are ``dinopl report --csv``.
+accuracies come together, distillation's gain was in the head. ``--alignment`` compares the features of students with
+one another on the test split, by CKA: of one variant over seeds, of two variants with equal and with other seeds, and
+of each with its own start. ``--risk`` asks how well a study's own teacher estimates its students' risk, beside labels,
+by bias and variance at several temperatures. ``--theory`` needs no runs: least squares on labels and on a teacher's
+outputs, and the variance of the objective. All runs with all metrics are ``dinopl report --csv``.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from hardware import write_csv
+from kd_students import featured, logits_of, pair_rows, refitted, risk_rows
 from numpy.typing import NDArray
 
 from dinopl.results import Report, report_figure, save_report_figure, summarize
@@ -32,11 +36,6 @@ from dinopl.results.report_figures import Line, Point
 from dinopl.results.run import Run
 from dinopl.results.statistics import Summary
 from kd import study
-from kd.features import refit_head
-from kd.networks import build
-from kd.passes import SelectedSampler
-from kd.teacher import RunTeacher, count_correct
-from kd.teacher_outputs import pool_of
 from kd.theory import (
     GaussianClasses,
     LinearStudent,
@@ -88,6 +87,11 @@ class Curve:
     def is_labels(self) -> bool:
         """Whether it is that of label training, which others are compared with."""
         return self.name.split(",")[0] == "labels"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of labels or of plain distillation, not of a control."""
+        return self.name.split(",")[0] in ("labels", "distilled")
 
     @cached_property
     def keys(self) -> dict[float, set[Any]]:
@@ -157,10 +161,20 @@ class Comparison:
     @property
     def per_teacher_sample(self) -> float:
         """What fractions are multiplied by to be numbers of samples over the teacher's."""
-        fraction = self.fractions[-1]
-        (run, *_) = finished(self.curve.groups[fraction])
-        results = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
-        return float(results["data"]["fraction_of_teacher"]) / fraction
+        return float(self._results["data"]["fraction_of_teacher"]) / self.fractions[-1]
+
+    @property
+    def parameter_ratio(self) -> float:
+        """The student's number of parameters over the teacher's; not a number without a teacher."""
+        facts = self._results.get("model") or {}
+        counts = [(facts.get(who) or {}).get("parameters") for who in ("student", "teacher")]
+        return counts[0] / counts[1] if all(counts) else float("nan")
+
+    @cached_property
+    def _results(self) -> dict[str, Any]:
+        """What one of the runs tells of itself."""
+        (run, *_) = finished(self.curve.groups[self.fractions[-1]])
+        return dict(json.loads((run.path / "results.json").read_text(encoding="utf-8")))
 
     def __bool__(self) -> bool:
         return bool(self.keys)
@@ -204,6 +218,7 @@ class Comparison:
     def verdict(self, whole: "Comparison | None") -> Row:
         """What the whole curve says; nothing of amplification with one fraction only."""
         row: Row = self.curve.panel | {"objective": self.curve.name, "n": len(self.keys)}
+        row["parameter_ratio"] = self.parameter_ratio
         row |= {"smallest": self.fractions[0], "gap_at_smallest": self.gaps[0].mean, **_ends("gap", self.gaps[0])}
         row |= {"largest": self.fractions[-1], "gap_at_largest": self.gaps[-1].mean}
         row["every_seed_positive"] = bool((self.accuracy[:, 0] > self.labels[:, 0]).all())
@@ -301,6 +316,7 @@ POINTS += ("data_efficiency", "test_agreement", "subset_agreement", "test_cka", 
 VERDICTS: tuple[str, ...] = (
     "objective",
     "n",
+    "parameter_ratio",
     "gap_at_smallest",
     "gap_low",
     "gap_high",
@@ -347,25 +363,11 @@ def _cell(value: Any) -> str:
     return "-" if value is None else shown(value)
 
 
-def refitted(run: Run) -> Row:
-    """Accuracies of a student with its own head, and with one that is fitted on the whole pool."""
-    data = build(run.config["data"])
-    data.setup("test")
-    pool = pool_of(data)
-    student = RunTeacher(str(run.path)).load(data.input_shape, data.num_classes).network.eval()
-    sampler = SelectedSampler(torch.arange(data.num_train), pool.eval_batch_size)
-    batches = pool.indexed_loader(sampler, augment=False, label=data.train_label)
-    head = next(name for name, module in reversed(list(student.named_modules())) if isinstance(module, torch.nn.Linear))
-    refit = refit_head(student, head, batches, data.num_classes)
-    (own, total), (new, _) = (count_correct(net, data.test_dataloader()) for net in (student, refit))
-    return {"accuracy": own / total, "refit_accuracy": new / total}
-
-
 def refit(path: Path, out: Path) -> None:
     """How well students do with heads of the whole pool: on labels and on the teacher, at each fraction."""
     rows = []
     for curve in curves_of(Report.of([path]).groups):
-        if curve.name.split(",")[0] not in ("labels", "distilled"):
+        if not curve.is_plain:
             continue
         for fraction, group in curve.groups.items():
             facts = curve.panel | {"objective": curve.name, "fraction": fraction}
@@ -389,6 +391,73 @@ def _refit_means(rows: Sequence[Row]) -> list[Row]:
             for kind in ("", " refit_accuracy")
         }
         means.append({name: first[name] for name in facts} | mean)
+    return means
+
+
+def alignment(path: Path, out: Path) -> None:
+    """How alike the features of students are that were trained on the same fraction: every pair, and means."""
+    rows: list[Row] = []
+    for panel in panels_of(curve for curve in curves_of(Report.of([path]).groups) if curve.is_plain):
+        for fraction in sorted({fraction for curve in panel for fraction in curve.groups}):
+            curves = [curve for curve in panel if fraction in curve.groups]
+            students = [
+                featured(curve.name, run)
+                for curve in curves
+                for run in sorted(finished(curve.groups[fraction]), key=lambda run: run.seed or 0)
+            ]
+            rows += [panel[0].panel | {"fraction": fraction} | row for row in pair_rows(students) if students]
+    if not rows:
+        raise SystemExit(f"{path}: no finished runs of labels or of distillation, nothing to align")
+    print_rows(f"{path.name}, alignment of features between students", _alignment_means(rows))
+    write_csv(out / f"{path.name}_alignment.csv", rows)
+
+
+def _alignment_means(rows: Sequence[Row]) -> list[Row]:
+    """Means over pairs of two variants, apart for pairs of one seed and of two."""
+    measured = ("first_seed", "second_seed", "cka", "feature_alignment")
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        same = "same" if row["first_seed"] == row["second_seed"] else "other"
+        facts = {name: value for name, value in row.items() if name not in measured} | {"seed": same}
+        found.setdefault(tuple(map(shown, facts.values())), []).append(facts | row)
+    means = []
+    for pairs in found.values():
+        cka = np.array([row["cka"] for row in pairs])
+        mean = {name: value for name, value in pairs[0].items() if name not in measured}
+        mean |= {"pairs": len(pairs), "cka": float(cka.mean()), "cka_sd": _sd(cka)}
+        means.append(mean | {"feature_alignment": statistics.mean(row["feature_alignment"] for row in pairs)})
+    return means
+
+
+def risk(path: Path, out: Path) -> None:
+    """Bias and variance of a study's own teacher, for its students on labels."""
+    rows: list[Row] = []
+    for curve in curves_of(Report.of([path]).groups):
+        for fraction, group in curve.groups.items() if curve.is_labels else ():
+            facts = curve.panel | {"fraction": fraction}
+            rows += [
+                facts | {"seed": run.seed} | row
+                for run in finished(group)
+                if run.config["model"]["init_args"].get("teacher")
+                for row in risk_rows(*logits_of(run))
+            ]
+    if not rows:
+        raise SystemExit(f"{path}: no finished runs of labels that know a teacher, nothing to estimate")
+    print_rows(f"{path.name}, estimates of the risk of students on labels, means over seeds", _risk_means(rows))
+    write_csv(out / f"{path.name}_risk.csv", rows)
+
+
+def _risk_means(rows: Sequence[Row]) -> list[Row]:
+    """Means over seeds, of ``better_below`` too."""
+    measured = ("risk", "bias", "label_variance", "teacher_variance", "better_below")
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        facts = {name: value for name, value in row.items() if name not in (*measured, "seed")}
+        found.setdefault(tuple(map(shown, facts.values())), []).append(facts | row)
+    means = []
+    for same in found.values():
+        mean: Row = {name: value for name, value in same[0].items() if name not in (*measured, "seed")}
+        means.append(mean | {"n": len(same)} | {name: statistics.mean(row[name] for row in same) for name in measured})
     return means
 
 
@@ -437,6 +506,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("studies", nargs="*", type=Path, help="folders that dinopl sweep has made")
     parser.add_argument("--out", type=Path, default=Path("runs/kd"), help="folder of CSVs and figures")
     parser.add_argument("--refit", action="store_true", help="refit the students' heads on the whole pool")
+    parser.add_argument("--alignment", action="store_true", help="compare the features of students with one another")
+    parser.add_argument("--risk", action="store_true", help="bias and variance of the teacher's estimate of the risk")
     parser.add_argument("--theory", action="store_true", help="linear models and the variance of the objective")
     return parser.parse_args()
 
@@ -449,6 +520,10 @@ def main() -> None:
         analyse(path, options.out)
         if options.refit:
             refit(path, options.out)
+        if options.alignment:
+            alignment(path, options.out)
+        if options.risk:
+            risk(path, options.out)
     if options.theory:
         theory(options.out)
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fprnn.layers import FPRNN
+from fprnn.layers.token import normalized
 from fprnn.mixers import Mixer
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver
@@ -200,8 +201,7 @@ class SequenceModel(nn.Module):
     def _normed(self, norm: nn.Module, residual: Tensor) -> Tensor:
         """The norm in full precision, in the precision of the weights that read it."""
         assert isinstance(norm, nn.RMSNorm)
-        normed = F.rms_norm(residual, residual.shape[-1:], wide(norm.weight), norm.eps)
-        return normed.to(self.embedding.weight.dtype)
+        return normalized(norm, residual).to(self.embedding.weight.dtype)
 
 
 def sample_tokens(

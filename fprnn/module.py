@@ -27,10 +27,10 @@ from fprnn.counting import (
     solve_summary,
 )
 from fprnn.iteration_caps import RandomIterations, capped_solvers, check_caps, training_cap
-from fprnn.layers import FPRNN, weight_decay_groups
+from fprnn.layers import FPRNN, decay_kinds
 from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
 from fprnn.model import SequenceModel
-from fprnn.schedules import WarmupCosine
+from fprnn.schedules import DescendingSchedule
 from fprnn.solvers import FixedCountSolver, IterativeSolver
 from fprnn.solvers.iterative import check_tolerance
 from fprnn.tasks.task import SequenceBatch
@@ -62,11 +62,13 @@ class SequenceModeling(LightningModule):
         embedding_std: standard deviation of the initial embedding; 0.02 suits a tied head.
         norm_eps: of the norms before each layer and before the head.
         scale_output: divide the initial weights of each layer's output by the root of ``n_layers``.
-        optimizer: makes the optimiser. It gets the trainable parameters in two groups: those that decay, by the
-            optimiser's own ``weight_decay``, and biases, norms and what layers exempt.
+        optimizer: makes the optimiser. It gets the trainable parameters in groups: weights, which decay by the
+            optimiser's own ``weight_decay``, and what the next options say otherwise of.
         lr_scheduler: makes the learning-rate schedule, such as WarmupCosine.
         lr_scheduler_interval: whether the schedule moves every optimiser step or every epoch.
-        bias_weight_decay: weight decay of the second group; null leaves the optimiser's own to it too.
+        bias_weight_decay: weight decay of biases and norms; null is the optimiser's own.
+        exempt_weight_decay: weight decay of what layers exempt, such as the rates and the skip connection of FPMamba;
+            null is the optimiser's own.
         random_max_iterations: draws a cap on the iterations (l_max) for each training step; null leaves the solver's.
         eval_max_iterations: cap on the iterations in validation and test; null leaves the solver's.
         iterations: count iterations in tests, by the paper's rule; or the solver to count with; false counts none.
@@ -93,13 +95,16 @@ class SequenceModeling(LightningModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
         bias_weight_decay: float | None = 0.0,
+        exempt_weight_decay: float | None = 0.0,
         random_max_iterations: RandomIterations | None = None,
         eval_max_iterations: int | None = None,
         iterations: IterativeSolver | bool = True,
         iteration_sequences: int | None = 256,
     ) -> None:
         super().__init__()
-        _check(vocab_size, num_targets, layer, optimizer, bias_weight_decay, eval_max_iterations, iteration_sequences)
+        _check_given({"vocab_size": vocab_size, "num_targets": num_targets}, layer, optimizer)
+        _check_counts(eval_max_iterations=eval_max_iterations, iteration_sequences=iteration_sequences)
+        _check_decays(bias_weight_decay=bias_weight_decay, exempt_weight_decay=exempt_weight_decay)
         self.model = SequenceModel(
             vocab_size,
             num_targets,
@@ -112,7 +117,8 @@ class SequenceModeling(LightningModule):
             norm_eps,
             scale_output,
         )
-        self.optimizer, self.bias_weight_decay = optimizer, bias_weight_decay
+        self.optimizer = optimizer
+        self.bias_weight_decay, self.exempt_weight_decay = bias_weight_decay, exempt_weight_decay
         self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.random_max_iterations = random_max_iterations
         self.counter = None
@@ -142,7 +148,7 @@ class SequenceModeling(LightningModule):
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, WarmupCosine) and scheduler.total_steps is None:
+        if isinstance(scheduler, DescendingSchedule) and scheduler.total_steps is None:
             scheduler.total_steps = _whole_training(self.trainer.estimated_stepping_batches)
         monitor = getattr(scheduler, "monitor", "val/loss")  # read only of a schedule that watches something
         schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": monitor}
@@ -270,10 +276,16 @@ class SequenceModeling(LightningModule):
             caps.seed = ours.get("iteration_seed", caps.seed)
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
-        decays, stays = weight_decay_groups(self.model, 0.0)
-        exempt = {} if self.bias_weight_decay is None else {"weight_decay": self.bias_weight_decay}
-        groups: list[dict[str, Any]] = [{"params": decays["params"]}, {"params": stays["params"], **exempt}]
-        return [group for group in groups if group["params"]]
+        """One group for each weight decay; that of None has the optimiser's own."""
+        decays = {"weight": None, "bias": self.bias_weight_decay, "exempt": self.exempt_weight_decay}
+        groups: dict[float | None, list[nn.Parameter]] = {None: []}
+        for parameter, kind in decay_kinds(self.model):
+            groups.setdefault(decays[kind], []).append(parameter)
+        return [
+            {"params": parameters} if decay is None else {"params": parameters, "weight_decay": decay}
+            for decay, parameters in groups.items()
+            if parameters
+        ]
 
     def _training_cap(self, batch: SequenceBatch) -> int | None:
         caps = self.random_max_iterations
@@ -368,25 +380,24 @@ def _whole_training(steps: float) -> int:
     return int(steps)
 
 
-def _check(
-    vocab_size: int | None,
-    num_targets: int | None,
-    layer: Any,
-    optimizer: Any,
-    bias_weight_decay: float | None,
-    eval_max_iterations: int | None,
-    iteration_sequences: int | None,
-) -> None:
-    """Refuses at the start what would fail once training is set up."""
-    for name, size in {"vocab_size": vocab_size, "num_targets": num_targets}.items():
+def _check_given(sizes: dict[str, int | None], layer: Any, optimizer: Any) -> None:
+    """Refuses null where an object or a number must be, which the command can pass whatever the annotation says."""
+    for name, size in sizes.items():
         if size is None:
             raise ValueError(f"--model.{name}: the data do not tell it; give a number")
     if layer is None:
         raise ValueError("--model.layer null: the model needs a layer; give a class such as FPRNN")
     if optimizer is None:
         raise ValueError("--model.optimizer null: the model needs an optimiser; give a class such as AdamW")
-    if bias_weight_decay is not None and not bias_weight_decay >= 0:
-        raise ValueError(f"--model.bias_weight_decay: {bias_weight_decay} is negative; 0 switches it off")
-    for name, count in {"eval_max_iterations": eval_max_iterations, "iteration_sequences": iteration_sequences}.items():
+
+
+def _check_decays(**decays: float | None) -> None:
+    for name, decay in decays.items():
+        if decay is not None and not decay >= 0:
+            raise ValueError(f"--model.{name}: {decay} is negative; 0 switches it off")
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"--model.{name}: {count} is too small; use 1 or more, or null")

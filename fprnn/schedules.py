@@ -1,11 +1,11 @@
 """Learning-rate schedules: pure functions of progress, and PyTorch schedulers over them.
 
-Warm-up and cosine are those of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendices D and E. Schedulers move
-once an optimiser step.
+Warm-up, cosine and, for copying, the straight line are those of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025),
+appendices D and E. Schedulers move once an optimiser step.
 """
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -35,11 +35,29 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, floor: float =
     """
     if step < warmup_steps:
         return warmup_constant(step, warmup_steps)
-    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
-    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * _descent(step, warmup_steps, total_steps)))
 
 
-class _FactorSchedule(LRScheduler):
+def warmup_linear(step: int, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
+    """Factor of the learning rate: linear up to 1, then linear down to the floor.
+
+    Args:
+        step: optimiser steps taken so far.
+        warmup_steps: length of the ascent; 0 starts at 1.
+        total_steps: where the floor is reached; it is kept from there on.
+        floor: last factor.
+    """
+    if step < warmup_steps:
+        return warmup_constant(step, warmup_steps)
+    return 1 - (1 - floor) * _descent(step, warmup_steps, total_steps)
+
+
+def _descent(step: int, warmup_steps: int, total_steps: int) -> float:
+    """The share of the descent that is done, 0 to 1."""
+    return min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+
+
+class _FactorSchedule(LRScheduler, ABC):
     """Multiplies each group's learning rate by a factor of the number of steps.
 
     Options are not part of the state: a resumed run follows its own.
@@ -84,13 +102,13 @@ class WarmupConstant(_FactorSchedule):
         return warmup_constant(step, self.warmup_steps)
 
 
-class WarmupCosine(_FactorSchedule):
-    """Linear warm-up, then half a cosine.
+class DescendingSchedule(_FactorSchedule):
+    """Linear warm-up, then a way down to the floor, whose form is the subclass's to say.
 
     Args:
         optimizer: whose learning rates are set.
         warmup_steps: optimiser steps until the full learning rate.
-        total_steps: optimiser steps until the floor; null is the whole training, as the trainer estimates it.
+        total_steps: optimiser steps until the floor; null is the whole training, which the module asks its trainer for.
         floor: last learning rate in units of the full one.
 
     Raises:
@@ -112,17 +130,57 @@ class WarmupCosine(_FactorSchedule):
         self.warmup_steps, self.total_steps, self.floor = warmup_steps, total_steps, floor
         super().__init__(optimizer)
 
+    @abstractmethod
+    def descending(self, step: int, total_steps: int) -> float:
+        """The factor after ``step`` optimiser steps of so many."""
+
     def factor(self, step: int) -> float:
-        """See :func:`warmup_cosine`.
+        """See :meth:`descending`.
 
         Raises:
             ValueError: if ``total_steps`` is needed and nobody has set it.
         """
         if self.total_steps is not None:
-            return warmup_cosine(step, self.warmup_steps, self.total_steps, self.floor)
+            return self.descending(step, self.total_steps)
         if step > self.warmup_steps:
             raise ValueError("total_steps: null needs a module that asks its trainer; give a number")
         return warmup_constant(step, self.warmup_steps)
+
+
+class WarmupCosine(DescendingSchedule):
+    """Linear warm-up, then half a cosine.
+
+    Args:
+        optimizer: whose learning rates are set.
+        warmup_steps: optimiser steps until the full learning rate.
+        total_steps: optimiser steps until the floor; null is the whole training, as the trainer estimates it.
+        floor: last learning rate in units of the full one.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def descending(self, step: int, total_steps: int) -> float:
+        """See :func:`warmup_cosine`."""
+        return warmup_cosine(step, self.warmup_steps, total_steps, self.floor)
+
+
+class WarmupLinear(DescendingSchedule):
+    """Linear warm-up, then linear decay.
+
+    Args:
+        optimizer: whose learning rates are set.
+        warmup_steps: optimiser steps until the full learning rate.
+        total_steps: optimiser steps until the floor; null is the whole training, as the trainer estimates it.
+        floor: last learning rate in units of the full one.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def descending(self, step: int, total_steps: int) -> float:
+        """See :func:`warmup_linear`."""
+        return warmup_linear(step, self.warmup_steps, total_steps, self.floor)
 
 
 def _check_warmup(warmup_steps: int) -> None:

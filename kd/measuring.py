@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import get_rank, get_world_size, is_available, is_initialized
 
 from dinopl.types import ImageBatch
 from kd.features.capture import FeatureCapture, find_module
@@ -51,10 +52,12 @@ class Measuring:
         self.text = text
         self.names = self._names() if features is None else (features[0], features[-1]) if features else None
         self._metrics: dict[Split, FidelityMetrics] = {}
+        self._counted: dict[Split, int] = {}
 
     def start(self, split: Split, device: torch.device) -> None:
         """Begins a split anew."""
         featured = split != "val" and self.names is not None
+        self._counted[split] = 0
         self._metrics[split] = FidelityMetrics(
             self.num_classes,
             teacher=self.fidelity,
@@ -64,10 +67,10 @@ class Measuring:
         ).to(device)
 
     def add(self, split: Split, batch: ImageBatch) -> None:
-        """Adds a batch, un-augmented and with indices."""
+        """Adds a batch, un-augmented."""
         view = batch["views"][0]
         names = None if split == "val" else self.names
-        values: dict[str, Any] = {"label": batch["label"], "index": batch["index"]}
+        values: dict[str, Any] = {"label": batch["label"], "index": self._numbered(split, batch["index"])}
         with _captured(self.student, names and names[0]) as features:
             values["student"] = self.student(view)
             values |= features("student_features")
@@ -84,6 +87,18 @@ class Measuring:
         """The values by name, over all processes; what is not a number is left out."""
         values = self._metrics.pop(split).compute()
         return {name: value.float() for name, value in values.items() if torch.isfinite(value)}
+
+    def _numbered(self, split: Split, index: Tensor) -> Tensor:
+        """The indices; samples without any, as other projects' loaders give them, are counted over all processes.
+
+        Features are kept by index, and one index is one sample: all but one would be left out.
+        """
+        if bool((index >= 0).all()):
+            return index
+        rank, processes = (get_rank(), get_world_size()) if is_available() and is_initialized() else (0, 1)
+        first = self._counted[split]
+        self._counted[split] += len(index)
+        return torch.arange(first, first + len(index), device=index.device) * processes + rank
 
     def _names(self) -> tuple[str, str] | None:
         student = penultimate(self.student)

@@ -31,7 +31,7 @@ from kd.features import FeatureCapture, FeatureObjective
 from kd.measuring import Measuring
 from kd.metrics import parameter_distance
 from kd.networks import EncoderClassifier, as_shape, draw_classifier
-from kd.objectives import LabelCrossEntropy, Objective
+from kd.objectives import FeaturesAlone, LabelCrossEntropy, Objective
 from kd.passes import SelectedSampler
 from kd.targets import TargetTransform, WholeTeacher
 from kd.teacher import FAMILY, HeldTeacher, Teacher, check_classes, count_correct
@@ -111,6 +111,8 @@ class KnowledgeDistillation(LightningModule):
         self.objective = objective or LabelCrossEntropy()
         self.target = target or WholeTeacher()
         self.features = nn.ModuleList(features or [])
+        if isinstance(self.objective, FeaturesAlone) and not features:
+            raise ValueError("--model.objective FeaturesAlone: there are none; give --model.features.")
         self.outputs = outputs
         self.optimizer, self.bias_weight_decay = optimizer, bias_weight_decay
         self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
@@ -202,8 +204,13 @@ class KnowledgeDistillation(LightningModule):
 
         Returns:
             The mean loss over samples (of text, over tokens), times the batch's share of the global batch.
+
+        Raises:
+            ValueError: if the target draws by index, and there is none.
         """
         batch = as_batch(batch)
+        if batch_idx == 0:
+            self._check_index(batch)
         logits = self.student(batch["views"][0])
         target = self._target(batch) if self._uses_logits or self._captures else None
         student, label, _ = flattened(logits, batch["label"], batch["index"])
@@ -271,7 +278,7 @@ class KnowledgeDistillation(LightningModule):
         if ours.get("family") not in (None, FAMILY):
             found = ours["family"]
             raise ValueError(f"--ckpt_path: a checkpoint of {found}, and the model is {FAMILY}; give one of it")
-        if not self.trainer.training:
+        if not self._in_training():
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if not name.startswith("features.")}
             return
@@ -288,6 +295,13 @@ class KnowledgeDistillation(LightningModule):
 
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
+
+    def _in_training(self) -> bool:
+        """Whether a trainer is training; ``load_from_checkpoint`` has none at all."""
+        try:
+            return bool(self.trainer.training)
+        except RuntimeError:
+            return False
 
     def _surroundings(self) -> Surroundings:
         assert self._teacher is not None
@@ -313,6 +327,11 @@ class KnowledgeDistillation(LightningModule):
                 )
             return None
         loaded = source.load(self.input_shape, self.num_classes)
+        if {id(part) for part in loaded.network.parameters()} & {id(part) for part in self.student.parameters()}:
+            raise ValueError(
+                "--model.teacher: it has parameters of the student, which would be frozen with it; make a network for "
+                "each, or give the teacher a copy.deepcopy."
+            )
         return HeldTeacher(loaded, source.tolerance)
 
     def _settle_teacher(self, teacher: HeldTeacher) -> None:
@@ -345,6 +364,17 @@ class KnowledgeDistillation(LightningModule):
         with seeded(0):
             for batch in batches:
                 yield self.trainer.strategy.batch_to_device(as_batch(batch), self.trainer.strategy.root_device)
+
+    def _check_index(self, batch: ImageBatch) -> None:
+        if self._uses_logits and self.target.needs_index and bool((batch["index"] < 0).any()):
+            raise ValueError(
+                f"--model.target {type(self.target).__name__}: it draws for each sample by its index, and these "
+                "batches have none; let them be (input, label, index), or use DataFraction."
+            )
+
+    def _visit(self, batch: ImageBatch) -> int:
+        """Number of the pass; a loader of another project makes one in each epoch, and does not say so."""
+        return batch.get("visit", 0 if is_indexed(self._data()) else self.current_epoch)
 
     def _check_student(self) -> None:
         outputs = _outputs_of(self.student, self.input_shape) if not self._ready else ()
@@ -398,7 +428,7 @@ class KnowledgeDistillation(LightningModule):
     def _target(self, batch: ImageBatch) -> Tensor | None:
         """The teacher's logits, transformed: ``(B, K)``, of text ``(B * T, K)``; None if only features are wanted."""
         assert self._teacher is not None
-        view, visit = batch["views"][0], batch.get("visit", 0)
+        view, visit = batch["views"][0], self._visit(batch)
         logits = self._teacher(view) if self._outputs is None else self._outputs(view, batch["index"], visit)
         if not self._uses_logits:
             return None

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from dinopl.app.allocator import keep_freed_memory
 from dinopl.app.errors import UserMistake
 from dinopl.app.help import HELP, versions
 from dinopl.app.suggest import did_you_mean
@@ -83,6 +84,7 @@ def _dispatch(words: list[str]) -> int:
             arguments = Arguments.parse(command, rest)
             for file in arguments.files:  # a missing file is told before torch is imported
                 read_config(file)
+            keep_freed_memory()
             from dinopl.app.cli import run
 
             run(command, rest)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fprnn.baselines.streamed import head_width
+from fprnn.baselines.streamed import StreamedLayer, head_width
+from fprnn.layers.token import normalized
+from fprnn.mixers.base import wide
 
 
 def delta_product_recurrent(
@@ -102,7 +104,7 @@ def _seen(tokens: int, reflections: int, like: Tensor) -> Tensor:
     return torch.ones(tokens, tokens, dtype=like.dtype, device=like.device).tril().repeat_interleave(reflections, dim=1)
 
 
-class DeltaProductLayer(nn.Module):
+class DeltaProductLayer(StreamedLayer[Tensor]):
     """DeltaProduct from ``(B, T, D)`` to ``(B, T, D)``, in several heads.
 
     Queries, keys and values are ``silu`` of linear maps, queries and keys of unit length; a head's output is normalised
@@ -142,26 +144,20 @@ class DeltaProductLayer(nn.Module):
         self.head_norm = nn.RMSNorm(width, eps=1e-5)
         self.out_proj = nn.Linear(num_heads * width, d_model, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Runs over a sequence from the zero state, ``(B, T, D)`` to ``(B, T, D)``."""
-        return self._run(x, self.initial_state(len(x)), self.chunk_size)[0]
-
     def advance(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
         return self._run(x, state, self.chunk_size)
 
     def step(self, x_t: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs over one token, ``(B, D)``: its output ``(B, D)`` and the next state."""
-        y, state = self._run(x_t[:, None], state)
+        """Runs over one token, ``(B, D)``, by the recurrence: its output ``(B, D)`` and the next state."""
+        y, state = self._run(x_t[:, None], state, None)
         return y[:, 0], state
 
     def initial_state(self, batch: int) -> Tensor:
         """The zero state of ``batch`` sequences, ``(B, heads, head_dim, head_dim)``."""
-        weight = self.key_proj.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return weight.new_zeros(batch, self.num_heads, self.head_dim, self.head_dim, dtype=dtype)
+        return wide(self.key_proj.weight).new_zeros(batch, self.num_heads, self.head_dim, self.head_dim)
 
-    def _run(self, x: Tensor, state: Tensor, chunk_size: int | None = None) -> tuple[Tensor, Tensor]:
+    def _run(self, x: Tensor, state: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:
         parts = (F.silu(self.query_proj(x)), F.silu(self.key_proj(x)), F.silu(self.value_proj(x)), self.beta_proj(x))
         with torch.autocast(x.device.type, enabled=False):
             q, k, v, b = self._per_head(*(part.to(state.dtype) for part in parts))
@@ -169,7 +165,7 @@ class DeltaProductLayer(nn.Module):
                 y, state = delta_product_recurrent(q, k, v, b, state)
             else:
                 y, state = delta_product_chunked(q, k, v, b, state, chunk_size)
-            y = self.head_norm(y.to(self.head_norm.weight.dtype)).flatten(-2)
+            y = normalized(self.head_norm, y).flatten(-2).to(parts[0].dtype)
         return self.out_proj(y), state
 
     def _per_head(self, query: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, ...]:

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from fprnn.baselines.streamed import StreamedLayer
 from fprnn.layers.convolution import ShortConvolution, last_tokens
-from fprnn.layers.fpmamba import check_sizes
 from fprnn.layers.selection import LowRankStepSize
+from fprnn.layers.sizes import check_sizes
 from fprnn.mixers.base import wide
 from fprnn.ops import selective_scan
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fprnn.baselines.streamed import StreamedLayer, head_width
 from fprnn.layers.convolution import ShortConvolution, convolved
+from fprnn.layers.token import normalized
 from fprnn.mixers.base import wide
 
 
@@ -228,7 +229,7 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
             q, k, v = (wide(part).reshape(sizes) for part in (*query_key.chunk(2, -1), values))
             enter, forget = F.linear(wide(u), wide(self.gates.weight), wide(self.gates.bias)).chunk(2, -1)
             h, memory = self._remember(q, k / math.sqrt(self.head_dim), v, enter, F.logsigmoid(forget), state.memory)
-            h = F.rms_norm(h, h.shape[-1:], wide(self.head_norm.weight), self.head_norm.eps).flatten(-2)
+            h = normalized(self.head_norm, h).flatten(-2)
         return self.out_proj(out.sigmoid() * h.to(out.dtype)), MLSTMCache(memory, inputs)
 
     def _remember(

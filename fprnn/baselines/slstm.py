@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fprnn.baselines.streamed import StreamedLayer, head_width
 from fprnn.layers.convolution import ShortConvolution, convolved
+from fprnn.layers.token import normalized
 from fprnn.mixers.base import wide
 
 
@@ -131,5 +132,5 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
             )
             ordered = torch.cat([cell[:, :, :1], gates, cell[:, :, 1:]], 2)
             h, memory = slstm_recurrent(ordered, wide(self.recurrent), state.memory)
-            h = F.rms_norm(h, h.shape[-1:], wide(self.head_norm.weight), self.head_norm.eps).flatten(-2)
+            h = normalized(self.head_norm, h).flatten(-2)
         return self.out_proj(h.to(x.dtype)), SLSTMCache(memory, inputs)

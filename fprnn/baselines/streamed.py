@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
+from fprnn.layers.sizes import check_sizes
+
 State = TypeVar("State")
 
 
@@ -44,9 +46,7 @@ def head_width(d_model: int, num_heads: int, head_dim: int | None = None, **size
     Raises:
         ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
     """
-    for name, size in {"num_heads": num_heads, **sizes, "head_dim": head_dim}.items():
-        if size is not None and size < 1:
-            raise ValueError(f"{name}: {size} is too small; use 1 or more.")
+    check_sizes(d_model=d_model, num_heads=num_heads, **sizes, head_dim=head_dim)
     if head_dim is None and d_model % num_heads:
         raise ValueError(f"num_heads: {num_heads} does not divide d_model={d_model}; use a divisor, or set head_dim.")
     return head_dim or d_model // num_heads

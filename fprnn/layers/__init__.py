@@ -10,7 +10,7 @@ from fprnn.layers.oracle import DenseSolver, dense_recurrence, dense_transition
 from fprnn.layers.recurrence import Recurrence, solve_reflections
 from fprnn.layers.selection import Selection, Selector
 from fprnn.layers.token import TokenEquation, TokenSolution, solve_token
-from fprnn.layers.weight_decay import weight_decay_groups
+from fprnn.layers.weight_decay import decay_kinds, weight_decay_groups
 
 __all__ = [
     "FPRNN",
@@ -34,6 +34,7 @@ __all__ = [
     "ShortConvolution",
     "TokenEquation",
     "TokenSolution",
+    "decay_kinds",
     "dense_recurrence",
     "dense_transition",
     "shift",

@@ -1,9 +1,9 @@
 """FP-Mamba: Mamba's recurrence with a matrix state, dense over channels as a fixed point; and its diagonal control.
 
-"Fixed-Point RNNs: Interpolating from Diagonal to Dense" (Movahedi et al., NeurIPS 2025), sections 4.1, 4.2 and appendix
-C.2. Different from the released code: the mixer's scale ``beta`` is the paper's by default, which of the parts depend
-on the previous output is an option, and decoding solves the same fixed point as training (theirs decodes as a plain
-Mamba, without mixer or fixed point).
+"Fixed-Point RNNs: Interpolating from Diagonal to Dense" (Movahedi et al., NeurIPS 2025), sections 4.1 and 4.2
+(equations 13 and 14) and appendix C.2. Different from the released code: the mixer's scale ``beta`` is the paper's by
+default, which of the parts depend on the previous output is an option, and decoding solves the same fixed point as
+training (theirs decodes as a plain Mamba, without mixer or fixed point).
 """
 
 import copy
@@ -19,6 +19,7 @@ from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import shift
 from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
 from fprnn.layers.selection import LowRankStepSize, Selector
+from fprnn.layers.sizes import check_sizes
 from fprnn.layers.token import LoopNorm
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import MixerProjection, wide
@@ -77,6 +78,9 @@ class MatrixStateLayer(nn.Module, ABC):
         glu_in_loop: multiply by ``silu(z)`` within the loop.
         conv: short convolution; None is none.
         kept_iterations: L, iterations that decoding keeps the results of.
+
+    Raises:
+        ValueError: if ``kept_iterations`` is negative.
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("A_log", "D_skip")
@@ -97,7 +101,7 @@ class MatrixStateLayer(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if kept_iterations < 0:
-            raise ValueError(f"kept_iterations={kept_iterations} must be at least 0")
+            raise ValueError(f"kept_iterations={kept_iterations} must be at least 0: 0 keeps the solution only")
         self.kept_iterations = kept_iterations
         self.d_inner, self.states, self.glu_in_loop = d_inner, states, glu_in_loop
         self.mixer, self.selector, self.loop_norm, self.conv = mixer(d_inner), selector, norm, conv
@@ -216,6 +220,9 @@ class FPMamba(MatrixStateLayer):
         norm_eps: of the norms of y, b and c.
         kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
             that the whole sequence at once finds. It costs so many times the memory of one state.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -235,19 +242,19 @@ class FPMamba(MatrixStateLayer):
         norm_eps: float = 1e-6,
         kept_iterations: int = 32,
     ) -> None:
-        check_sizes(d_model=d_model, d_state=d_state, expand=expand)
+        check_sizes(d_model=d_model, d_state=d_state, expand=expand, d_inner=d_inner)
         d, rank = expand * d_model if d_inner is None else d_inner, -(-d_model // 16)
         sizes, depends = (rank, d_state, d_state), (lambda_h_dep, b_h_dep, c_h_dep)
         super().__init__(
-            d,
-            d_state,
-            mixer,
-            solver,
-            Selector(d, LowRankStepSize(rank, d), sizes, depends, 1, bc_norm, norm_eps),
-            nn.LayerNorm(d, eps=norm_eps),
-            glu_in_loop,
-            None if conv_width is None else ShortConvolution(d, conv_width),
-            kept_iterations,
+            d_inner=d,
+            states=d_state,
+            mixer=mixer,
+            solver=solver,
+            selector=Selector(d, LowRankStepSize(rank, d), sizes, depends, 1, bc_norm, norm_eps),
+            norm=nn.LayerNorm(d, eps=norm_eps),
+            glu_in_loop=glu_in_loop,
+            conv=None if conv_width is None else ShortConvolution(d, conv_width),
+            kept_iterations=kept_iterations,
         )
         self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
         self.x_proj = nn.Linear(d, sum(sizes), bias=False)
@@ -280,6 +287,9 @@ class DiagonalMamba(FPMamba):
         bc_norm: divide b and c by their length.
         glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
         norm_eps: of the norms of y, b and c.
+
+    Raises:
+        ValueError: if an option is out of range.
     """
 
     def __init__(
@@ -295,22 +305,15 @@ class DiagonalMamba(FPMamba):
     ) -> None:
         super().__init__(
             d_model,
-            IdentityMixer,
-            ScanSolver(),
-            d_state,
-            expand,
-            d_inner,
-            conv_width,
+            mixer=IdentityMixer,
+            solver=ScanSolver(),
+            d_state=d_state,
+            expand=expand,
+            d_inner=d_inner,
+            conv_width=conv_width,
             b_h_dep=False,
             c_h_dep=False,
             bc_norm=bc_norm,
             glu_in_loop=glu_in_loop,
             norm_eps=norm_eps,
         )
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuses sizes below 1, by name."""
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size} must be at least 1")

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fprnn.layers.convolution import ShortConvolution
-from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer, check_sizes
+from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer
 from fprnn.layers.selection import HeadStepSize, Selector
+from fprnn.layers.sizes import check_sizes
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, ScanSolver
@@ -54,6 +55,9 @@ class FPMamba2(MatrixStateLayer):
         norm_eps: of the norms of y, b and c.
         kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
             that the whole sequence at once finds. It costs so many times the memory of one state.
+
+    Raises:
+        ValueError: if an option is out of range, or the heads of all groups do not divide the inner width.
     """
 
     def __init__(
@@ -75,22 +79,24 @@ class FPMamba2(MatrixStateLayer):
         norm_eps: float = 1e-6,
         kept_iterations: int = 32,
     ) -> None:
-        check_sizes(d_model=d_model, d_state=d_state, head_dim=head_dim, groups=groups, expand=expand)
+        check_sizes(d_model=d_model, d_state=d_state, head_dim=head_dim, groups=groups, expand=expand, d_inner=d_inner)
         d = expand * d_model if d_inner is None else d_inner
         if d % (head_dim * groups):
-            raise ValueError(f"head_dim={head_dim} times groups={groups} must divide the inner width {d}")
+            raise ValueError(
+                f"head_dim={head_dim} times groups={groups} must divide the inner width {d}: use smaller ones"
+            )
         heads, vectors = d // head_dim, groups * d_state
         sizes, depends = (heads, vectors, vectors), (lambda_h_dep, b_h_dep, c_h_dep)
         super().__init__(
-            d,
-            d_state,
-            mixer,
-            solver,
-            Selector(d, HeadStepSize(heads), sizes, depends, groups, bc_norm, norm_eps),
-            nn.RMSNorm(d, eps=norm_eps),
-            glu_in_loop,
-            None if conv_width is None else ShortConvolution(d + 2 * vectors, conv_width),
-            kept_iterations,
+            d_inner=d,
+            states=d_state,
+            mixer=mixer,
+            solver=solver,
+            selector=Selector(d, HeadStepSize(heads), sizes, depends, groups, bc_norm, norm_eps),
+            norm=nn.RMSNorm(d, eps=norm_eps),
+            glu_in_loop=glu_in_loop,
+            conv=None if conv_width is None else ShortConvolution(d + 2 * vectors, conv_width),
+            kept_iterations=kept_iterations,
         )
         self.head_dim, self.vectors = head_dim, vectors
         self.in_proj = nn.Linear(d_model, 2 * d + 2 * vectors + heads, bias=False)
@@ -124,6 +130,9 @@ class DiagonalMamba2(FPMamba2):
         bc_norm: divide b and c by their length.
         glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
         norm_eps: of the norms of y, b and c.
+
+    Raises:
+        ValueError: if an option is out of range, or the heads of all groups do not divide the inner width.
     """
 
     def __init__(
@@ -141,14 +150,14 @@ class DiagonalMamba2(FPMamba2):
     ) -> None:
         super().__init__(
             d_model,
-            IdentityMixer,
-            ScanSolver(),
-            d_state,
-            head_dim,
-            groups,
-            expand,
-            d_inner,
-            conv_width,
+            mixer=IdentityMixer,
+            solver=ScanSolver(),
+            d_state=d_state,
+            head_dim=head_dim,
+            groups=groups,
+            expand=expand,
+            d_inner=d_inner,
+            conv_width=conv_width,
             b_h_dep=False,
             c_h_dep=False,
             bc_norm=bc_norm,

@@ -27,10 +27,10 @@ def read_stories(path: Path) -> list[list[str]]:
         path: a bAbI file.
 
     Raises:
-        ValueError: if the file is empty, or a line is neither statement nor question.
+        ValueError: if the file is empty or not UTF-8, or a line is neither statement nor question.
     """
     stories: list[list[str]] = []
-    for number, line in enumerate(path.read_text().lower().splitlines(), 1):
+    for number, line in enumerate(_decoded(path).lower().splitlines(), 1):
         identity, _, text = line.strip().partition(" ")
         words = _words(text)
         if not identity.isdigit() or words is None:
@@ -44,6 +44,15 @@ def read_stories(path: Path) -> list[list[str]]:
     if not stories:
         raise ValueError(f"--data.task.root: {path} is empty; put bAbI's own file there.")
     return stories
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--data.task.root: {path} is not UTF-8 (byte {error.start}); put bAbI's own file there."
+        ) from None
 
 
 def _words(text: str) -> list[str] | None:

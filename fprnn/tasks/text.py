@@ -191,6 +191,10 @@ class TokenShards(TextTask):
     ) -> None:
         if vocab_size < 2:
             raise ValueError(f"--data.task.vocab_size: {vocab_size} leaves nothing to predict; use the tokeniser's.")
+        if characters_per_token is not None and not characters_per_token > 0:
+            raise ValueError(
+                f"--data.task.characters_per_token: {characters_per_token} is not positive; use their mean number."
+            )
         self.characters_per_token = characters_per_token
         option = "--data.task.folder"
         root = find_path(option, folder, "write .npy shards there, as docs/text_data.md says")

@@ -1,6 +1,6 @@
 """Features: capture by module name, objectives that match them, heads that are refitted on them."""
 
-from kd.features.capture import FeatureCapture, find_module
+from kd.features.capture import FeatureCapture, collect_features, find_module
 from kd.features.heads import HeadFit, LogisticHead, SGDHead, refit_head
 from kd.features.kernels import kernel_cka, spectral_power
 from kd.features.objectives import (
@@ -20,6 +20,7 @@ __all__ = [
     "LogisticHead",
     "SGDHead",
     "SimilarityMatching",
+    "collect_features",
     "find_module",
     "kernel_cka",
     "refit_head",

@@ -5,10 +5,14 @@ into the module: ``fc:input`` are the penultimate features of a torchvision ResN
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
+
+from dinopl.data.batch import as_batch
+from dinopl.encoders.common import evaluation
 
 _INPUT = ":input"
 
@@ -94,3 +98,26 @@ class FeatureCapture:
             self._features[name] = (inputs[0] if inputs else ()) if name.endswith(_INPUT) else output
 
         return hook
+
+
+def collect_features(network: nn.Module, name: str, batches: Iterable[Any], option: str = "module") -> Tensor:
+    """Features of one module on all samples, in eval mode and without a graph.
+
+    Args:
+        network: left as it is.
+        name: dotted name, with ``:input`` behind it for what goes into the module.
+        batches: image or text batches, on the network's device.
+        option: what the name was given to, for messages.
+
+    Returns:
+        ``(n, d)`` of features ``(B, d)``, one row a sample, or of ``(B, T, d)``, one a token.
+
+    Raises:
+        ValueError: if the name is no module of the network.
+    """
+    found = []
+    with torch.no_grad(), evaluation(network), FeatureCapture(network, [name], option) as capture:
+        for batch in map(as_batch, batches):
+            network(batch["views"][0])
+            found.append(capture.take()[name].flatten(0, -2))
+    return torch.cat(found)

@@ -1,6 +1,6 @@
 """What a student is measured by: its predictions, how faithful it is to its teacher, and its features."""
 
-from kd.metrics.alignment import FeatureAlignment, feature_alignment, gram_cka, linear_cka
+from kd.metrics.alignment import FeatureAlignment, cka, cka_matrix, feature_alignment, gram_cka, linear_cka
 from kd.metrics.collapse import Collapse, NeuralCollapse, neural_collapse
 from kd.metrics.collection import FidelityMetrics
 from kd.metrics.kept import KeptSamples
@@ -43,6 +43,8 @@ __all__ = [
     "ProbabilityDistance",
     "brier_score",
     "calibration_error",
+    "cka",
+    "cka_matrix",
     "feature_alignment",
     "gram_cka",
     "hellinger_distance",

@@ -5,6 +5,8 @@ author's early code of "Revisiting Knowledge Distillation": both networks see th
 and the samples of all processes are taken together instead of averaging one value a process.
 """
 
+from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import torch
@@ -44,6 +46,32 @@ def gram_cka(first: Tensor, second: Tensor) -> Tensor:
     a, b = (_scaled(features - features.mean(dim=0)) for features in (first, second))
     constant = (a == 0).all() | (b == 0).all()
     return torch.where(constant, torch.nan, kernel_cka(a @ a.T, b @ b.T))
+
+
+def cka(first: Tensor, second: Tensor) -> Tensor:
+    """CKA in the cheaper of its two forms, :func:`linear_cka` and :func:`gram_cka`, which agree.
+
+    Args:
+        first: features, ``(n, d)``.
+        second: features of the same samples, ``(n, e)``.
+    """
+    wide = max(first.shape[1], second.shape[1]) > len(first)
+    return (gram_cka if wide else linear_cka)(first, second)
+
+
+def cka_matrix(features: Sequence[Tensor]) -> Tensor:
+    """CKA of each of R networks with each: which students came to the same features, whoever their teacher was.
+
+    Args:
+        features: of the same n samples, one ``(n, d)`` a network; widths may differ, dtype and device may not.
+
+    Returns:
+        ``(R, R)``, symmetric; not a number in row and column of a network whose features are all equal.
+    """
+    matrix = features[0].new_empty(len(features), len(features))
+    for i, j in combinations_with_replacement(range(len(features)), 2):
+        matrix[i, j] = matrix[j, i] = cka(features[i], features[j])
+    return matrix
 
 
 def feature_alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -92,12 +120,10 @@ class FeatureAlignment(KeptSamples):
         self.keep(index, student_columns=student, teacher_columns=teacher)
 
     def compute(self) -> dict[str, Tensor]:
-        """Both values, by name; CKA in the cheaper of its two forms."""
+        """Both values, by name."""
         student, teacher = self.kept().values()
         if self.normalize_rows:
             student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
-        wide = max(student.shape[1], teacher.shape[1]) > len(student)
-        cka = gram_cka if wide else linear_cka
         return {"cka": cka(student, teacher), "feature_alignment": feature_alignment(student, teacher)}
 
 

@@ -13,6 +13,7 @@ from kd.objectives.distributions import (
     soft_cross_entropy,
 )
 from kd.objectives.labels import (
+    FeaturesAlone,
     LabelCrossEntropy,
     LabelSmoothing,
     VirtualTeacher,
@@ -37,6 +38,7 @@ __all__ = [
     "ConfidenceWeighted",
     "DecoupledKL",
     "Distillation",
+    "FeaturesAlone",
     "HardTeacher",
     "JensenShannon",
     "KLDistillation",

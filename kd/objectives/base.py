@@ -47,6 +47,9 @@ class Objective(nn.Module, ABC):
     needs_subset: bool = False
     temperature: float = 1.0
 
+    def __init__(self) -> None:
+        super().__init__()  # not nn.Module's own, which takes any option
+
     def prepare(self, outputs: TeacherOutputs) -> None:
         """Takes what it needs of the teacher's outputs on the whole subset.
 

@@ -1,6 +1,6 @@
 """Objectives without a teacher: labels, tempered or smoothed, and the teacher that is made of labels alone.
 
-Section 3 of the study's objectives; label smoothing is Szegedy et al. (2016), the virtual teacher is "Revisiting
+The study's section on objectives; label smoothing is Szegedy et al. (2016), the virtual teacher is "Revisiting
 Knowledge Distillation via Label Smoothing Regularization" (Yuan et al., CVPR 2020). What differs: the virtual teacher
 is defined on probabilities, so that its target sums to 1 and keeps every entry above 0; ``variant="code"`` is what the
 published code computes, up to its constant factor.
@@ -124,6 +124,18 @@ class LabelSmoothing(LabelObjective):
     def supervise(self, student: Tensor, label: Tensor) -> Tensor:
         """See :func:`smoothed_cross_entropy`."""
         return smoothed_cross_entropy(student, label, self.smoothing, self.over)
+
+
+class FeaturesAlone(LabelObjective):
+    """Nothing at the output: what trains the student is its ``features``, and its head learns nothing.
+
+    The first half of the early code's recipe for features; the second is a new head on the frozen rest,
+    :func:`kd.features.refit_head`.
+    """
+
+    def supervise(self, student: Tensor, label: Tensor) -> Tensor:
+        """Zeros, which hang on the logits, so that every parameter has a gradient."""
+        return student.sum(dim=1) * 0
 
 
 class VirtualTeacher(LabelObjective):

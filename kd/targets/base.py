@@ -27,9 +27,11 @@ class TargetTransform(ABC):
 
     Attributes:
         needs_subset: whether ``prepare`` must be called before the first step.
+        needs_index: whether it reads the samples' indices, so that each sample must have one of its own.
     """
 
     needs_subset: bool = False
+    needs_index: bool = False
 
     def adapt_teacher(self, teacher: nn.Module) -> nn.Module:
         """The network whose logits are transformed: the teacher itself, unless the transform needs another.
@@ -94,6 +96,7 @@ class TransformChain(TargetTransform):
             )
         self.transforms = transforms
         self.needs_subset = any(transform.needs_subset for transform in transforms)
+        self.needs_index = any(transform.needs_index for transform in transforms)
 
     def adapt_teacher(self, teacher: nn.Module) -> nn.Module:
         """The teacher, adapted by each in turn."""

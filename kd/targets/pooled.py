@@ -96,7 +96,7 @@ class ShuffledSamples(TargetTransform):
         seed: of the pairing; null takes the stream "target/samples" of the run's seed.
     """
 
-    needs_subset = True
+    needs_subset = needs_index = True
 
     def __init__(self, within_class: bool = True, per_visit: bool = False, seed: int | None = None) -> None:
         self.within_class = within_class

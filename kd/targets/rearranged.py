@@ -55,6 +55,7 @@ class PermutedNonTargets(TargetTransform):
 
     def __init__(self, per: Literal["sample", "visit", "class"] = "sample", seed: int | None = None) -> None:
         self.per: Literal["sample", "visit", "class"] = per
+        self.needs_index = per != "class"
         self.seed = stream_seed("target/permutation") if seed is None else seed
 
     def __call__(
@@ -83,6 +84,8 @@ class NoisyLogits(TargetTransform):
         per_visit: draw anew at each visit of a sample.
         seed: of the noise; null takes the stream "target/noise" of the run's seed.
     """
+
+    needs_index = True
 
     def __init__(self, sigma: float, per_visit: bool = False, seed: int | None = None) -> None:
         if not sigma >= 0:

@@ -7,7 +7,14 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from fprnn.schedules import WarmupConstant, WarmupCosine, warmup_constant, warmup_cosine
+from fprnn.schedules import (
+    WarmupConstant,
+    WarmupCosine,
+    WarmupLinear,
+    warmup_constant,
+    warmup_cosine,
+    warmup_linear,
+)
 
 
 def rates(make: Any, steps: int) -> list[float]:
@@ -35,7 +42,17 @@ def test_warm_up_is_linear_and_the_rest_half_a_cosine() -> None:
     assert warmup_cosine(10, 9, 9, 0.1) == pytest.approx(0.1)
 
 
+def test_warm_up_and_descent_are_straight_lines() -> None:
+    values = [warmup_linear(step, 4, 12, 0.2) for step in range(16)]
+    assert values[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert values[4:13] == pytest.approx([1 - 0.1 * step for step in range(9)])
+    assert values[12:] == pytest.approx([0.2] * 4)
+    assert warmup_linear(0, 0, 5) == warmup_linear(9, 9, 9, 0.1) == 1.0
+
+
 def test_schedulers_follow_the_functions() -> None:
+    line = rates(lambda o: WarmupLinear(o, 3, 10, 0.1), 12)
+    assert line == pytest.approx([2 * warmup_linear(step, 3, 10, 0.1) for step in range(12)])
     cosine = rates(lambda o: WarmupCosine(o, 3, 10, 0.1), 12)
     assert cosine == pytest.approx([2 * warmup_cosine(step, 3, 10, 0.1) for step in range(12)])
     assert rates(lambda o: WarmupConstant(o, 3), 5) == pytest.approx([2 / 3, 4 / 3, 2, 2, 2])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fprnn.baselines import DeltaProductLayer, LSTMLayer
-from fprnn.layers import FPRNN, DenseRNN, DiagonalRNN
+from fprnn.layers import FPRNN, DenseRNN, DiagonalRNN, FPMamba, FPMamba2
 from fprnn.mixers import HouseholderMixer, KroneckerMixer
 from fprnn.model import SequenceModel, sample_tokens
 from fprnn.solvers import (
@@ -34,6 +34,8 @@ LAYERS: dict[str, Layer] = {
     "conv": partial(FPRNN, solver=PicardSolver(tol=1e-6), conv_width=4),
     "in-loop norm": partial(FPRNN, solver=PicardSolver(tol=1e-6), in_loop_norm=True),
     "kronecker": partial(FPRNN, mixer=KroneckerMixer, solver=PicardSolver(tol=1e-6)),
+    "fpmamba": partial(FPMamba, solver=PicardSolver(tol=1e-6), conv_width=4),
+    "fpmamba2": partial(FPMamba2, solver=PicardSolver(tol=1e-6), d_state=4, head_dim=8, glu_in_loop=True),
     "dense": DenseRNN,
     "diagonal": DiagonalRNN,
     "lstm": partial(LSTMLayer, hidden_size=12),
@@ -144,7 +146,7 @@ def sizes(state: Any) -> list[int]:
     return [size for part in state or () for size in sizes(part)]
 
 
-@pytest.mark.parametrize("name", ["conv", "in-loop norm", "lstm", "delta product"])
+@pytest.mark.parametrize("name", ["conv", "in-loop norm", "fpmamba", "fpmamba2", "lstm", "delta product"])
 def test_decoding_needs_constant_memory(name: str) -> None:
     model = make(LAYERS[name])
     start = sizes(model.initial_state(3))

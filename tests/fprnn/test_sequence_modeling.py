@@ -20,7 +20,7 @@ from fprnn import SequenceDataModule, SequenceModeling
 from fprnn.baselines import LSTMLayer
 from fprnn.counting import CountedIterations, iteration_tallies
 from fprnn.iteration_caps import GammaIterations
-from fprnn.layers import FPRNN, DiagonalRNN
+from fprnn.layers import FPRNN, DiagonalRNN, FPMamba
 from fprnn.layers.equation import FPRNNEquation
 from fprnn.mixers import HouseholderMixer
 from fprnn.schedules import WarmupCosine, warmup_cosine
@@ -295,8 +295,29 @@ def test_biases_and_norms_do_not_decay_and_frozen_parameters_are_left_out() -> N
     assert set(stays) == {name for name in names.values() if "norm" in name or "bias" in name}
     assert "embedding.weight" not in decays + stays
     assert len(decays) + len(stays) + 1 == len(names)
-    own: Any = module(optimizer=partial(torch.optim.AdamW, weight_decay=0.3), bias_weight_decay=None)
-    assert [group["weight_decay"] for group in own.configure_optimizers().param_groups] == [0.3, 0.3]
+
+
+@pytest.mark.parametrize(
+    ("options", "groups"),
+    [
+        ({}, {"weight": 0.3, "bias": 0.0, "rates": 0.0}),
+        ({"bias_weight_decay": None}, {"weight": 0.3, "bias": 0.3, "rates": 0.0}),  # as for the paper's arithmetic
+        ({"bias_weight_decay": None, "exempt_weight_decay": None}, {"weight": 0.3, "bias": 0.3, "rates": 0.3}),
+        ({"bias_weight_decay": 0.1, "exempt_weight_decay": 0.2}, {"weight": 0.3, "bias": 0.1, "rates": 0.2}),
+    ],
+)
+def test_each_kind_of_parameter_decays_as_asked(options: dict[str, Any], groups: dict[str, float]) -> None:
+    model = module(FPMamba, optimizer=partial(torch.optim.AdamW, weight_decay=0.3), **options)
+    optimizer: Any = model.configure_optimizers()
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert optimizer.param_groups[0]["weight_decay"] == 0.3
+    assert len(optimizer.param_groups) == len(set(groups.values()))
+    for name, parameter in model.model.named_parameters():
+        kind = (
+            "rates" if name.endswith(("A_log", "D_skip")) else "bias" if "bias" in name or "norm" in name else "weight"
+        )
+        assert decays.pop(id(parameter)) == groups[kind], name
+    assert not decays
 
 
 class Rates(Callback):
@@ -586,6 +607,7 @@ def test_a_fixed_count_that_diverges_is_refused_where_the_statistics_are_logged(
         ),
         ({"optimizer": None}, "--model.optimizer null: the model needs an optimiser"),
         ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay: -1.0 is negative"),
+        ({"exempt_weight_decay": -1.0}, "--model.exempt_weight_decay: -1.0 is negative"),
         ({"eval_max_iterations": 0}, "--model.eval_max_iterations: 0 is too small"),
         ({"iteration_sequences": 0}, "--model.iteration_sequences: 0 is too small"),
         ({"layer": LSTMLayer, "eval_max_iterations": 3}, "--model.eval_max_iterations: 3, but no layer is solved"),

@@ -18,6 +18,7 @@ from kd.features import (
     LogisticHead,
     SGDHead,
     SimilarityMatching,
+    collect_features,
     find_module,
     kernel_cka,
     refit_head,
@@ -78,6 +79,18 @@ def test_capture_leaves_no_trace():
     with pytest.raises(RuntimeError, match="inside"), capture:
         raise RuntimeError("inside")
     assert len(net.head._forward_hooks) == hooks
+
+
+def test_features_are_collected_from_all_batches():
+    net, x = Net().train(), torch.randn(B, 4)
+    found = collect_features(net, "head:input", [(x[:10], torch.zeros(10)), {"views": [x[10:]]}])
+    assert net.training  # dropout was off for the features only
+    assert not found.requires_grad
+    torch.testing.assert_close(found, torch.tanh(net.eval().body(x)))
+    tokens = nn.Sequential(nn.Embedding(9, 3), nn.Linear(3, 9))
+    torch.testing.assert_close(collect_features(tokens, "0", [torch.arange(8).view(2, 4)]), tokens[0].weight[:8])
+    with pytest.raises(ValueError, match="--option 'heat' is no module of Net; did you mean 'head'"):
+        collect_features(net, "heat", [x], "--option")
 
 
 def test_wrong_names_are_told_apart():

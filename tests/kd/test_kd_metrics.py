@@ -22,6 +22,7 @@ from kd.metrics import (
     FidelityMetrics,
     NeuralCollapse,
     calibration_error,
+    cka_matrix,
     feature_alignment,
     gram_cka,
     linear_cka,
@@ -176,6 +177,21 @@ def test_cka_is_blind_to_rotation_and_scale_and_plain_alignment_is_not() -> None
     assert float(feature_alignment(features, features @ rotation)) < 0.9
     cosine = torch.nn.functional.cosine_similarity(features.flatten(), (features @ rotation).flatten(), dim=0)
     assert float(feature_alignment(features, features @ rotation)) == pytest.approx(float(cosine))
+
+
+def test_the_matrix_of_several_networks_is_that_of_their_pairs() -> None:
+    """Of few and of many columns; a rotated network is the same one, a constant one has no alignment."""
+    draw = torch.Generator().manual_seed(3)
+    few, many = (torch.randn(20, width, generator=draw, dtype=torch.float64) for width in (4, 33))
+    rotated = 3 * few @ torch.linalg.qr(torch.randn(4, 4, generator=draw, dtype=torch.float64)).Q
+    matrix = cka_matrix([few, many, rotated, torch.ones(20, 2, dtype=torch.float64)])
+    assert matrix[3].isnan().all()
+    assert matrix[:, 3].isnan().all()
+    one, other = (x.numpy() - x.numpy().mean(0) for x in (few, many))
+    wanted = np.linalg.norm(one.T @ other) ** 2 / np.linalg.norm(one.T @ one) / np.linalg.norm(other.T @ other)
+    expected = [[1, wanted, 1], [wanted, 1, wanted], [1, wanted, 1]]
+    np.testing.assert_allclose(matrix[:3, :3], expected, atol=1e-9)
+    assert 0.05 < wanted < 0.9
 
 
 def test_alignment_of_what_cannot_be_compared_is_not_a_number() -> None:

@@ -16,11 +16,12 @@ from dinopl.callbacks import ExactResume
 from dinopl.data import DigitsImages, ImageDataModule
 from dinopl.optim import parameter_groups
 from kd.data import DataFraction
-from kd.features import FeatureMSE
+from kd.features import CKAMatching, FeatureMSE, refit_head
 from kd.module import KnowledgeDistillation
 from kd.networks import EncoderClassifier
 from kd.objectives import (
     ConfidenceWeighted,
+    FeaturesAlone,
     KLDistillation,
     LabelCrossEntropy,
     LabelSmoothing,
@@ -30,7 +31,7 @@ from kd.objectives import (
     OneHotMSE,
 )
 from kd.targets import ClassMean, PermutedNonTargets, RandomHead, WholeTeacher
-from kd.teacher import RunTeacher, fingerprint
+from kd.teacher import NetworkTeacher, RunTeacher, fingerprint
 from kd.teacher_outputs import CachedOutputs, OnlineOutputs
 from kd.text import TextDataModule
 from kd.transformer import CausalTransformer
@@ -351,6 +352,64 @@ def test_plain_loaders_serve_labels_and_online_teachers(teacher: Callable[[], Ru
         quick_trainer().fit(student(teacher=teacher(), objective=KLDistillation(), outputs=CachedOutputs()), loader)
 
 
+def plain_loader(*extra: Tensor, count: int = 40) -> torch.utils.data.DataLoader[Any]:
+    """Batches as other projects make them: inputs, labels, and indices only where they are given."""
+    view = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    return torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(view, torch.arange(count) % 10, *extra), batch_size=8
+    )
+
+
+def test_samples_without_an_index_are_all_measured(teacher: Callable[[], RunTeacher]) -> None:
+    """What is kept by index is the same whether a loader gives indices or none."""
+    module = student(teacher=teacher(), objective=KLDistillation(4.0), check_teacher=False)
+    trainer = quick_trainer()
+    bare, indexed = (
+        trainer.test(module, plain_loader(*extra), verbose=False)[0] for extra in ((), (torch.arange(40),))
+    )
+    assert bare == pytest.approx(indexed)
+    assert 0 < bare["test/cka"] < 1
+    assert bare["test/nc1"] > 0
+
+
+def test_targets_that_draw_by_index_need_one(teacher: Callable[[], RunTeacher]) -> None:
+    visits: list[int] = []
+
+    class Told(PermutedNonTargets):
+        def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Any, temperature: float) -> Tensor:
+            visits.append(visit)
+            return super().__call__(teacher, label, index, visit, temperature)
+
+    options: dict[str, Any] = {"objective": KLDistillation(4.0), "check_teacher": False, "measured_features": []}
+    with pytest.raises(ValueError, match=r"--model.target PermutedNonTargets: it draws for each sample by"):
+        quick_trainer().fit(student(teacher=teacher(), target=PermutedNonTargets(), **options), plain_loader())
+    quick_trainer().fit(student(teacher=teacher(), target=PermutedNonTargets("class"), **options), plain_loader())
+    module = student(teacher=teacher(), target=Told("visit"), **options)
+    quick_trainer(max_epochs=2).fit(module, plain_loader(torch.arange(40)))
+    assert visits == [0] * 5 + [1] * 5  # an epoch of another project's loader is a pass
+
+
+def test_a_checkpoint_loads_without_a_trainer(teacher_file: str, teacher: Callable[[], RunTeacher]) -> None:
+    options: dict[str, Any] = {"input_shape": (1, 8, 8), "num_classes": 10, "student": mlp(48)}
+    module = KnowledgeDistillation.load_from_checkpoint(teacher_file, weights_only=True, **options)
+    known = teacher().load(module.input_shape, 10).network
+    assert torch.equal(weights(module.student), weights(known))
+
+
+def test_what_only_features_train_gets_a_head_of_its_own_afterwards(teacher: Callable[[], RunTeacher]) -> None:
+    """The recipe of the early code: features first, then a head on the frozen rest."""
+    torch.manual_seed(6)
+    features = CKAMatching(["head:input"])
+    module, data = student(teacher=teacher(), objective=FeaturesAlone(), features=[features]), digits(80)
+    start = weights(module.student)
+    fitted(module, data)
+    assert (weights(module.student) - start).abs().max() > 0.05
+    found = [measured(module, data)["test/accuracy"]]
+    module.student = refit_head(module.student, "head", data.subset_dataloader(), 10)
+    found.append(measured(module, data)["test/accuracy"])
+    assert found[0] < 0.5 < 0.8 < found[1]
+
+
 def test_an_image_data_module_serves_without_a_fraction(teacher: Callable[[], RunTeacher]) -> None:
     data = ImageDataModule(DigitsImages(), val_size=0.1, batch_size=128, normalization=[0.3, 0.38])
     module = student(teacher=teacher(), objective=KLDistillation(4.0), target=ClassMean())
@@ -364,6 +423,7 @@ def test_an_image_data_module_serves_without_a_fraction(teacher: Callable[[], Ru
     [
         ({"objective": KLDistillation()}, "--model.objective KLDistillation needs a teacher; give --model.teacher"),
         ({"features": [FeatureMSE(["encoder"])]}, "--model.features needs a teacher"),
+        ({"objective": FeaturesAlone()}, "--model.objective FeaturesAlone: there are none; give --model.features"),
         ({"optimizer": None}, "--model.optimizer null"),
         ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay must be at least 0"),
     ],
@@ -371,6 +431,15 @@ def test_an_image_data_module_serves_without_a_fraction(teacher: Callable[[], Ru
 def test_mistakes_of_the_constructor(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         student(**options)
+
+
+def test_one_network_for_student_and_teacher_is_refused() -> None:
+    network = mlp()((1, 8, 8), 10)
+    shared: dict[str, Any] = {"student": lambda *_: network, "teacher": NetworkTeacher(lambda *_: network)}
+    with pytest.raises(ValueError, match=r"--model.teacher: it has parameters of the student") as caught:
+        student(objective=KLDistillation(), **shared)
+    assert "\n" not in str(caught.value)
+    assert all(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_a_student_of_other_classes_is_refused() -> None:

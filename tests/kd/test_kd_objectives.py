@@ -13,6 +13,7 @@ from dinopl.losses import entropy, kl_divergence, mean_squared_error
 from kd.objectives import (
     ConfidenceWeighted,
     DecoupledKL,
+    FeaturesAlone,
     HardTeacher,
     JensenShannon,
     KLDistillation,
@@ -371,6 +372,15 @@ def test_random_classes_are_those_of_the_seed():
     assert torch.equal(first(Z, U, Y), again(Z, U, Y))
     assert not torch.equal(first(Z, U, Y), other(Z, U, Y))
     torch.testing.assert_close(PartialLogitMSE(C, "random")(Z, U, Y), LogitMSE()(Z, U, Y))
+
+
+def test_features_alone_ask_nothing_of_the_logits():
+    objective, student = FeaturesAlone(), Z.clone().requires_grad_()
+    loss = objective(student, None, Y)
+    loss.sum().backward()
+    assert torch.equal(loss, torch.zeros(B).double())
+    assert torch.equal(student.grad, torch.zeros(B, C).double())  # and not None: no parameter is left out of a step
+    assert not objective.needs_teacher
 
 
 # Mistakes

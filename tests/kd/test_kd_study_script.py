@@ -3,12 +3,17 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from dinopl.encoders import MiniMLP
+from kd import EncoderClassifier, KnowledgeDistillation
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 LABELS = {0.02: 0.70, 0.1: 0.90, 1.0: 0.97}
@@ -22,6 +27,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import kd_study
 
     return kd_study
+
+
+@pytest.fixture
+def students(script: ModuleType) -> ModuleType:
+    """What the script reads networks with; importable once the script is."""
+    return sys.modules[script.featured.__module__]
 
 
 def accuracy(variant: str, fraction: float, seed: int) -> float:
@@ -120,8 +131,67 @@ def test_a_study_without_labels_has_nothing_to_compare_with(script: ModuleType, 
         script.analyse(made, tmp_path)
 
 
-def test_a_refitted_head_has_seen_the_whole_pool(script: ModuleType, run_main: Any, tmp_path: Path) -> None:
-    """A student of 24 digits and hardly any steps is bad; its features are not."""
+def test_alignment_is_of_every_pair_of_one_fraction(
+    script: ModuleType, students: ModuleType, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Distilled students of all seeds have one set of features, turned; those of label training each their own."""
+    draw = torch.Generator().manual_seed(99)
+    common, turn = torch.randn(30, 4, generator=draw).double(), torch.tensor([1.0, -1, 1, -1]).double().diag()
+
+    def featured(name: str, run: Any) -> Any:
+        own = torch.randn(30, 4, generator=torch.Generator().manual_seed(run.seed)).double()
+        return students.Featured(name, run.seed, common @ turn * (1 + run.seed) if name == "distilled" else own, own)
+
+    monkeypatch.setattr(script, "featured", featured)
+    script.alignment(made, tmp_path)
+    rows = written(tmp_path / "made_alignment.csv")
+    assert len(rows) == len(LABELS) * (6 + 6 * 5 // 2)  # six students a fraction, their starts, their pairs
+    assert {row["first"] for row in rows} == {"labels", "distilled"}
+    for row in rows:
+        kind = row["first"], row["second"]
+        alone = kind == ("labels", "own start") or kind == ("distilled", "distilled")
+        assert float(row["cka"]) == pytest.approx(1) if alone else float(row["cka"]) < 0.6
+        assert (row["feature_alignment"] == "nan") == (row["second"] != "own start")
+    means = script._alignment_means([{**row, "cka": float(row["cka"]), "feature_alignment": 0.0} for row in rows])
+    told = {(row["fraction"], row["first"], row["second"], row["seed"]): row for row in means}
+    assert len(told) == len(means) == len(LABELS) * 6
+    across = [float(row["cka"]) for row in rows if (row["fraction"], row["second"]) == ("0.1", "distilled")]
+    across = [value for value in across if value < 0.99]
+    same, other = told["0.1", "labels", "distilled", "same"], told["0.1", "labels", "distilled", "other"]
+    assert (same["pairs"], other["pairs"]) == (3, 6)
+    assert 3 * same["cka"] + 6 * other["cka"] == pytest.approx(sum(across))
+
+
+def test_a_teacher_estimates_the_risk_with_bias_and_less_variance(script: ModuleType) -> None:
+    """By enumeration; the labels themselves as a teacher at temperature 1 are right and save nothing."""
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(50, 4, generator=draw).double() for _ in range(2))
+    label = torch.arange(50) % 4
+    rows = list(script.risk_rows(student, teacher, label))
+    losses = -student.log_softmax(1).numpy()
+    by_label = losses[np.arange(50), label]
+    for row in rows:
+        estimate = (losses * (teacher / row["temperature"]).softmax(1).numpy()).sum(1)
+        assert row["risk"] == pytest.approx(by_label.mean())
+        assert row["bias"] == pytest.approx(estimate.mean() - by_label.mean())
+        assert row["label_variance"] == pytest.approx(by_label.var())
+        assert row["teacher_variance"] == pytest.approx(estimate.var())
+        size = row["better_below"]
+        assert row["bias"] ** 2 + row["teacher_variance"] / size == pytest.approx(row["label_variance"] / size)
+    assert [row["temperature"] for row in rows] == [1, 2, 4, 20]
+    seeds = [{"fraction": 0.1, "seed": seed, **row, "bias": row["bias"] + seed} for seed in (0, 1) for row in rows]
+    means = script._risk_means(seeds)
+    assert [(mean["temperature"], mean["n"]) for mean in means] == [(1, 2), (2, 2), (4, 2), (20, 2)]
+    assert [mean["bias"] - row["bias"] for mean, row in zip(means, rows, strict=True)] == pytest.approx([0.5] * 4)
+    certain = next(script.risk_rows(student, 1e4 * torch.nn.functional.one_hot(label, 4), label))
+    assert certain["bias"] == pytest.approx(0, abs=1e-12)
+    assert certain["teacher_variance"] == pytest.approx(certain["label_variance"])
+
+
+def test_what_is_read_off_a_student_is_its_own(
+    script: ModuleType, students: ModuleType, run_main: Any, tmp_path: Path
+) -> None:
+    """A student of 24 digits and hardly any steps is bad; its features are not. Its start is that of its seed."""
     config = Path(__file__).parent.parent.parent / "configs" / "kd" / "digits.yaml"
     quick = ("--model.lr_scheduler.warmup_steps=2", "--data.steps_per_epoch=6", "--data.fraction=0.02")
     assert run_main("fit", "--config", config, *quick) == 0
@@ -130,3 +200,12 @@ def test_a_refitted_head_has_seen_the_whole_pool(script: ModuleType, run_main: A
     found = script.refitted(run)
     assert found["accuracy"] == pytest.approx(run.metrics["test/accuracy"], abs=1e-6)
     assert found["refit_accuracy"] > 0.85 > found["accuracy"] + 0.2
+    told = script.featured("labels", run)
+    encoder = partial(MiniMLP, hidden=(32,))
+    torch.manual_seed(run.seed)
+    fresh = KnowledgeDistillation((1, 8, 8), 10, partial(EncoderClassifier, encoder=encoder)).student
+    student, data = students.student_of(run)
+    for network, features in ((fresh, told.start), (student, told.features)):
+        (first, *_) = data.test_dataloader()
+        torch.testing.assert_close(features[:256].float(), network.encoder(first["views"][0]))
+    assert told.features.shape == (596, 32)

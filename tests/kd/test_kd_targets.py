@@ -125,6 +125,11 @@ class TestEveryTransform:
         assert loss.isfinite().all()
         assert student.grad.isfinite().all()
 
+    def test_it_tells_whether_it_reads_the_index(self, transform):
+        prepared(transform)
+        moved = transform(U, Y, INDEX.roll(1), 0, 20.0)
+        assert transform.needs_index != torch.equal(moved, transform(U, Y, INDEX, 0, 20.0))
+
     def test_half_precision_outputs_serve(self, transform):
         """A cache may hold float16: the result is of the same target, in at least float32 but for the whole teacher."""
         wanted = prepared(transform)(U.half().double(), Y, INDEX, 0, 20.0)

@@ -15,6 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from dinopl.app.allocator import keep_freed_memory
+
 T = TypeVar("T")
 
 IMPORTED = ("dinopl.app.cli", "dinopl.app.sweep.settle", "dinopl.app.sweep.worker", "optuna", "sklearn.datasets")
@@ -44,6 +46,7 @@ def _enter(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
+    keep_freed_memory()
     target(*arguments)
 
 

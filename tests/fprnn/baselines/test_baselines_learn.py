@@ -8,7 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fprnn.baselines import DeltaNetLayer, DeltaProductLayer, LSTMLayer, MLSTMLayer, RoPE, SLSTMLayer, TransformerLayer
+from fprnn.baselines import (
+    ALiBi,
+    DeltaNetLayer,
+    DeltaProductLayer,
+    LSTMLayer,
+    MambaLayer,
+    MLSTMLayer,
+    RoPE,
+    SLSTMLayer,
+    TransformerLayer,
+)
 from fprnn.tasks import Parity, SequenceDataModule, WordProblem
 
 Layer = Callable[[int], nn.Module]
@@ -42,9 +52,9 @@ def trained_accuracy(data: SequenceDataModule, layer: Layer, steps: int, lr: flo
         }
 
 
-def words(group: str) -> SequenceDataModule:
+def words(group: str, bos: bool = False) -> SequenceDataModule:
     return SequenceDataModule(
-        WordProblem(group), train_length=8, eval_lengths=[8, 16], batch_size=64, test_size=500, seed=0
+        WordProblem(group, bos), train_length=8, eval_lengths=[8, 16], batch_size=64, test_size=500, seed=0
     )
 
 
@@ -72,6 +82,14 @@ def test_delta_product_needs_negative_eigenvalues_for_parity() -> None:
     without = partial(with_them, negative_eigenvalues=False)
     assert trained_accuracy(words("Z2"), with_them, steps=200, lr=5e-3)[16] > 0.9
     assert trained_accuracy(words("Z2"), without, steps=200, lr=5e-3)[16] < 0.2
+
+
+def test_delta_net_needs_negative_eigenvalues_for_parity() -> None:
+    """With a first token that is always there, so that there is something to change the sign of."""
+    layer = partial(DeltaNetLayer, num_heads=2)
+    with_them = partial(layer, negative_eigenvalues=True)
+    assert trained_accuracy(words("Z2", bos=True), with_them, steps=200, lr=1e-2)[16] > 0.9
+    assert trained_accuracy(words("Z2", bos=True), layer, steps=200, lr=1e-2)[16] < 0.2
 
 
 def recall(rows: int, generator: torch.Generator, rewrite: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,11 +128,16 @@ def recall_accuracy(layer: Layer, steps: int, rewrite: bool = False) -> float:
 
 @pytest.mark.parametrize(
     "layer",
-    [partial(TransformerLayer, positions=RoPE()), partial(MLSTMLayer, num_heads=2)],
-    ids=["transformer", "mlstm"],
+    [
+        partial(TransformerLayer, positions=RoPE()),
+        partial(TransformerLayer, positions=ALiBi()),
+        partial(MLSTMLayer, num_heads=2),
+        MambaLayer,
+    ],
+    ids=["transformer, rope", "transformer, alibi", "mlstm", "mamba"],
 )
 def test_what_attends_or_has_a_matrix_memory_recalls_by_key(layer: Layer) -> None:
-    assert recall_accuracy(layer, steps=150) > 0.95
+    assert recall_accuracy(layer, steps=200) > 0.95
 
 
 def test_delta_net_recalls_the_last_value_of_a_key() -> None:

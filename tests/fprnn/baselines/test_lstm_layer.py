@@ -71,5 +71,5 @@ def test_bfloat16() -> None:
 
 
 def test_a_state_without_size_is_refused() -> None:
-    with pytest.raises(ValueError, match="hidden_size: 0 is no size of a state; use 1 or more"):
+    with pytest.raises(ValueError, match="hidden_size: 0 is too small; use 1 or more"):
         LSTMLayer(6, hidden_size=0)

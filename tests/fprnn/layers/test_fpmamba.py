@@ -447,8 +447,11 @@ def test_each_layer_has_its_own_solver_and_state_dicts_hold_everything() -> None
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FPMamba(0), "d_model=0 must be at least 1"),
-        (lambda: FPMamba(8, d_state=0), "d_state=0 must be at least 1"),
+        (lambda: FPMamba(0), "d_model: 0 is too small; use 1 or more"),
+        (lambda: FPMamba(8, d_state=0), "d_state: 0 is too small; use 1 or more"),
+        (lambda: FPMamba(8, d_inner=-2), "d_inner: -2 is too small; use 1 or more"),
+        (lambda: FPMamba2(8, d_inner=0, head_dim=4), "d_inner: 0 is too small; use 1 or more"),
+        (lambda: FPMamba(8, kept_iterations=-1), "kept_iterations=-1 must be at least 0"),
         (lambda: FPMamba(8, conv_width=0), "conv_width=0 must be at least 1"),
         (lambda: FPMamba(8, KroneckerMixer, d_inner=13), "d_inner=13 is prime"),
         (lambda: FPMamba2(8), "head_dim=64 times groups=1 must divide the inner width 16"),

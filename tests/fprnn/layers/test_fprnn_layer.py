@@ -24,6 +24,7 @@ from fprnn.solvers import (
     AndersonSolver,
     AutomaticSolver,
     FixedCountSolver,
+    FixedPointGradient,
     FixedPointSolver,
     ImplicitGradient,
     OneStepGradient,
@@ -109,6 +110,27 @@ def test_gradients_against_the_dense_limits(mixer: str, gradient: object) -> Non
     if isinstance(gradient, ImplicitGradient):
         torch.testing.assert_close(ours, exact, atol=1e-8, rtol=1e-8)
     assert nn.functional.cosine_similarity(ours, exact, dim=0) > 0.9
+
+
+@pytest.mark.parametrize("strongest", [0.5, 0.95])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_truncated_gradients_point_where_the_exact_one_does(rank: int, strongest: float) -> None:
+    """Section 3.6 of the specification: input-only reflections of given strength; better with each term."""
+    problem = equation("householder-4", torch.float64, "input")
+    directions = torch.randn(4, 32, rank, 16, dtype=torch.float64)
+    strengths = strongest * torch.rand(4, 32, rank, dtype=torch.float64) / directions.square().sum(-1)
+    leaves = [leaf.requires_grad_() for leaf in (directions, strengths, problem.drive, problem.decay)]
+    problem = problem._replace(parameters=Reflections(*leaves[:2]), drive=leaves[2], decay=leaves[3])
+    problem = problem._replace(gate=1 - problem.decay)
+
+    def gradient(k: FixedPointGradient) -> Tensor:
+        state = PicardSolver(1e-13, 500, gradient=k)(problem).state
+        weights = torch.linspace(-1, 1, state.numel(), dtype=state.dtype).reshape(state.shape)
+        return torch.cat([g.flatten() for g in torch.autograd.grad((state * weights).sum(), leaves)])
+
+    exact = gradient(ImplicitGradient(1e-12, 500))
+    cosines = [nn.functional.cosine_similarity(gradient(TruncatedGradient(k)), exact, dim=0) for k in (0, 1, 3)]
+    assert 0.9 <= cosines[0] < cosines[1] < cosines[2] < 1
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

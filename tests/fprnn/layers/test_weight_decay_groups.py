@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fprnn.layers import FPRNN, weight_decay_groups
+from fprnn.layers import FPRNN, decay_kinds, weight_decay_groups
 
 
 class Flagged(nn.Module):
@@ -37,5 +37,11 @@ def test_a_modules_own_flags_count_and_frozen_parameters_are_left_out() -> None:
     decays, stays = weight_decay_groups(model, 0.1)
     assert decays["params"] == [model.weight]
     assert stays["params"] == [model.rates]
+    assert [kind for _, kind in decay_kinds(nn.ModuleList([model, nn.Linear(2, 2)]))] == [
+        "exempt",
+        "weight",
+        "weight",
+        "bias",
+    ]
     model.weight.requires_grad_(False)
     assert weight_decay_groups(model, 0.1)[0]["params"] == []

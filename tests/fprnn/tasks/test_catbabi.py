@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fprnn.tasks import CatBAbI, LengthRange, SequenceDataModule, write_stories
 from fprnn.tasks.stories import read_stories
 
+CONFIGS = Path(__file__).parents[3] / "configs" / "fprnn"
 HAND = """1 Mary moved to the bathroom.
 2 Where is Mary? \tbathroom\t1
 3 John took the milk.
@@ -223,6 +225,29 @@ def test_a_file_that_is_not_babis_is_refused(root: Path, text: str, message: str
     (root / "tasks_1-20_v1-2" / "en-valid" / "qa1_train.txt").write_text(text)
     with pytest.raises(ValueError, match=rf"--data.task.root: .*{message}.*; put bAbI's own file there"):
         CatBAbI(str(root), [1])
+
+
+def test_a_file_that_is_no_text_is_refused(root: Path) -> None:
+    (root / "tasks_1-20_v1-2" / "en-valid" / "qa1_train.txt").write_bytes(b"1 caf\xe9.\n")
+    with pytest.raises(ValueError, match=r"--data.task.root: .*qa1_train.txt is not UTF-8 \(byte 5\); put bAbI's own"):
+        CatBAbI(str(root), [1])
+
+
+def test_all_tasks_of_the_small_set_are_the_default(tmp_path: Path) -> None:
+    """Of the class and of the shipped configuration; and one task that lacks is named."""
+    for size in ("en-valid", "en-valid-10k"):
+        write_stories(tmp_path / size, tasks=range(1, 21), count=2 if size == "en-valid" else 4)
+    options = yaml.safe_load((CONFIGS / "catbabi.yaml").read_text())["data"]["init_args"]["task"]
+    assert options["class_path"] == "CatBAbI"
+    shipped, plain = CatBAbI(str(tmp_path), **options["init_args"]), CatBAbI(str(tmp_path))
+    for task in (shipped, plain):
+        assert task.tasks == list(range(1, 21))
+        batch = task.evaluation("test", np.arange(1, dtype=np.uint64), 20)
+        assert batch["task"][batch["mask"]].unique().tolist() == task.tasks
+        assert len(read_stories(tmp_path / "en-valid" / "qa1_train.txt")) * 20 == len(task._train.sizes)
+    (tmp_path / "en-valid" / "qa13_valid.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"--data.task.tasks: task 13 is missing, there is no .*qa13_valid.txt"):
+        CatBAbI(str(tmp_path))
 
 
 def test_pieces_longer_than_a_split_are_refused(root: Path) -> None:

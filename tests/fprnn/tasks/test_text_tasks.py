@@ -282,6 +282,8 @@ def test_a_folder_that_is_missing_and_a_vocabulary_of_nothing_are_refused(tmp_pa
         TokenShards(str(tmp_path / "none"), 10)
     with pytest.raises(ValueError, match=r"--data.task.vocab_size: 1 leaves nothing to predict"):
         TokenShards(str(tmp_path), 1)
+    with pytest.raises(ValueError, match=r"--data.task.characters_per_token: 0 is not positive"):
+        TokenShards(str(tmp_path), 10, characters_per_token=0)
 
 
 def test_a_wrong_token_deep_in_a_shard_is_found_when_it_is_read(
