@@ -14,13 +14,14 @@ A variant of ``copying`` is named after what depends on the previous token's out
 of ``text`` have widths at which all have the same number of parameters, within 3 %. The first CSV has a row for each
 run and length with everything that a test reports, beside it ``bits_per_character`` for text and, for arithmetic, the
 scaled accuracy of the constant answer 0. The second is how the runs went: losses, validation, and for what iterates
-the iterations, the share of sequences that did not converge, and the residuals, their median and largest.
+the iterations, the share of sequences that did not converge, and the residuals, their median and largest. With
+``--figures FOLDER`` both become figures: scores against length, and training and validation against steps.
 """
 
 import argparse
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from state_tracking import Plan, lengths, steps, tuned
 
-from dinopl.results import Run
+from dinopl.results import Run, report_figure, save_report_figure, summarize
+from dinopl.results.report_figures import Line, Point
 from fprnn.counting import layer_statistics
 from fprnn.tasks import bits_per_character
 
@@ -105,6 +107,7 @@ SHOWN |= {
     "parameters": 0,
     "duration_s": 0,
 }
+PANELS = ("sequence_accuracy", "token_accuracy", "scaled_accuracy", "bits_per_character", "iterations")
 SCORE = re.compile(r"test/(?P<name>.+)/length=(?P<length>\d+)")
 
 
@@ -199,6 +202,39 @@ def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
+def lines_of(rows: Sequence[Row], names: Iterable[str], x: str) -> list[Line]:
+    """A line for each number and variant, its runs' values against x; nothing where none was recorded."""
+    found = [
+        Line(name, variant, list(points_of([row for row in rows if row["variant"] == variant], name, x)))
+        for name in names
+        for variant in dict.fromkeys(row["variant"] for row in rows)
+    ]
+    return [line for line in found if line.points]
+
+
+def points_of(rows: Sequence[Row], name: str, x: str) -> Iterator[Point]:
+    """Mean and spread of a number over runs at each x."""
+    for place in sorted({row[x] for row in rows}):
+        values = [row[name] for row in rows if row[x] == place and row.get(name) is not None]
+        if values:
+            yield Point(place, summarize(values))
+
+
+def draw(folder: Path, name: str, scores: Sequence[Row], steps: Sequence[Row]) -> None:
+    """The figures of one configuration, at the learning rates that were chosen."""
+    shortest = min(row["length"] for row in scores)
+    panels = [
+        panel for panel in PANELS if any(row.get(panel) for row in scores)
+    ]  # of a text, no whole sequence is right
+    for kind, lines, x in (
+        ("scores", lines_of(scores, panels, "length"), "length"),
+        ("course", lines_of(steps, [*TRAINING, f"val/loss/length={shortest}"], "step"), "step"),
+    ):
+        if lines:
+            path, _ = save_report_figure(report_figure(lines, x), folder / f"{name}_{kind}.png", lines, x)
+            print(f"figure: {path}")
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="+", choices=VARIANTS, metavar="CONFIG", help=", ".join(VARIANTS))
@@ -208,6 +244,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="+", default=[None], help="to choose from, by validation loss")
     parser.add_argument("--runs", type=Path, default=Path("runs/sequence_tasks"), help="where runs are kept")
     parser.add_argument("--name", help="of the CSV files, by default the configurations' names")
+    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="where figures go; none are made without")
     parser.add_argument(
         "--options", action="append", default=[], help="one of every run, and again for more: --options=--threads=2"
     )
@@ -232,6 +269,12 @@ def main() -> None:
     name = f"sequence_tasks_{options.name or '-'.join(options.configs)}"
     write_csv(results_file(name, precision), filled(scores))
     write_csv(results_file(f"{name}_course", precision), filled([row for pair in found for row in course(*pair)]))
+    for config in options.configs if options.figures else []:
+        kept = [pair for pair in found if pair[0]["config"] == config and pair[0]["chosen"]]
+        if kept:
+            shown = [row for row in scores if row["config"] == config and row["chosen"]]
+            label = options.name if options.name and len(options.configs) == 1 else config
+            draw(options.figures, label, shown, [row for pair in kept for row in course(*pair)])
 
 
 if __name__ == "__main__":
