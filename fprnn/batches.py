@@ -27,6 +27,29 @@ def as_sequence_batch(batch: Any) -> SequenceBatch:
     return columns
 
 
+def check_range(option: str, name: str, ids: Tensor, count: int) -> None:
+    """Refuses tokens or targets that the model has no row for; waits for their device.
+
+    Args:
+        option: that says how many there are.
+        name: what one of the ids is.
+        ids: integers of any shape.
+        count: how many different ones the model knows.
+
+    Raises:
+        ValueError: if one is negative, or not below ``count``.
+    """
+    if not ids.numel():
+        return
+    least, most = (int(bound) for bound in ids.aminmax())
+    if most >= count:
+        raise ValueError(
+            f"{option}: {count} is too small for data with {name} {most}; use {most + 1}, or correct the data"
+        )
+    if least < 0:
+        raise ValueError(f"{option}: the data have {name} {least}; number from 0 and mask what is not to be scored")
+
+
 def first_rows(batch: SequenceBatch, count: int | None) -> SequenceBatch:
     """The first rows of every column; None keeps all."""
     columns: Any = {name: column[:count] for name, column in batch.items()}  # type: ignore[index]

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
 from fprnn.baselines import TransformerLayer
-from fprnn.batches import as_sequence_batch, first_rows, row_numbers
+from fprnn.batches import as_sequence_batch, check_range, first_rows, row_numbers
 from fprnn.checkpoints import FAMILY, adopt_solvers, check_family, check_shapes, check_vocabulary
 from fprnn.counting import (
     IterationCounter,
@@ -188,8 +188,11 @@ class SequenceModeling(LightningModule):
         Returns:
             The sum of the cross-entropy over this process's scored positions, divided by the number of all processes'
             and multiplied by the number of processes, over which gradients are averaged.
+
+        Raises:
+            ValueError: if the batch has a token or target that the model does not know.
         """
-        sequences = as_sequence_batch(batch)
+        sequences = self._sequences(batch, batch_idx)
         with training_cap(self._solvers, self._training_cap(sequences)):
             logits = self(sequences["tokens"])
         loss = masked_cross_entropy(logits, sequences["targets"], sequences["mask"])
@@ -226,11 +229,11 @@ class SequenceModeling(LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores one batch of one length."""
-        self._score("val", as_sequence_batch(batch), dataloader_idx)
+        self._score("val", self._sequences(batch, batch_idx), dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores one batch of one length, and counts the iterations that it takes."""
-        sequences = as_sequence_batch(batch)
+        sequences = self._sequences(batch, batch_idx)
         self._score("test", sequences, dataloader_idx)
         if self.counter is not None:
             self._count(self.counter, sequences, dataloader_idx)
@@ -242,7 +245,7 @@ class SequenceModeling(LightningModule):
             ``index`` of each row in its data set, ``(B,)``; ``tokens``, ``prediction``, ``target`` and ``mask``,
             ``(B, T)``.
         """
-        sequences = as_sequence_batch(batch)
+        sequences = self._sequences(batch, batch_idx, answered=False)
         tokens = sequences["tokens"]
         seen = self._seen(dataloader_idx, len(tokens))
         index = row_numbers(sequences, len(tokens), seen, self.trainer.global_rank, self.trainer.world_size)
@@ -286,6 +289,16 @@ class SequenceModeling(LightningModule):
             for decay, parameters in groups.items()
             if parameters
         ]
+
+    def _sequences(self, batch: Any, batch_idx: int, answered: bool = True) -> SequenceBatch:
+        """The batch in one form. Its ids are looked at: on a CPU always, elsewhere in a first batch, since it waits."""
+        sequences = as_sequence_batch(batch)
+        tokens, mask = sequences["tokens"], sequences["mask"]
+        if batch_idx == 0 or tokens.device.type == "cpu":
+            check_range("--model.vocab_size", "token", tokens, self.model.vocab_size)
+            if answered:
+                check_range("--model.num_targets", "target", sequences["targets"][mask], self.model.num_targets)
+        return sequences
 
     def _training_cap(self, batch: SequenceBatch) -> int | None:
         caps = self.random_max_iterations

@@ -319,14 +319,15 @@ class DataFraction(LightningDataModule):
         teacher = self._draw(label, self._teacher_count(), self.teacher_seed)
         seed = self.seeds["subset"]
         seed = root if seed is None else seed
-        size = self._student_count(len(teacher))
-        if self.mode == "subset":
-            index = self._draw(label, size, seed, first=teacher)
-        else:
-            rest = torch.ones(self.num_train, dtype=torch.bool).index_fill(0, teacher, False).nonzero().squeeze(1)
-            index = rest[self._draw(None if label is None else label[rest], size, seed, count=len(rest))]
+        pool = torch.arange(self.num_train)
+        if self.mode == "fresh":
+            pool = torch.ones(self.num_train, dtype=torch.bool).index_fill(0, teacher, False).nonzero().squeeze(1)
+        drawn = None if label is None else label[pool]
+        size = self._student_count(len(teacher), len(pool), drawn)
+        first = teacher if self.mode == "subset" else None
+        index = pool[self._draw(drawn, size, seed, count=len(pool), first=first)]
         if label is not None:
-            self._check_classes(label, index)
+            self._check_classes(label, pool, index, len(teacher))
         return Selection(index, teacher, self._with_noise(label))
 
     def _draw(
@@ -348,27 +349,39 @@ class DataFraction(LightningDataModule):
             )
         return count
 
-    def _student_count(self, teacher: int) -> int:
-        base = teacher if self.fraction_of == "teacher" else self.num_train
-        available = self.num_train - teacher if self.mode == "fresh" else self.num_train
+    def _base(self, teacher: int) -> int:
+        """What the fraction multiplies."""
+        return teacher if self.fraction_of == "teacher" else self.num_train
+
+    def _student_count(self, teacher: int, available: int, label: Tensor | None) -> int:
+        base = self._base(teacher)
         size = round(self.fraction * base)
         if not 1 <= size <= available:
+            most = f"give at most {math.floor(1e6 * available / base) / 1e6:g}"
             raise ValueError(
                 f"--data.fraction {self.fraction}: that is {size} samples, of {base} ({self.fraction_of}), and there "
-                f"are {available} to draw from; give a number from {math.ceil(1e6 / base) / 1e6:g} to "
-                f"{math.floor(1e6 * available / base) / 1e6:g}."
+                f"are {available} to draw from; {most if size else self._at_least(label, teacher)}."
             )
         return size
 
-    def _check_classes(self, label: Tensor, index: Tensor) -> None:
-        """Refuses a fraction without any sample of some class of the pool, unless that was asked for."""
-        classes, found = (len(torch.unique(part)) for part in (label, label[index]))
+    def _at_least(self, label: Tensor | None, teacher: int) -> str:
+        """The least fraction that has every class of those drawn from; without strata, that may have."""
+        count = 1
+        if label is not None and not self.allow_empty_classes:
+            count = covering_size(label) if self.stratified else len(torch.unique(label))
+        return f"give at least {math.ceil(1e6 * count / self._base(teacher)) / 1e6:g} ({_counted(count)})"
+
+    def _check_classes(self, label: Tensor, pool: Tensor, index: Tensor, teacher: int) -> None:
+        """Refuses a fraction without any sample of some class, unless that was asked for."""
+        classes, there, found = (len(torch.unique(part)) for part in (label, label[pool], label[index]))
         if found == classes or self.allow_empty_classes:
             return
-        enough = f"draw at least {covering_size(label)}" if self.stratified else "draw more, set --data.stratified true"
+        enough = self._at_least(label[pool], teacher) if self.stratified else "draw more, set --data.stratified true"
+        if there < classes:
+            enough = f"leave more than {len(pool)} to draw from by a smaller --data.teacher_size"
         raise ValueError(
-            f"--data.fraction {self.fraction}: its {len(index)} samples leave {classes - found} of {classes} classes "
-            f"without any; {enough}, or set --data.allow_empty_classes true."
+            f"--data.fraction {self.fraction}: its {_counted(len(index))} leave{'s' if len(index) == 1 else ''} "
+            f"{classes - found} of {classes} classes without any; {enough}, or set --data.allow_empty_classes true."
         )
 
     def _with_noise(self, label: Tensor | None) -> Tensor | None:
@@ -377,6 +390,10 @@ class DataFraction(LightningDataModule):
         if label is None:
             raise ValueError(f"--data.label_noise {self.label_noise}: these samples have no single class; set it to 0.")
         return noisy_labels(label, self.label_noise, self.num_classes, stream_seed("noise", self.noise_seed))
+
+
+def _counted(samples: int) -> str:
+    return f"{samples} sample{'' if samples == 1 else 's'}"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ teacher are compared on the same un-augmented samples in one pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from inspect import getattr_static
 from itertools import islice
 from typing import Any, Literal
 
@@ -480,12 +481,12 @@ def _check(input_shape: Any, num_classes: Any, optimizer: Any, bias_weight_decay
 
 
 def _check_views(data: Any) -> None:
-    try:
-        views = getattr(data, "views", [None])
-    except AttributeError:  # DataFraction around text has none
+    inner: Any = pool_of(data)
+    if getattr_static(inner, "views", None) is None:  # text has none; a property that fails is not taken for that
         return
-    if len(views) != 1:
-        raise ValueError(f"--data.views: {len(views)} views of a sample; KnowledgeDistillation takes one.")
+    if len(inner.views) != 1:
+        option = "--data.views" if inner is data else "--data.data.views"
+        raise ValueError(f"{option}: {len(inner.views)} views of a sample; KnowledgeDistillation takes one.")
 
 
 def _whole_training(steps: float) -> int:

@@ -28,6 +28,7 @@ from kd.networks import LibraryClassifier, Shape, build, draw_classifier
 
 FAMILY = "KnowledgeDistillation"
 PATH = "--model.teacher.path"
+LAST = "last.ckpt"
 Batches = Callable[[], Iterable[Any]]
 
 
@@ -91,7 +92,7 @@ class RunTeacher(Teacher):
 
     Args:
         path: a run's checkpoint, or its folder, whose ``checkpoints/last.ckpt`` then counts. The accuracy recorded is
-            that of the ``results.json`` beside it.
+            that of the run's ``results.json``, which is of its last step; an earlier checkpoint has none.
         network: makes the network; null makes what the run's configuration says.
         accuracy: its test accuracy, a fraction, to be compared with what it reaches here; null takes the recorded one.
         tolerance: how far the two may be apart, a fraction.
@@ -122,7 +123,9 @@ class RunTeacher(Teacher):
             if name.startswith("student.")
         }
         _fill(network, state, path, "--model.teacher.network")
-        return LoadedTeacher(network, _first(self.accuracy, recorded_accuracy(path)), str(path))
+        return LoadedTeacher(
+            network, _first(self.accuracy, recorded_accuracy(path, checkpoint.get("global_step"))), str(path)
+        )
 
 
 class NetworkTeacher(Teacher):
@@ -297,16 +300,26 @@ def count_correct(network: Callable[[Tensor], Tensor], batches: Iterable[Any]) -
 def checkpoint_file(path: str | Path) -> Path:
     """The checkpoint of a run's folder; any other path as it is."""
     path = Path(path)
-    inside = path / "checkpoints" / "last.ckpt"
+    inside = path / "checkpoints" / LAST
     if path.is_dir() and not inside.is_file():
         raise FileNotFoundError(f"{PATH}: '{path}' is a folder without checkpoints/last.ckpt; give a finished run's")
     return inside if path.is_dir() else path
 
 
-def recorded_accuracy(checkpoint: Path) -> float | None:
-    """The test accuracy that the run of a checkpoint ended with; None where there is no record."""
+def recorded_accuracy(path: Path, step: int | None = None) -> float | None:
+    """The test accuracy that a run recorded of a checkpoint; None where it recorded none of this one.
+
+    A run tests the weights that it ends with, those of ``last.ckpt``. Another checkpoint beside that has the same if it
+    is of the same step.
+
+    Args:
+        path: the checkpoint.
+        step: how many optimiser steps it is after.
+    """
     try:
-        results = json.loads((checkpoint.parent.parent / "results.json").read_text(encoding="utf-8"))
+        if path.name != LAST and step != load_checkpoint(path.with_name(LAST))["global_step"]:
+            return None
+        results = json.loads((path.parent.parent / "results.json").read_text(encoding="utf-8"))
         accuracy = results["metrics"]["test/accuracy"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -356,8 +369,10 @@ def _of_family(checkpoint: Mapping[str, Any], family: str, path: Path, hint: str
     ours = checkpoint.get("dinopl")
     found = ours.get("family") if isinstance(ours, Mapping) else None
     if not isinstance(ours, Mapping) or found != family:
-        remedy = f"take {hint} for it" if found in (FAMILY, SELF_DISTILLATION) else "for others take NetworkTeacher"
         told = f"of {found}" if found else "of another project"
+        remedy = f"give one of a {family} run" if found else "for others take NetworkTeacher"
+        if found in (FAMILY, SELF_DISTILLATION):
+            remedy = f"take {hint} for it"
         raise ValueError(f"{PATH}: '{path}' is a checkpoint {told}, not of {family}; {remedy}")
     return ours
 

@@ -28,6 +28,7 @@ _OWNER = re.compile(r".*?Got value: Namespace\(.*?class_path='([^']+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"unrecognized arguments: --([\w.+-]+)")
 _UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
 _ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)(=|: )")
+_DATA_OPTION = re.compile(r"--data\.(\w+(?:\.\w+)*)")
 _GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
 
 
@@ -80,12 +81,17 @@ def placed(complaint: str, config: Mapping[str, Any]) -> str:
     """A complaint with its option's whole name.
 
     A part knows its arguments but not where it stands: "rank=0 must ..." becomes "--model.layer.mixer.rank=0 must ...",
-    by the place in the configuration that has this name, best with this value.
+    by the place in the configuration that has this name, best with this value. Data within data take themselves for the
+    outermost: where these have no such option, "--data.batch_size 0" becomes "--data.data.batch_size 0".
 
     Args:
-        complaint: one that begins with "NAME=VALUE" or "NAME: VALUE"; others are left alone.
+        complaint: one that begins with "NAME=VALUE", "NAME: VALUE" or "--data.NAME"; others are left alone.
         config: the run's configuration.
     """
+    if match := _DATA_OPTION.match(complaint):
+        name, paths = tuple(match[1].split(".")), {path for path, _ in flatten(config)}
+        inner = ("data", *name) not in paths and ("data", "data", *name) in paths
+        return complaint.replace("--data.", "--data.data.") if inner else complaint
     if not (match := _ARGUMENT.match(complaint)):
         return complaint
     places = [(path, value) for path, value in flatten(config) if path[-1:] == (match["name"],)]

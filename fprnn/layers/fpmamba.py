@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import shift
 from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
+from fprnn.layers.parts import check_parts
 from fprnn.layers.selection import LowRankStepSize, Selector
 from fprnn.layers.sizes import check_sizes
 from fprnn.layers.token import LoopNorm
@@ -80,7 +81,7 @@ class MatrixStateLayer(nn.Module, ABC):
         kept_iterations: L, iterations that decoding keeps the results of.
 
     Raises:
-        ValueError: if ``kept_iterations`` is negative.
+        ValueError: if ``kept_iterations`` is negative, or mixer or solver is of the wrong kind.
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("A_log", "D_skip")
@@ -100,6 +101,7 @@ class MatrixStateLayer(nn.Module, ABC):
         kept_iterations: int,
     ) -> None:
         super().__init__()
+        check_parts(mixer, solver)
         if kept_iterations < 0:
             raise ValueError(f"kept_iterations={kept_iterations} must be at least 0: 0 keeps the solution only")
         self.kept_iterations = kept_iterations
@@ -146,7 +148,12 @@ class MatrixStateLayer(nn.Module, ABC):
         return out, MambaCache(recurrent, streamed.trail_after(recurrent), sources)
 
     def step(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
-        """The output for the next token ``(B, D)``, by its own fixed point, and the cache after it."""
+        """The output for the next token ``(B, D)``, by its own fixed point, and the cache after it.
+
+        The layer's solver finds it, so that it equals the parallel form as closely as both reach the fixed point: at
+        the default tolerance of 0.1 far from it on trained weights; give the solver a smaller ``tol`` for both to
+        agree.
+        """
         out, cache = self.advance(u.unsqueeze(1), cache)
         return out.squeeze(1), cache
 
@@ -222,7 +229,7 @@ class FPMamba(MatrixStateLayer):
             that the whole sequence at once finds. It costs so many times the memory of one state.
 
     Raises:
-        ValueError: if an option is out of range.
+        ValueError: if an option is out of range or of the wrong kind.
     """
 
     def __init__(

@@ -57,7 +57,8 @@ class FPMamba2(MatrixStateLayer):
             that the whole sequence at once finds. It costs so many times the memory of one state.
 
     Raises:
-        ValueError: if an option is out of range, or the heads of all groups do not divide the inner width.
+        ValueError: if an option is out of range or of the wrong kind, or the heads of all groups do not divide the
+            inner width.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
 from fprnn.layers.oracle import DenseSolver
+from fprnn.layers.parts import check_parts
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer, MixerContext
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
@@ -93,7 +94,7 @@ class FPRNN(nn.Module):
         norm_eps: of both norms.
 
     Raises:
-        ValueError: if an option is out of range, or the solver is for another kind of layer.
+        ValueError: if an option is out of range or of the wrong kind, or the solver is for another kind of layer.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class FPRNN(nn.Module):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
+        check_parts(mixer, solver)
         _check_options(norm_eps, d_model=d_model, expand=expand, d_inner=1 if d_inner is None else d_inner)
         d = expand * d_model if d_inner is None else d_inner
         self.d_inner, self.conv_width = d, conv_width

@@ -116,6 +116,10 @@ class AutomaticSolver(FixedPointSolver):
         self.retry_every = retry_every
         self.exact_calls = {True: 0, False: 0}  # left before the next attempt, by training
 
+    def extra_repr(self) -> str:
+        """What a printed model shows of the options, beside the two solvers."""
+        return f"retry_every={self.retry_every}, {super().extra_repr()}"
+
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
         size = equation.size

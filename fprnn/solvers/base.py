@@ -130,6 +130,10 @@ class FixedPointSolver(nn.Module, ABC):
         self.on_divergence = on_divergence
         self.warned = False
 
+    def extra_repr(self) -> str:
+        """What a printed model shows of the options."""
+        return f"on_divergence={self.on_divergence!r}"
+
     @abstractmethod
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""

@@ -149,6 +149,11 @@ class IterativeSolver(FixedPointSolver):
             return self.max_iterations
         return self.eval_max_iterations
 
+    def extra_repr(self) -> str:
+        """What a printed model shows of the options."""
+        caps = f"max_iterations={self.max_iterations}, eval_max_iterations={self.eval_max_iterations}"
+        return f"tol={self.tol:g}, {caps}, gradient={type(self.gradient).__name__}, {super().extra_repr()}"
+
     @abstractmethod
     def accelerator(self) -> Accelerator:
         """A fresh rule for the next iterate from (old state, its image, step sizes ``(B,)``)."""
@@ -302,6 +307,10 @@ class FixedCountSolver(FixedPointSolver):
             raise ValueError(f"count={count} must be at least 0: 0 leaves the gradient's iteration only")
         check_positive(tol=tol)
         self.count, self.tol, self.gradient = count, tol, gradient or OneStepGradient()
+
+    def extra_repr(self) -> str:
+        """What a printed model shows of the options."""
+        return f"count={self.count}, tol={self.tol:g}, gradient={type(self.gradient).__name__}"
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Iterates ``count`` times without recording, then attaches the gradient."""

@@ -16,7 +16,9 @@ from torch import Tensor
 from fprnn.tasks.curriculum import LengthCurriculum
 from fprnn.tasks.loaders import FixedLoader, TrainingLoader
 from fprnn.tasks.streams import sequence_seeds, stream_seed
-from fprnn.tasks.task import LengthRange, SequenceBatch, Task
+from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch, Task
+
+MOST_TOKENS = 10**8  # in a training batch or an evaluation set that is made at once: some 4 GB
 
 
 class SequenceDataModule(LightningDataModule):
@@ -36,7 +38,8 @@ class SequenceDataModule(LightningDataModule):
             so an epoch is only the time from one validation to the next.
         val_size: validation sequences of each length, 0 for no validation. A text gives so many at most; stories are
             always read to the end.
-        test_size: test sequences of each length; likewise.
+        test_size: test sequences of each length; likewise. Those of one length, which are all made at once, may have
+            10**8 tokens, as may a batch.
         curriculum: how the longest training length grows; by default it is fixed.
         seed: what training sequences are drawn from; by default a stream of the run's seed.
         eval_seed: what validation and test sequences are drawn from; left alone, they are the same in every run.
@@ -198,6 +201,16 @@ class SequenceDataModule(LightningDataModule):
             self.task.check_length("--data.eval_lengths", length)
         for length in self.val_lengths:
             self.task.check_length("--data.val_lengths", length)
+        if not isinstance(self.task, GeneratedTask):
+            return  # a corpus gives no more than it holds
+        sizes = ("batch_size", self.batch_size), ("test_size", self.test_size), ("val_size", self.val_size)
+        lengths = (
+            ("train_length", self.train_lengths),
+            ("eval_lengths", self.eval_lengths),
+            ("val_lengths", self.val_lengths),
+        )
+        for (counted, count), (name, given) in zip(sizes, lengths, strict=True):
+            _check_tokens(f"--data.{name}", max(given), f"--data.{counted}", count, self.task.num_tokens(max(given)))
 
 
 def _length_range(option: int | Sequence[int]) -> LengthRange:
@@ -212,6 +225,15 @@ def _lengths(name: str, option: list[int] | None, default: list[int]) -> list[in
     if not lengths or len(set(lengths)) < len(lengths):
         raise ValueError(f"{name}: {lengths} must be one or more different lengths; name each once.")
     return lengths
+
+
+def _check_tokens(option: str, length: int, counted: str, count: int, width: int) -> None:
+    """Refuses what would fill the memory before anything could be said."""
+    if count * width > MOST_TOKENS:
+        raise ValueError(
+            f"{option}: {count} sequences of length {length} have {count * width} tokens; use shorter ones or a "
+            f"smaller {counted}, for {MOST_TOKENS} at most."
+        )
 
 
 def _at_least(least: int, name: str, value: int) -> int:

@@ -114,16 +114,19 @@ class Distillation(Objective):
 
 
 def check_temperature(value: float, owner: object, *, option: str = "temperature", infinite: bool = False) -> None:
-    """Raises a ValueError unless ``value`` is above 0, and finite unless ``infinite`` is allowed."""
+    """Raises a ValueError unless ``value`` is above 0, and finite unless ``infinite`` is allowed.
+
+    An objective may stand within another, so it does not know where it stands: ``option=value`` at the beginning is
+    what the command makes the whole name of.
+    """
     if not value > 0 or (value == float("inf") and not infinite):
         finite = "" if infinite else " and finite"
         raise ValueError(
-            f"--model.objective: {option} {value} of {type(owner).__name__} must be above 0{finite}; "
-            "1 leaves the logits as they are."
+            f"{option}={value} of {type(owner).__name__} must be above 0{finite}; 1 leaves the logits as they are."
         )
 
 
 def check_fraction(value: float, owner: object, option: str) -> None:
     """Raises a ValueError unless ``value`` is in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"--model.objective: {option} {value} of {type(owner).__name__} must be from 0 to 1.")
+        raise ValueError(f"{option}={value} of {type(owner).__name__} must be from 0 to 1.")

@@ -155,7 +155,7 @@ class VirtualTeacher(LabelObjective):
         check_temperature(temperature, self)
         if not 0 < confidence < 1:
             raise ValueError(
-                f"--model.objective: confidence {confidence} of VirtualTeacher must be above 0 and below 1; "
+                f"confidence={confidence} of VirtualTeacher must be above 0 and below 1; "
                 "LabelCrossEntropy is the limit at 1."
             )
         self.confidence = confidence

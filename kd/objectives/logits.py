@@ -103,7 +103,7 @@ class PartialLogitMSE(Distillation):
     def __init__(self, k: int, choice: Literal["extremes", "random"] = "extremes", seed: int | None = None) -> None:
         super().__init__()
         if k < 1:
-            raise ValueError(f"--model.objective: k {k} of PartialLogitMSE must be at least 1.")
+            raise ValueError(f"k={k} of PartialLogitMSE must be at least 1.")
         self.k = k
         self.choice: Literal["extremes", "random"] = choice
         self.seed = stream_seed("classes") if seed is None else seed

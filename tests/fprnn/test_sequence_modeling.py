@@ -494,6 +494,30 @@ def test_it_trains_in_a_plain_lightning_project(tmp_path: Path) -> None:
         trainer(tmp_path).test(model, DataLoader(ids), verbose=False)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (0, 3, "--model.vocab_size: 3 is too small for data with token 3; use 4, or correct the data"),
+        (0, -1, "--model.vocab_size: the data have token -1; number from 0"),
+        (1, 7, "--model.num_targets: 3 is too small for data with target 7; use 8, or correct the data"),
+        (1, -100, "--model.num_targets: the data have target -100; number from 0 and mask what is not to be scored"),
+    ],
+)
+def test_own_data_beyond_the_model_are_refused(tmp_path: Path, column: int, value: int, message: str) -> None:
+    """Wherever they stand, and also where the padded vocabulary has a row for them; but not where nothing is scored."""
+    columns = [torch.zeros(8, 4, dtype=torch.long), torch.zeros(8, 4, dtype=torch.long), torch.ones(8, 4).bool()]
+    columns[column][6, 2] = value
+    model = SequenceModeling(3, 3, LSTMLayer, d_model=8, optimizer=Adam, pad_vocab_to=16)
+    loader = DataLoader(TensorDataset(*columns), batch_size=4)
+    for run in (trainer(tmp_path).fit, trainer(tmp_path).validate, trainer(tmp_path).test):
+        with pytest.raises(ValueError, match=message) as raised:
+            run(model, *([loader, loader] if run.__name__ == "fit" else [loader]))
+        assert "\n" not in str(raised.value)
+    if column == 1:
+        columns[2][6, 2] = False
+        trainer(tmp_path).validate(model, loader, verbose=False)
+
+
 @pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices:UserWarning")  # the rows carry theirs
 def test_predictions_are_written_by_length(tmp_path: Path) -> None:
     source, writer = data(eval_lengths=[6, 3], eval_batch_size=3), PredictionWriter(folder=str(tmp_path))

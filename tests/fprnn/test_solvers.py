@@ -458,6 +458,16 @@ def test_solvers_follow_the_models_mode() -> None:
     assert not list(model.parameters())
 
 
+def test_a_printed_solver_shows_its_tolerance_and_caps() -> None:
+    shown = "tol=0.001, max_iterations=7, eval_max_iterations=None, gradient=OneStepGradient, on_divergence='raise'"
+    assert repr(PicardSolver(1e-3, 7, None)) == f"PicardSolver({shown})"
+    assert repr(FixedCountSolver(3)) == "FixedCountSolver(count=3, tol=0.1, gradient=OneStepGradient)"
+    assert repr(SequentialSolver("flag")) == "SequentialSolver(on_divergence='flag')"
+    text = repr(AutomaticSolver(PicardSolver(1e-3, 7, None), retry_every=5))
+    assert "retry_every=5" in text
+    assert f"(iterative): PicardSolver({shown})" in text
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -25,6 +25,7 @@ QUICK = (
     "--model.lr_scheduler.warmup_steps=5",
     "--data.steps_per_epoch=60",
 )
+INNER = ("--model.objective.distillation=KLDistillation", "--model.objective.distillation.temperature=0")
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +109,13 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             "is not of this network: encoder.1.weight is (40, 64) there and (32, 64) here; give the one that it was",
         ),
         (["--model.teacher.accuracy=0.5"], "of the test samples right, and 0.5000 is recorded for it; give the"),
-        (["--model.objective.temperature=0"], "--model.objective: temperature 0.0 of KLDistillation must be above 0"),
-        (["--data.fraction=0.004"], "--data.fraction 0.004: its 5 samples leave 5 of 10 classes without any; draw"),
+        (["--model.objective.temperature=0"], "--model.objective.temperature=0.0 of KLDistillation must be above 0"),
+        (
+            ["--model.objective=Mixture", "--model.objective.label_weight=0.5", *INNER],
+            "--model.objective.distillation.temperature=0.0 of KLDistillation must be above 0",
+        ),
+        (["--data.data.batch_size=0"], "--data.data.batch_size 0: "),
+        (["--data.fraction=0.004"], "--data.fraction 0.004: its 5 samples leave 5 of 10 classes without any; give"),
         (["--data.fraction=0"], "--data.fraction 0.0: give a number above 0, such as 0.02"),
         (["--data.fraction=2"], "--data.fraction 2.0: that is 2402 samples, of 1201 (teacher), and there are 1201"),
         (
@@ -135,7 +141,7 @@ def test_teachers_of_another_kind_are_refused(
 ) -> None:
     torch.save({"state_dict": {"w": torch.zeros(2)}, "dinopl": {"family": "SequenceModeling"}}, tmp_path / "other.ckpt")
     assert fit(f"--model.teacher.path={tmp_path / 'other.ckpt'}") == (2, None)
-    assert "other.ckpt' is a checkpoint of SequenceModeling, not of KnowledgeDistillation; for others" in said(capsys)
+    assert "other.ckpt' is a checkpoint of SequenceModeling, not of KnowledgeDistillation; give one of" in said(capsys)
 
     foreign = torch.load(teacher / "checkpoints" / "last.ckpt", weights_only=True)
     foreign["dinopl"]["config"]["model"]["init_args"]["student"]["class_path"] = "somebody.elses.Network"

@@ -262,13 +262,25 @@ def test_impossible_options_are_refused_at_once(options: dict[str, Any], message
     ("options", "message"),
     [
         ({"fraction": 0.0001}, "--data.fraction 0.0001: that is 0 samples, of 1201 (teacher), and there are 1201"),
-        ({"fraction": 1.1}, "give a number from 0.000833 to 1."),
+        (
+            {"fraction": 1.1},
+            "that is 1321 samples, of 1201 (teacher), and there are 1201 to draw from; give at most 1.",
+        ),
+        ({"fraction": 0.0001, "allow_empty_classes": True}, "give at least 0.000833 (1 sample)."),
+        ({"fraction": 0.001}, "its 1 sample leaves 9 of 10 classes without any; give at least 0.008327 (10 samples)"),
+        (
+            {"fraction": 0.004, "mode": "fresh", "teacher_size": 1196},
+            "without any; leave more than 5 to draw from by a smaller --data.teacher_size, or set",
+        ),
         (
             {"fraction": 6, "mode": "fresh", "teacher_size": 201},
             "1206 samples, of 201 (teacher), and there are 1000",
         ),
         ({"fraction": 2, "fraction_of": "pool", "teacher_size": 9}, "of 1201 (pool), and there are 1201 to draw from"),
-        ({"fraction": 0.005}, "its 6 samples leave 4 of 10 classes without any; draw at least 10, or set"),
+        (
+            {"fraction": 0.005},
+            "its 6 samples leave 4 of 10 classes without any; give at least 0.008327 (10 samples), or",
+        ),
         ({"fraction": 0.005, "stratified": False}, "draw more, set --data.stratified true, or set --data.allow_empty"),
         ({"teacher_size": 5000}, "--data.teacher_size 5000: give a count of at most 1201"),
         ({"teacher_size": 1e-5}, "--data.teacher_size 1e-05: that leaves no sample of the pool's 1201 to the teacher"),
@@ -280,6 +292,19 @@ def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str
         made(**options)
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("--data.")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"fraction_of": "pool", "teacher_size": 0.5}, {"mode": "fresh", "teacher_size": 700}]
+)
+def test_the_least_fraction_that_is_advised_is_the_least_that_is_taken(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"give at least [\d.]+ \(\d+ samples\)") as caught:
+        made(fraction=1e-5, **options)
+    fraction, count = re.findall(r"at least ([\d.]+) \((\d+)", str(caught.value))[0]
+    assert len(made(fraction=float(fraction), **options).index) == int(count)
+    base = int(re.findall(r"of (\d+)", str(caught.value))[0])
+    with pytest.raises(ValueError, match=f"its {int(count) - 1} samples .* give at least {fraction} "):
+        made(fraction=(int(count) - 1) / base, **options)
 
 
 def test_empty_classes_are_allowed_when_asked_for() -> None:
@@ -437,5 +462,5 @@ def test_a_configuration_names_it_and_the_run_tells_what_it_trained_on(
     assert (facts["pool_size"], facts["subset_size"], facts["steps_per_epoch"]) == (1201, 60, 5)
     capsys.readouterr()
     assert run_main("fit", "--config", "fraction.yaml", "--data.fraction", "0.001") == 2
-    assert "--data.fraction 0.001: its 1 samples leave 9 of 10 classes" in capsys.readouterr().err
+    assert "--data.fraction 0.001: its 1 sample leaves 9 of 10 classes" in capsys.readouterr().err
     assert len(list(tmp_path.glob("runs/fraction/*"))) == 1

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback
 from torch import Tensor, nn
 
 from dinopl.callbacks import ExactResume
-from dinopl.data import DigitsImages, ImageDataModule
+from dinopl.data import DigitsImages, ImageDataModule, WholeImage
 from dinopl.optim import parameter_groups
 from kd.data import DataFraction
 from kd.features import CKAMatching, FeatureMSE, refit_head
@@ -431,6 +431,28 @@ def test_an_image_data_module_serves_without_a_fraction(teacher: Callable[[], Ru
 def test_mistakes_of_the_constructor(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         student(**options)
+
+
+@pytest.mark.parametrize(("wrap", "option"), [(lambda data: data, "--data.views"), (DataFraction, "--data.data.views")])
+def test_two_views_of_a_sample_are_refused(wrap: Any, option: str) -> None:
+    model = student()
+    model.trainer = quick_trainer()
+    data = wrap(ImageDataModule(DigitsImages(), views=[WholeImage(), WholeImage()]))
+    model.trainer.datamodule = data  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=f"^{option}: 2 views of a sample"):
+        model.setup("fit")
+
+
+@pytest.mark.parametrize("wrap", [lambda data: data, DataFraction])
+def test_an_error_within_the_views_of_the_data_is_not_taken_for_data_without_views(
+    wrap: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, data = student(), wrap(ImageDataModule(DigitsImages()))
+    model.trainer = quick_trainer()
+    model.trainer.datamodule = data  # type: ignore[attr-defined]
+    monkeypatch.setattr(ImageDataModule, "views", property(lambda self: self.no_such_thing), raising=False)
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        model.setup("fit")
 
 
 def test_one_network_for_student_and_teacher_is_refused() -> None:

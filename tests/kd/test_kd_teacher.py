@@ -231,6 +231,22 @@ def test_a_run_is_its_last_checkpoint_and_records_its_accuracy(teacher_file: str
         fitted(student(teacher=RunTeacher(teacher_file, mlp(48), accuracy=0.25), objective=KLDistillation()), digits())
 
 
+def test_a_record_is_of_the_checkpoint_that_was_tested(teacher_file: str, tmp_path: Path) -> None:
+    """An earlier one, such as the best, is compared with nothing; the last one by another name has the record."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "results.json").write_text(json.dumps({"metrics": {"test/accuracy": 0.75}}))
+    whole = load_checkpoint(teacher_file)
+    for name, step in (("best", whole["global_step"] - 1), ("same", whole["global_step"])):
+        torch.save(whole | {"global_step": step}, tmp_path / "checkpoints" / f"{name}.ckpt")
+
+    def recorded(name: str) -> float | None:
+        return RunTeacher(str(tmp_path / "checkpoints" / name), network=mlp(48)).load(DIGITS, 10).accuracy
+
+    assert recorded("best.ckpt") is recorded("same.ckpt") is None  # nothing says which of them was tested
+    torch.save(whole, tmp_path / "checkpoints" / "last.ckpt")
+    assert (recorded("best.ckpt"), recorded("same.ckpt"), recorded("last.ckpt")) == (None, 0.75, 0.75)
+
+
 @pytest.mark.parametrize(
     ("options", "shape", "classes", "complaint"),
     [
@@ -248,7 +264,8 @@ def test_runs_that_cannot_teach(
 
 
 def test_checkpoints_of_other_families(teacher_file: str, tmp_path: Path) -> None:
-    for family, hint in (("SequenceModeling", "NetworkTeacher"), ("SelfDistillation", "SelfDistilledTeacher")):
+    ours = "give one of a KnowledgeDistillation run"
+    for family, hint in (("SequenceModeling", ours), ("SelfDistillation", "SelfDistilledTeacher")):
         torch.save({"state_dict": {"w": torch.zeros(2)}, "dinopl": {"family": family}}, tmp_path / "o.ckpt")
         with pytest.raises(ValueError, match=f"is a checkpoint of {family}, not of KnowledgeDistillation; .*{hint}"):
             RunTeacher(str(tmp_path / "o.ckpt")).load(DIGITS, 10)

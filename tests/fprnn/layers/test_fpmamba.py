@@ -290,6 +290,22 @@ def test_decoding_finds_the_fixed_point_that_the_whole_sequence_finds(kind: Call
         assert (decoded(model, u)[0] - parallel).abs().max() > 0.1
 
 
+@pytest.mark.parametrize("kind", [FPMamba, lambda d, **options: FPMamba2(d, head_dim=16, **options)])
+def test_decoding_equals_the_parallel_form_as_far_as_the_tolerance_goes(kind: Callable[..., MatrixStateLayer]) -> None:
+    """With weights as far from fresh ones as training takes them."""
+    torch.manual_seed(0)
+    model, u, error = kind(32, d_state=8), torch.randn(4, 8, 32), {}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.5 * parameter.square().mean().sqrt() * torch.randn_like(parameter)
+        for tol in (0.1, 1e-5):
+            model.solver = PicardSolver(tol, 500)
+            parallel = model(u)
+            assert model.statistics.converged.all()
+            error[tol] = (decoded(model, u)[0] - parallel).abs().max() / parallel.abs().max()
+    assert error[1e-5] < 1e-3 < 1e-2 < error[0.1]
+
+
 def tensors(cache: object) -> list[Tensor]:
     if isinstance(cache, Tensor):
         return [cache]
@@ -456,6 +472,10 @@ def test_each_layer_has_its_own_solver_and_state_dicts_hold_everything() -> None
         (lambda: FPMamba(8, KroneckerMixer, d_inner=13), "d_inner=13 is prime"),
         (lambda: FPMamba2(8), "head_dim=64 times groups=1 must divide the inner width 16"),
         (lambda: FPMamba2(8, head_dim=4, groups=3), "head_dim=4 times groups=3 must divide the inner width 16"),
+        (lambda: FPMamba(8, HouseholderMixer(16)), "mixer: got an instance of HouseholderMixer; give a class"),
+        (lambda: FPMamba(8, solver=PicardSolver), "solver: got the class PicardSolver; give an instance"),
+        (lambda: FPMamba2(8, HouseholderMixer(16), head_dim=4), "mixer: got an instance of HouseholderMixer"),
+        (lambda: FPMamba2(8, solver=PicardSolver, head_dim=4), "solver: got the class PicardSolver; give an instance"),
         (lambda: layer(solver=DenseSolver())(torch.zeros(1, 2, D)), "DenseSolver knows FPRNN layers only"),
     ],
 )

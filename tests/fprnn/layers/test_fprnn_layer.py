@@ -466,6 +466,13 @@ def test_a_context_of_another_mixer_is_refused() -> None:
         ({"solver": DenseSolver(), "in_loop_norm": True}, "in_loop_norm=True has no dense limit"),
         ({"d_inner": 13, "mixer": KroneckerMixer}, "d_inner=13 is prime"),
         ({"conv_width": 0}, "conv_width=0 must be at least 1"),
+        (
+            {"mixer": HouseholderMixer(16)},
+            "mixer: got an instance of HouseholderMixer; give a class, or a partial of one",
+        ),
+        ({"mixer": None}, "mixer: got an instance of NoneType; give a class"),
+        ({"solver": ScanSolver}, "solver: got the class ScanSolver; give an instance of a solver"),
+        ({"solver": "picard"}, "solver: got an instance of str; give an instance of a solver"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(options: dict[str, object], message: str) -> None:

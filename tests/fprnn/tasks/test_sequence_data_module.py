@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
-from fprnn.tasks import AdaptiveLengths, LinearLengths, Parity, SequenceBatch, SequenceDataModule, WordProblem
+from fprnn.tasks import (
+    AdaptiveLengths,
+    CharacterText,
+    LinearLengths,
+    Parity,
+    SequenceBatch,
+    SequenceDataModule,
+    WordProblem,
+)
 from fprnn.tasks.loaders import FixedLoader, TrainingLoader
 
 # Lightning 2.6 asks torch's tree of batches in a way that torch 2.15 is about to drop.
@@ -209,12 +217,25 @@ def test_state_restores_seed_and_curriculum() -> None:
         ({"steps_per_epoch": 0}, "--data.steps_per_epoch: 0 is too small"),
         ({"val_size": -1}, "--data.val_size: -1 is too small; use 0 or more"),
         ({"test_size": 0}, "--data.test_size: 0 is too small"),
+        (
+            {"eval_lengths": [5, 10**12]},
+            "--data.eval_lengths: 9 sequences of length 1000000000000 have 9000000000000 tokens; use shorter ones or a "
+            "smaller --data.test_size, for 100000000 at most",
+        ),
+        ({"val_lengths": [10**8], "val_size": 2}, "--data.val_lengths: 2 sequences of length 100000000 have 200000000"),
+        ({"train_length": (5, 10**8), "eval_lengths": [5]}, "--data.train_length: 4 seq.* smaller --data.batch_size"),
     ],
 )
 def test_a_bad_option_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         module(**options)
     assert "\n" not in str(error.value)
+
+
+def test_as_many_tokens_as_fit_are_taken_and_a_corpus_is_not_asked(tmp_path: Path) -> None:
+    assert module(eval_lengths=[10**8], test_size=1, val_lengths=[5]).max_tokens == 10**8
+    (tmp_path / "text.txt").write_text("to be or not to be " * 20)
+    assert module(task=CharacterText(str(tmp_path / "text.txt")), test_size=10**8).test_size == 10**8  # at most
 
 
 class Recorder(LightningModule):
