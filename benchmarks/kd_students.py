@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dinopl.results.run import Run
 from dinopl.seeds import stream_seed
 from kd.features import collect_features, refit_head
-from kd.metrics import cka_matrix, feature_alignment
+from kd.metrics import cka, cka_matrix, feature_alignment
 from kd.networks import build, draw_classifier, penultimate
 from kd.passes import SelectedSampler
 from kd.teacher import RunTeacher, count_correct
@@ -32,14 +32,21 @@ def student_of(run: Run) -> tuple[nn.Module, Any]:
     return RunTeacher(str(run.path)).load(data.input_shape, data.num_classes).network.eval(), data
 
 
+def features_of(student: nn.Module, run: Run) -> str:
+    """Name of what goes into a student's last linear layer."""
+    name = penultimate(student)
+    if name is None:
+        raise SystemExit(f"{run.path}: its student has no linear layer, and so no features that go into one")
+    return name
+
+
 def refitted(run: Run) -> Row:
     """Accuracies of a student with its own head, and with one that is fitted on the whole pool."""
     student, data = student_of(run)
     pool = pool_of(data)
     sampler = SelectedSampler(torch.arange(data.num_train), pool.eval_batch_size)
     batches = pool.indexed_loader(sampler, augment=False, label=data.train_label)
-    head = next(name for name, module in reversed(list(student.named_modules())) if isinstance(module, torch.nn.Linear))
-    refit = refit_head(student, head, batches, data.num_classes)
+    refit = refit_head(student, features_of(student, run).removesuffix(":input"), batches, data.num_classes)
     (own, total), (new, _) = (count_correct(net, data.test_dataloader()) for net in (student, refit))
     return {"accuracy": own / total, "refit_accuracy": new / total}
 
@@ -64,9 +71,7 @@ def featured(name: str, run: Run) -> Featured:
     seed = model.get("student_seed")
     seed = stream_seed("student", run.seed) if seed is None else seed
     start = draw_classifier(lambda *shape: build(model["student"], *shape), data.input_shape, data.num_classes, seed)
-    layer = penultimate(student)
-    if layer is None:
-        raise SystemExit(f"{run.path}: its student has no linear layer, and so no features that go into one")
+    layer = features_of(student, run)
     found = [collect_features(network, layer, data.test_dataloader()).double() for network in (student, start)]
     rows = torch.linspace(0, len(found[0]) - 1, min(ALIGNED, len(found[0]))).long()  # evenly over the split
     return Featured(name, run.seed, *(features[rows] for features in found))
@@ -75,17 +80,9 @@ def featured(name: str, run: Run) -> Featured:
 def pair_rows(students: Sequence[Featured]) -> Iterator[Row]:
     """CKA of every two students, and of each with its own start, where features can be compared one by one too."""
     for student in students:
-        cka, same = (
-            cka_matrix([student.features, student.start])[0, 1],
-            feature_alignment(student.features, student.start),
-        )
-        row: Row = {
-            "first": student.name,
-            "first_seed": student.seed,
-            "second": "own start",
-            "second_seed": student.seed,
-        }
-        yield row | {"cka": float(cka), "feature_alignment": float(same)}
+        both = student.features, student.start
+        row = {"first": student.name, "first_seed": student.seed, "second": "own start", "second_seed": student.seed}
+        yield row | {"cka": float(cka(*both)), "feature_alignment": float(feature_alignment(*both))}
     matrix = cka_matrix([student.features for student in students])
     for (i, one), (j, other) in combinations(enumerate(students), 2):
         row = {"first": one.name, "first_seed": one.seed, "second": other.name, "second_seed": other.seed}

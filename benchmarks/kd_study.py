@@ -357,6 +357,15 @@ def print_rows(title: str, rows: Sequence[Row], names: Sequence[str] | None = No
     print(f"\n{title}\n" + "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines))
 
 
+def alike(rows: Sequence[Row], but: Sequence[str]) -> Iterator[tuple[Row, list[Row]]]:
+    """Rows that are equal but for some columns, together, in the order of the first of each; and what is equal."""
+    found: dict[tuple[str, ...], tuple[Row, list[Row]]] = {}
+    for row in rows:
+        facts = {name: value for name, value in row.items() if name not in but}
+        found.setdefault(tuple(map(shown, facts.values())), (facts, []))[1].append(row)
+    yield from found.values()
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "-" if value != value else f"{value:.4g}"
@@ -378,20 +387,16 @@ def refit(path: Path, out: Path) -> None:
 
 def _refit_means(rows: Sequence[Row]) -> list[Row]:
     """Means over seeds, and what labels and distillation are apart with either head."""
-    facts = [name for name in rows[0] if name not in ("objective", "seed", "accuracy", "refit_accuracy")]
-    found: dict[tuple[str, ...], dict[str, list[Row]]] = {}
-    for row in rows:
-        found.setdefault(tuple(shown(row[name]) for name in facts), {}).setdefault(row["objective"], []).append(row)
-    means = []
-    for objectives in found.values():
-        first = next(iter(objectives.values()))[0]
-        mean = {
-            f"{objective}{kind}": statistics.mean(row[f"{kind.strip() or 'accuracy'}"] for row in same)
-            for objective, same in objectives.items()
+    measured = ("seed", "accuracy", "refit_accuracy")
+    return [
+        facts
+        | {
+            f"{of['objective']}{kind}": statistics.mean(row[f"{kind.strip() or 'accuracy'}"] for row in same)
+            for of, same in alike(both, measured)
             for kind in ("", " refit_accuracy")
         }
-        means.append({name: first[name] for name in facts} | mean)
-    return means
+        for facts, both in alike(rows, ("objective", *measured))
+    ]
 
 
 def alignment(path: Path, out: Path) -> None:
@@ -415,16 +420,11 @@ def alignment(path: Path, out: Path) -> None:
 def _alignment_means(rows: Sequence[Row]) -> list[Row]:
     """Means over pairs of two variants, apart for pairs of one seed and of two."""
     measured = ("first_seed", "second_seed", "cka", "feature_alignment")
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        same = "same" if row["first_seed"] == row["second_seed"] else "other"
-        facts = {name: value for name, value in row.items() if name not in measured} | {"seed": same}
-        found.setdefault(tuple(map(shown, facts.values())), []).append(facts | row)
+    told = [row | {"seed": "same" if row["first_seed"] == row["second_seed"] else "other"} for row in rows]
     means = []
-    for pairs in found.values():
+    for facts, pairs in alike(told, measured):
         cka = np.array([row["cka"] for row in pairs])
-        mean = {name: value for name, value in pairs[0].items() if name not in measured}
-        mean |= {"pairs": len(pairs), "cka": float(cka.mean()), "cka_sd": _sd(cka)}
+        mean = facts | {"pairs": len(pairs), "cka": float(cka.mean()), "cka_sd": _sd(cka)}
         means.append(mean | {"feature_alignment": statistics.mean(row["feature_alignment"] for row in pairs)})
     return means
 
@@ -450,15 +450,10 @@ def risk(path: Path, out: Path) -> None:
 def _risk_means(rows: Sequence[Row]) -> list[Row]:
     """Means over seeds, of ``better_below`` too."""
     measured = ("risk", "bias", "label_variance", "teacher_variance", "better_below")
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        facts = {name: value for name, value in row.items() if name not in (*measured, "seed")}
-        found.setdefault(tuple(map(shown, facts.values())), []).append(facts | row)
-    means = []
-    for same in found.values():
-        mean: Row = {name: value for name, value in same[0].items() if name not in (*measured, "seed")}
-        means.append(mean | {"n": len(same)} | {name: statistics.mean(row[name] for row in same) for name in measured})
-    return means
+    return [
+        facts | {"n": len(same)} | {name: statistics.mean(row[name] for row in same) for name in measured}
+        for facts, same in alike(rows, (*measured, "seed"))
+    ]
 
 
 def theory(out: Path) -> None:

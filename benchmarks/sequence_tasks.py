@@ -223,9 +223,7 @@ def points_of(rows: Sequence[Row], name: str, x: str) -> Iterator[Point]:
 def draw(folder: Path, name: str, scores: Sequence[Row], steps: Sequence[Row]) -> None:
     """The figures of one configuration, at the learning rates that were chosen."""
     shortest = min(row["length"] for row in scores)
-    panels = [
-        panel for panel in PANELS if any(row.get(panel) for row in scores)
-    ]  # of a text, no whole sequence is right
+    panels = [panel for panel in PANELS if any(row.get(panel) for row in scores)]  # no whole line of a text is right
     for kind, lines, x in (
         ("scores", lines_of(scores, panels, "length"), "length"),
         ("course", lines_of(steps, [*TRAINING, f"val/loss/length={shortest}"], "step"), "step"),
@@ -268,13 +266,14 @@ def main() -> None:
     precision = "-".join(sorted({known["precision"] for known, _ in found}))
     name = f"sequence_tasks_{options.name or '-'.join(options.configs)}"
     write_csv(results_file(name, precision), filled(scores))
-    write_csv(results_file(f"{name}_course", precision), filled([row for pair in found for row in course(*pair)]))
+    courses = [(known, list(course(known, run))) for known, run in found]
+    write_csv(results_file(f"{name}_course", precision), filled([row for _, rows in courses for row in rows]))
     for config in options.configs if options.figures else []:
-        kept = [pair for pair in found if pair[0]["config"] == config and pair[0]["chosen"]]
-        if kept:
-            shown = [row for row in scores if row["config"] == config and row["chosen"]]
+        shown = [row for row in scores if row["config"] == config and row["chosen"]]
+        if shown:
             label = options.name if options.name and len(options.configs) == 1 else config
-            draw(options.figures, label, shown, [row for pair in kept for row in course(*pair)])
+            kept = [rows for known, rows in courses if known["config"] == config and known["chosen"]]
+            draw(options.figures, label, shown, [row for rows in kept for row in rows])
 
 
 if __name__ == "__main__":

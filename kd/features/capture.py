@@ -5,7 +5,7 @@ into the module: ``fc:input`` are the penultimate features of a torchvision ResN
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dinopl.data.batch import as_batch
 from dinopl.encoders.common import evaluation
+from dinopl.types import ImageBatch
 
 _INPUT = ":input"
 
@@ -100,6 +101,17 @@ class FeatureCapture:
         return hook
 
 
+def batches_with_features(
+    network: nn.Module, name: str, batches: Iterable[Any], option: str = "module"
+) -> Iterator[tuple[ImageBatch, Tensor]]:
+    """Batches with the features of one module, in eval mode and without a graph; see :func:`collect_features`."""
+    with evaluation(network), FeatureCapture(network, [name], option) as capture:
+        for batch in map(as_batch, batches):
+            with torch.no_grad():  # not around the yield, where it would hold for the caller's own code
+                network(batch["views"][0])
+            yield batch, capture.take()[name]
+
+
 def collect_features(network: nn.Module, name: str, batches: Iterable[Any], option: str = "module") -> Tensor:
     """Features of one module on all samples, in eval mode and without a graph.
 
@@ -115,9 +127,4 @@ def collect_features(network: nn.Module, name: str, batches: Iterable[Any], opti
     Raises:
         ValueError: if the name is no module of the network.
     """
-    found = []
-    with torch.no_grad(), evaluation(network), FeatureCapture(network, [name], option) as capture:
-        for batch in map(as_batch, batches):
-            network(batch["views"][0])
-            found.append(capture.take()[name].flatten(0, -2))
-    return torch.cat(found)
+    return torch.cat([features.flatten(0, -2) for _, features in batches_with_features(network, name, batches, option)])

@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from dinopl.data.batch import as_batch
-from dinopl.encoders.common import evaluation
 from dinopl.losses import at_least_float32
 from dinopl.seeds import seeded, stream_seed
-from kd.features.capture import FeatureCapture
+from kd.features.capture import batches_with_features
 from kd.objectives.base import Objective
 from kd.objectives.labels import LabelCrossEntropy
 
@@ -139,16 +137,14 @@ def refit_head(
     Raises:
         ValueError: if there is no such module, or its input is not one vector a sample.
     """
-    option = f"{head}:input"
     features: list[Tensor] = []
     labels: list[Tensor] = []
     logits: list[Tensor] = []
-    with torch.no_grad(), evaluation(network), FeatureCapture(network, [option], "head") as capture:
-        for batch in map(as_batch, batches):
-            network(batch["views"][0])
-            features.append(capture.take()[option])
-            labels.append(batch["label"])
-            if teacher is not None:
+    for batch, found in batches_with_features(network, f"{head}:input", batches, "head"):
+        features.append(found)
+        labels.append(batch["label"])
+        if teacher is not None:
+            with torch.no_grad():
                 logits.append(teacher(batch["views"][0]))
     if features[0].ndim != 2:
         raise ValueError(
