@@ -155,6 +155,8 @@ class StreamedEquation:
 
     def trail_after(self, solution: MatrixState) -> MatrixState:
         """What the first iterations left for the tokens that follow; those that were not needed, the solution."""
+        if not self.equation.x.shape[1]:
+            return self.trail
         rest = MatrixState(*(x.detach() for x in solution))
         left = self.left + [rest] * (len(self.trail.state) - len(self.left))
         return MatrixState(*(torch.stack(parts) for parts in zip(*left, strict=True))) if left else self.trail

@@ -9,6 +9,7 @@ the one that the parallel iteration finds. The gradient is that of the implicit 
 This is the engine of streaming, and the reference of :mod:`fprnn.layers.recurrence`.
 """
 
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +21,9 @@ from fprnn.mixers.base import wide
 from fprnn.solvers.base import Solution, SolveStatistics
 from fprnn.solvers.gradients import refuse_second_derivative
 
-ITERATION_CAP = 200  # with a norm
+ITERATION_CAP = 500  # with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
+PATIENCE = 150  # iterations with a norm after which plain steps are halved, and again after as many
 LoopNorm = nn.LayerNorm | nn.RMSNorm
 
 
@@ -106,22 +108,28 @@ def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
     """The fixed point and the iterations it took.
 
     With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a
-    fixed point, and Newton's from there: started earlier, those would as well find unstable points.
+    fixed point, and Newton's from there: started earlier, those would as well find unstable points. A step of Newton's
+    that leads away is taken back, and the next one waits until the sequence is nearer. Where plain steps are many, they
+    become shorter, so as not to cycle; the norm's images lie in a ball, and so does all that is between them.
     """
     if equation.norm is None:
         hidden = equation.base
         return hidden + _newton_step(equation, hidden, equation.state(hidden)), 1
-    hidden, iteration = torch.zeros_like(equation.base), 0
-    tol, done = token_tolerance(hidden.dtype), False
+    hidden, tol, iteration = torch.zeros_like(equation.base), token_tolerance(equation.base.dtype), 0
+    bound, last, plain = hidden.new_full((len(hidden), 1), NEWTON_RANGE), hidden.new_full((len(hidden), 1), inf), hidden
+    near, done = last < 0, False
     while not done and iteration < ITERATION_CAP:
         state = equation.state(hidden)
         image = normalized(equation.norm, state)
         change = ((image - hidden).abs().amax(-1) / (image.abs().amax(-1) + 1e-8)).unsqueeze(-1)
-        near = change < NEWTON_RANGE
+        led_away = near & ~(change < last)
+        bound = torch.where(led_away, bound / 4, bound)
+        following = torch.where(led_away, plain, torch.lerp(hidden, image, 0.5 ** (iteration // PATIENCE)))
+        near = (change < bound) & ~led_away
         if bool(near.any()):
-            image = torch.where(near, hidden + _newton_step(equation, hidden, state), image)
-        hidden = torch.where(change <= tol, hidden, image)
-        iteration, done = iteration + 1, bool((change <= tol).all())
+            plain, following = following, torch.where(near, hidden + _newton_step(equation, hidden, state), following)
+        last, hidden = change, torch.where(change <= tol, hidden, following)
+        iteration, done = iteration + 1, bool(((change <= tol) | change.isnan()).all())
     return hidden, iteration
 
 

@@ -5,13 +5,17 @@ information moves one token at a time where the mixer depends on the hidden stat
 as many iterations as there are tokens; this needs one pass, at the same sequential depth, and its gradient is exact.
 """
 
+import warnings
+
 from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, exact_solution
 
 
 class SequentialSolver(FixedPointSolver):
     """Solves each token in turn, in closed form where the mixer has one.
 
-    It is the oracle of the iterating solvers and the engine of streaming. The gradient is exact.
+    It is the oracle of the iterating solvers and the engine of streaming. The gradient is exact. With a norm in the
+    loop a token is iterated on, and where that does not reach a fixed point, which happens with ``beta=2`` and several
+    reflections, a warning says so and ``converged`` is false.
 
     Args:
         on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
@@ -19,7 +23,16 @@ class SequentialSolver(FixedPointSolver):
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
-        return self.checked(equation.solve_by_token())
+        solution = self.checked(equation.solve_by_token())
+        converged = solution.statistics.converged
+        if self.on_divergence == "raise" and not self.warned and not bool(converged.all()):
+            self.warned = True
+            warnings.warn(
+                f"SequentialSolver found no fixed point of some token in {int((~converged).sum())} of {len(converged)} "
+                "sequences, and neither output nor gradient is exact there: use beta=1, or PicardSolver with damping",
+                stacklevel=2,
+            )
+        return solution
 
 
 class ScanSolver(FixedPointSolver):

@@ -5,6 +5,7 @@ Inputs are large where a result is compared with another way to it: then the fix
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -284,6 +285,8 @@ def test_decoding_finds_the_fixed_point_that_the_whole_sequence_finds(kind: Call
         assert model.statistics.converged.all()
         assert (decoded(model, u)[0] - parallel).abs().max() < 1e-4
         first, cache = model.advance(u[:, :7], model.initial_state(4))
+        nothing, cache = model.advance(u[:, :0], cache)
+        assert nothing.shape == (4, 0, 32)
         last, _ = model.advance(u[:, 7:], cache)
         assert (torch.cat([first, last], 1) - parallel).abs().max() < 1e-4
         model.kept_iterations = 0
@@ -389,6 +392,27 @@ def test_the_exact_solver_finds_a_fixed_point_of_a_fresh_layer(
         hidden, statistics = model.solver(equation)
         assert statistics.converged.all()
         torch.testing.assert_close(equation.step(hidden), hidden, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [FPMamba, FPMamba2])
+def test_the_exact_solver_finds_fixed_points_of_a_whole_batch(kind: Callable[..., MatrixStateLayer]) -> None:
+    """In 2,048 tokens are some that pass slowly by where a fixed point almost is; Newton's steps lead away there."""
+    torch.manual_seed(0)
+    model = kind(64, solver=SequentialSolver())
+    equation = model.equation(model.project(torch.randn(32, 64, 64)))
+    with torch.no_grad():
+        hidden, statistics = model.solver(equation)
+        assert statistics.converged.all()
+        change = (equation.step(hidden) - hidden).abs().amax(-1) / hidden.abs().amax(-1)
+    assert change.max() < 1e-3
+
+
+def test_the_exact_solver_tells_where_it_found_no_fixed_point() -> None:
+    torch.manual_seed(0)
+    model = FPMamba(32, partial(HouseholderMixer, rank=4, beta=2.0), SequentialSolver())
+    with torch.no_grad(), pytest.warns(UserWarning, match="no fixed point of some token in [1-8] of 8 sequences.*beta=1"):
+        model(torch.randn(8, 16, 32))
+    assert not model.statistics.converged.all()
 
 
 @pytest.mark.parametrize("kind", EACH)
