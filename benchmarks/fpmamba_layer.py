@@ -7,7 +7,8 @@ kernel enters where it is installed. ``states`` is the memory of one tensor of s
 
 Second table: one layer with fresh weights, forward and backward, the same number of tokens in every row. ``exact``
 solves token by token, up to ``--longest-exact`` tokens since that is slow; the others iterate to ``--tol``. A diagonal
-control is one selective scan.
+control is one selective scan. ``converged`` is the share of sequences that reached the tolerance, the exact solver's
+own one or ``--tol``.
 
 Contenders take turns, round after round, in one process; times are medians. Peak memory is what a pass needs beyond
 what is held before, on the CPU by Linux's high-water mark.
@@ -64,6 +65,7 @@ class LayerRow(NamedTuple):
     times_best: float
     iterations: float
     most_iterations: int
+    converged: float
     peak_mib: float
     d_model: int
     d_state: int
@@ -216,7 +218,8 @@ def layer_rows(length: int, options: argparse.Namespace) -> list[LayerRow]:
         statistics = entered[name].statistics
         assert statistics is not None
         counts = round(statistics.iterations.float().mean().item(), 1), int(statistics.iterations.max())
-        rows.append(LayerRow(length, batch, name, wall, cpu, times_best, *counts, peak, *setting))
+        converged = round(1 - statistics.capped.item(), 4)
+        rows.append(LayerRow(length, batch, name, wall, cpu, times_best, *counts, converged, peak, *setting))
     return rows
 
 
@@ -260,7 +263,7 @@ def main() -> None:
     for length in options.lengths:
         of_length = layer_rows(length, options)
         names = ["length", "batch", "layer", "wall_ms", "cpu_ms", "times_best", "iterations", "most_iterations"]
-        table(of_length, [*names, "peak_mib"])
+        table(of_length, [*names, "converged", "peak_mib"])
         layered += of_length
     for what, all_rows in (("selective_scan", scanned), (f"fpmamba_layer_d{2 * options.d_model}", layered)):
         if options.csv and all_rows:

@@ -4,13 +4,14 @@ Every run is ``dinopl fit`` with a shipped configuration and a variant's options
 runs are made, kept and taken up in the same way. With ``--rates`` every variant is trained at each of these learning
 rates with the first seed, and goes on with the one whose validation loss is lowest; the test split chooses nothing.
 
-    python benchmarks/sequence_tasks.py copying --variants bc+q q --seeds 0 1 2
+    python benchmarks/sequence_tasks.py copying --variants bc+q+lambda q+lambda --seeds 0 1
     python benchmarks/sequence_tasks.py text
     python benchmarks/sequence_tasks.py parity --rates 3e-4 1e-3 3e-3
     python benchmarks/sequence_tasks.py arithmetic arithmetic_brackets
     python benchmarks/sequence_tasks.py catbabi --variants fpmamba diagonal
 
-A variant of ``copying`` is named after what depends on the previous token's output: b and c, Q, the step sizes. Those
+A variant of ``copying`` is named after what depends on the previous token's output: b and c, Q, the step sizes; a
+``fixed`` one has strings of all lengths from the start, where the others' grow with what has been learnt. Those
 of ``text`` have widths at which all have the same number of parameters, within 3 %. The first CSV has a row for each
 run and length with everything that a test reports, beside it ``bits_per_character`` for text and, for arithmetic, the
 scaled accuracy of the constant answer 0. The second is how the runs went: losses, validation, and for what iterates
@@ -71,6 +72,7 @@ CONTROLLED = {
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "copying": {
         **dict(dependence(bc, q, step) for bc in (True, False) for q in (True, False) for step in (False, True)),
+        "q+lambda-fixed": [*dependence(False, True, True)[1], "--data.curriculum=null"],
         "diagonal": swapped("DiagonalMamba", conv_width=4),
     },
     "parity": {

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fprnn.checks import MOST, MOST_PARTS, check_sizes
 from fprnn.layers import FPRNN
 from fprnn.layers.token import normalized
 from fprnn.mixers import Mixer
@@ -256,5 +257,4 @@ def _whole_layer(layer: nn.Module) -> nn.Module:
 
 def _check(sizes: dict[str, int]) -> None:
     for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"--model.{name}: {size} is too small; use 1 or more")
+        check_sizes(MOST_PARTS if name == "n_layers" else MOST, **{f"--model.{name}": size})

@@ -1,6 +1,7 @@
 """The sequence-task benchmark: what it runs, what it chooses by, equal sizes, and the numbers that it writes."""
 
 import csv
+import itertools
 import json
 import sys
 from functools import partial
@@ -96,7 +97,9 @@ def test_a_cell_of_the_papers_table_says_what_depends(script: ModuleType) -> Non
     name, words = script.dependence(False, False, False)
     assert name == "none"
     assert words[-1] == "--model.layer.mixer.dependence=input"
-    assert len([name for name in script.VARIANTS["copying"] if name != "diagonal"]) == 8
+    table = {script.dependence(*cell)[0] for cell in itertools.product((True, False), repeat=3)}
+    assert len(table) == 8
+    assert set(script.VARIANTS["copying"]) == table | {"q+lambda-fixed", "diagonal"}
 
 
 def printed(script: ModuleType, config: str, variant: str, capsys: pytest.CaptureFixture[str], *words: str) -> Any:

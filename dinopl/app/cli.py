@@ -31,18 +31,20 @@ import kd.features
 import kd.module
 import kd.text
 import kd.transformer  # noqa: F401
+from dinopl.app.bounds import check_bounds
 from dinopl.app.compose import (
     Arguments,
     Config,
     differences,
     drop_replaced,
     explicit_paths,
+    flatten,
     merge,
     read_config,
     reset_defaults,
 )
 from dinopl.app.errors import UserMistake
-from dinopl.app.messages import innermost, one_line, optimisation_option, placed
+from dinopl.app.messages import innermost, memory_shortage, one_line, optimisation_option, placed, trainer_option
 from dinopl.app.quiet import quiet
 from dinopl.app.resumption import check_resumption, read_resumption, without_sources
 from dinopl.app.suggest import did_you_mean
@@ -144,11 +146,13 @@ class DinoplCLI(LightningCLI):
         for layer in [start.config if start else {}, *files]:
             composed = merge(composed, layer)
         _refuse_unknown(composed)
+        _refuse_overlay_alone(composed, self.arguments)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
         self.config = parser.parse_args([command, *text, *self.arguments.options])
         reset_defaults(self.config[command], explicit)
+        check_bounds(self.config[command])
         self.config[command].name = self.config[command].name or self._default_name()
         self.resumes = start is not None
         if start:
@@ -175,17 +179,18 @@ class DinoplCLI(LightningCLI):
         """Builds data, model and trainer; what their constructors refuse is the user's mistake."""
         command = self.arguments.subcommand
         parsed, self.recorded_config = self.config, self.plain_config()
-        threads = parsed[command].threads
-        if threads is not None and threads < 1:
-            raise UserMistake(f"--threads {threads}: must be at least 1; leave it out for torch's choice.")
-        if threads is not None:
-            torch.set_num_threads(threads)
+        if parsed[command].threads is not None:
+            torch.set_num_threads(parsed[command].threads)
         if self.resumes:
             self.config = parsed.clone()
             self.config[command] = without_sources(parsed[command])
         try:
             super().instantiate_classes()
-        except MISTAKES as error:
+        except Exception as error:  # a bare MemoryError makes jsonargparse raise an IndexError
+            if (shortage := memory_shortage(error)) is not None:
+                raise UserMistake(shortage) from error
+            if not isinstance(error, MISTAKES):
+                raise
             raise UserMistake(placed(innermost(str(error)), self.recorded_config)) from error
         finally:
             self.config = parsed
@@ -213,7 +218,8 @@ class DinoplCLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
         except MISTAKES as error:
-            raise UserMistake(f"--trainer: {error}") from error
+            option = trainer_option(str(error), inspect.signature(Trainer.__init__).parameters)
+            raise UserMistake(f"{option}: {error}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
@@ -261,7 +267,7 @@ class DinoplCLI(LightningCLI):
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
             self._tell_how_to_resume()
             raise KeyboardInterrupt from None
-        except (*MISTAKES, RuntimeError) as error:
+        except (*MISTAKES, RuntimeError, MemoryError) as error:
             if self.run_folder.created or not _is_mistake(error):
                 raise
             raise UserMistake(placed(_first_line(error), self.recorded_config)) from error
@@ -306,14 +312,34 @@ def _refuse_unknown(composed: Config) -> None:
             raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
 
 
+def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
+    """Options of a model, or of data, whose class nothing names: those of an overlay that was given alone."""
+    options = [tuple(path) for path, _ in arguments.pairs()]
+    for part in ("model", "data"):
+        below = composed.get(part)
+        named = isinstance(below, str) or (isinstance(below, dict) and "class_path" in below)
+        if named or (part,) in options or (part, "class_path") in options:
+            continue
+        leaves = [path for path, _ in flatten(below, (part,))] if isinstance(below, dict) else []
+        given = [path for path in [*leaves, *options] if path[0] == part and len(path) > 1]
+        if given:
+            name = ".".join(given[0]).removesuffix(".class_path")
+            raise UserMistake(
+                f"--{name}: nothing names the class of the {part}; give --{part} CLASS, or, if this is "
+                "of an overlay, first a configuration that names it: --config FILE --config OVERLAY."
+            )
+
+
 def _is_mistake(error: BaseException) -> bool:
-    """Of RuntimeErrors, only weights that do not fit are a user's mistake."""
-    return isinstance(error, MISTAKES) or "loading state_dict" in str(error)
+    """Of other errors, only weights that do not fit and too little memory are a user's mistake."""
+    return isinstance(error, MISTAKES) or "loading state_dict" in str(error) or memory_shortage(error) is not None
 
 
 def _first_line(error: BaseException) -> str:
     """What to tell: an error's text, with its option if torch's optimisers raised it; of weights the first misfit."""
     text = str(error)
+    if (shortage := memory_shortage(error)) is not None:
+        return shortage
     if (option := optimisation_option(error)) is not None:
         return f"{option}: {text.rstrip('.')}; give that argument another value."
     if "loading state_dict" not in text:

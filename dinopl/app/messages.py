@@ -7,11 +7,12 @@ option, the innermost complaint, and the nearest name that exists.
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from dinopl.app.compose import flatten
-from dinopl.app.schema import HOMES
+from dinopl.app.schema import HOMES, Classes
 from dinopl.app.suggest import did_you_mean
 
 _KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
@@ -25,10 +26,15 @@ _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S*[^\s.])")
 _ABSTRACT = re.compile(r"Expected an instantiatable class, but ([\w.]+) is abstract")
 _OWNER = re.compile(r".*?Got value: Namespace\(.*?class_path='([^']+)'")
+_FACTORY = re.compile(r"Got value: Namespace\([^\n]*?class_path='([^']+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"unrecognized arguments: --([\w.+-]+)")
 _UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
 _ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)(=|: )")
 _DATA_OPTION = re.compile(r"--data\.(\w+(?:\.\w+)*)")
+_NO_NUMBER = re.compile(r"Expected a <class '(float|int)'>\s+- Expected a dot import path string: (\S+)")
+_NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed")
+_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
 _GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
 
 
@@ -43,10 +49,12 @@ def one_line(message: str, options: Iterable[str]) -> str:
         One line: option, complaint, and "did you mean" where a near name exists.
     """
     classes = _CLASS_PATH.findall(message)
+    if match := _NO_NUMBER.search(message):  # torch's numbers may be tensors, which have a class
+        return f"{_option(message)}: {_expected([match[1]], match[2])}"
     if match := _UNKNOWN_CLASS.search(message):
-        names = _class_names()
-        if match[1] in names:
+        if match[1] in _class_names():
             return f"{_option(message)}: {match[1]} is a class of another kind than this option takes."
+        names = _fitting(message, match) or _class_names()
         return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], names)}"
     if match := _ABSTRACT.search(message):
         return f"{_option(message)}: name a class first: {', '.join(_concrete(match[1]))}."
@@ -61,6 +69,22 @@ def one_line(message: str, options: Iterable[str]) -> str:
             f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
         )
     return f"{_option(message)}: {_complaint(message)}" if _KEY.search(message) else _complaint(message)
+
+
+def _fitting(message: str, unknown: re.Match[str]) -> list[str]:
+    """Names of our classes that the option takes to which an unknown one was given; none if they cannot be told.
+
+    The class whose option it is is named before the complaint, or, if a factory makes it, behind.
+    """
+    before = message[: unknown.start()]
+    if before.rfind("expects a function or a callable class") > before.rfind("Problem with given class_path"):
+        owner = _FACTORY.search(message, unknown.end())
+    else:
+        owner = next(reversed(list(_CLASS_PATH.finditer(before))), None)
+    module, _, name = owner[1].rpartition(".") if owner else ("", "", "")
+    if not module:
+        return []
+    return Classes.public().fitting(getattr(importlib.import_module(module), name), _option(message).split(".")[-1])
 
 
 def _option(message: str) -> str:
@@ -115,6 +139,41 @@ def optimisation_option(error: BaseException) -> str | None:
     return "--model.optimizer" if home.startswith("torch.optim.") else None
 
 
+def trainer_option(complaint: str, names: Container[str]) -> str:
+    """The Trainer's option that it complains of: the first that it names; ``--trainer`` if it names none.
+
+    Args:
+        complaint: the Trainer's text.
+        names: its arguments.
+    """
+    name = next((word for word in re.findall(r"\w+", complaint) if word in names), None)
+    return f"--trainer.{name}" if name else "--trainer"
+
+
+def memory_shortage(error: BaseException) -> str | None:
+    """What to tell of an error that comes of too little memory, also indirectly; None of any other."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
+            amount = _AMOUNT.search(str(cause))
+            needed = f"{amount[1]} of memory that are not there" if amount else "more memory than there is"
+            return f"the configuration needs {needed}; choose smaller sizes in --model or --data."
+        cause = cause.__cause__ or cause.__context__ or _without_text(cause)
+    return None
+
+
+def _without_text(error: BaseException) -> BaseException | None:
+    """The error without a text, such as a bare MemoryError, over which jsonargparse stumbled, if that is what happened.
+
+    It cannot indent an empty text and raises an IndexError that does not refer to the first error.
+    """
+    if not isinstance(error, IndexError):
+        return None
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    tried = (cause for frame in frames for cause in frame.f_locals.get("exceptions") or ())
+    return next((cause for cause in tried if isinstance(cause, MemoryError)), None)
+
+
 def _complaint(message: str) -> str:
     """The lines that say something, in one: what was expected, and the value that was given instead."""
     lines = [_TYPE.sub(r"\1", _clean(line)) for line in message.splitlines()]
@@ -126,8 +185,14 @@ def _complaint(message: str) -> str:
     given = next((nested or plain for nested, plain in _GIVEN.findall(message) if nested or plain), None)
     told_already = any(", got " in line for line in expected)
     shown = given is not None and not told_already and not given.startswith(("Namespace(", "{"))
-    value = f", got {given}" if shown else ""
-    return f"expected {' or '.join(expected)}{value}."
+    return _expected(expected, given if shown else None)
+
+
+def _expected(types: list[str], given: str | None) -> str:
+    """What was expected, and what was given instead, if that is to be shown."""
+    if given is not None and _NOT_FINITE.fullmatch(given.strip("'")) and {"float", "int"} & set(types):
+        return f"{given} is not a finite number; give one, such as 1."
+    return f"expected {' or '.join(types)}{'' if given is None else f', got {given}'}."
 
 
 def _clean(line: str) -> str:

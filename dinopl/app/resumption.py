@@ -4,6 +4,7 @@ A checkpoint may come from somebody else, so it does not choose what is imported
 names must be ours, torch's or Lightning's. Others need a configuration file, which the user can read.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dinopl.app.compose import Config, class_name, class_paths
@@ -21,6 +22,8 @@ class Resumption(NamedTuple):
     """Name of the LightningModule; None if it was made without this package."""
     config: Config
     """The configuration to start from; empty if it was made without the command."""
+    epochs: int
+    """How many it has been trained for."""
 
 
 def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption:
@@ -60,14 +63,15 @@ def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption
         )
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything", "name")
     kept = {} if foreign else {key: config[key] for key in keep if key in config and key != "ckpt_path"}
-    return Resumption(path, ours.get("family"), kept)
+    return Resumption(path, ours.get("family"), kept, _epochs(checkpoint))
 
 
 def check_resumption(resumption: Resumption, command: str, used: Config) -> None:
     """Compares what is to be run with what the checkpoint is of.
 
     Raises:
-        UserMistake: if the family or, in ``fit``, the optimiser is another one.
+        UserMistake: if the family is another one; in ``fit`` also if the optimiser is, or if training is to end earlier
+            than it has already come. To end where it has come to is allowed: such a run only tests.
     """
     model = class_name(used["model"])
     if resumption.family not in (None, model):
@@ -79,6 +83,12 @@ def check_resumption(resumption: Resumption, command: str, used: Config) -> None
     if command == "fit" and before is not None and before != now:
         raise UserMistake(
             f"--model.optimizer {now}: the checkpoint was trained with {before}, whose state does not fit; keep that."
+        )
+    last = used.get("trainer", {}).get("max_epochs")
+    if command == "fit" and last is not None and 0 <= last < resumption.epochs:
+        raise UserMistake(
+            f"--trainer.max_epochs {last}: is less than the {resumption.epochs} epochs of {resumption.path}; "
+            f"use {resumption.epochs + 1} or more."
         )
 
 
@@ -94,6 +104,14 @@ def without_sources(config: Any) -> Any:
     if str(arguments.get("student.class_path", "")).endswith(".CheckpointStart"):
         config["model.init_args.student"] = None
     return config
+
+
+def _epochs(checkpoint: Mapping[str, Any]) -> int:
+    """Epochs that a checkpoint has been trained for, as Lightning counts them when it resumes; 0 if it is not told."""
+    node: Any = checkpoint
+    for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, int) else 0
 
 
 def _optimizer(config: Config) -> str | None:

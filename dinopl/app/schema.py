@@ -82,6 +82,20 @@ class Classes:
             found = [(name, paths) for name, paths in found if any(home in path for path in paths for home in homes)]
         return sorted(name for name, _ in found)
 
+    def fitting(self, owner: Any, option: str) -> list[str]:
+        """Names of the classes that an option of a class takes, by its annotation; none where that says nothing."""
+        names = [self.below(base, option) for base in _bases(_hints(owner).get(option))]
+        return sorted({name for found in names for name in found})
+
+
+def _bases(annotation: Any) -> list[type]:
+    """Classes of objects that an annotation names: in unions, in lists, and as what a factory makes."""
+    if inspect.isclass(annotation) and annotation.__module__.startswith(KINDS):
+        return [annotation]
+    inner = typing.get_args(annotation)
+    parts = inner[-1:] if typing.get_origin(annotation) is abc.Callable else inner
+    return [base for part in parts for base in _bases(part)]
+
 
 def build_schema() -> Schema:
     """The schema of a whole configuration."""

@@ -6,7 +6,7 @@ Hochreiter & Schmidhuber, "Long Short-Term Memory" (Neural Computation, 1997), b
 from torch import Tensor, nn
 
 from fprnn.baselines.streamed import StreamedLayer
-from fprnn.layers.sizes import check_sizes
+from fprnn.checks import check_sizes
 
 LSTMState = tuple[Tensor, Tensor]
 """Hidden and cell state, each ``(1, B, hidden_size)``."""

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fprnn.baselines.streamed import StreamedLayer
+from fprnn.checks import check_sizes
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.selection import LowRankStepSize
-from fprnn.layers.sizes import check_sizes
 from fprnn.mixers.base import wide
 from fprnn.ops import selective_scan
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fprnn.layers.sizes import check_sizes
+from fprnn.checks import check_sizes
 
 State = TypeVar("State")
 

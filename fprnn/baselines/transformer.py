@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from fprnn.baselines.positions import NoPE, Positions
 from fprnn.baselines.streamed import StreamedLayer, head_width
+from fprnn.checks import check_norm_eps
 
 
 class AttentionCache(NamedTuple):
@@ -139,6 +140,7 @@ class TransformerLayer(StreamedLayer[AttentionCache]):
     ) -> None:
         super().__init__()
         width = head_width(d_model, num_heads, head_dim, mlp_width=mlp_width, max_length=max_length)
+        check_norm_eps(norm_eps)
         positions = NoPE() if positions is None else positions
         positions.check(num_heads, width)
         self.max_length = max_length

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fprnn.checks import check_norm_eps, check_sizes
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import shift
 from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
 from fprnn.layers.parts import check_parts
 from fprnn.layers.selection import LowRankStepSize, Selector
-from fprnn.layers.sizes import check_sizes
 from fprnn.layers.token import LoopNorm
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import MixerProjection, wide
@@ -102,6 +102,7 @@ class MatrixStateLayer(nn.Module, ABC):
     ) -> None:
         super().__init__()
         check_parts(mixer, solver)
+        check_norm_eps(norm.eps or 0.0)
         if kept_iterations < 0:
             raise ValueError(f"kept_iterations={kept_iterations} must be at least 0: 0 keeps the solution only")
         self.kept_iterations = kept_iterations

@@ -6,15 +6,16 @@ meaning is fixed here: with the gate in the loop ``y = RMSNorm(silu(z) o)`` and 
 ``y = RMSNorm(o)`` and ``out = W_out (silu(z + W_z shift(y)) y)``, as FP-Mamba has it.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from fprnn.checks import check_sizes
 from fprnn.layers.convolution import ShortConvolution
 from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer
 from fprnn.layers.selection import HeadStepSize, Selector
-from fprnn.layers.sizes import check_sizes
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, ScanSolver
@@ -41,7 +42,7 @@ class FPMamba2(MatrixStateLayer):
             it depends on the previous output is its own option ``dependence``.
         solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
         d_state: N, state numbers for each channel.
-        head_dim: channels of a head, which share a decay.
+        head_dim: channels of a head, which share a decay; null is 64, or less where 64 does not divide the width.
         groups: of heads, which share b and c.
         expand: inner width d in units of D.
         d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
@@ -67,7 +68,7 @@ class FPMamba2(MatrixStateLayer):
         mixer: Callable[[int], Mixer] = HouseholderMixer,
         solver: FixedPointSolver | None = None,
         d_state: int = 128,
-        head_dim: int = 64,
+        head_dim: int | None = None,
         groups: int = 1,
         expand: int = 2,
         d_inner: int | None = None,
@@ -82,7 +83,8 @@ class FPMamba2(MatrixStateLayer):
     ) -> None:
         check_sizes(d_model=d_model, d_state=d_state, head_dim=head_dim, groups=groups, expand=expand, d_inner=d_inner)
         d = expand * d_model if d_inner is None else d_inner
-        if d % (head_dim * groups):
+        head_dim = math.gcd(64, d // groups) if head_dim is None else head_dim
+        if not head_dim or d % (head_dim * groups):
             raise ValueError(
                 f"head_dim={head_dim} times groups={groups} must divide the inner width {d}: use smaller ones"
             )
@@ -123,7 +125,7 @@ class DiagonalMamba2(FPMamba2):
     Args:
         d_model: width D of input and output.
         d_state: N, state numbers for each channel.
-        head_dim: channels of a head, which share a decay.
+        head_dim: channels of a head, which share a decay; null is 64, or less where 64 does not divide the width.
         groups: of heads, which share b and c.
         expand: inner width d in units of D.
         d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
@@ -140,7 +142,7 @@ class DiagonalMamba2(FPMamba2):
         self,
         d_model: int,
         d_state: int = 128,
-        head_dim: int = 64,
+        head_dim: int | None = None,
         groups: int = 1,
         expand: int = 2,
         d_inner: int | None = None,

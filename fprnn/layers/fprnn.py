@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fprnn.checks import check_norm_eps, check_sizes
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
 from fprnn.layers.oracle import DenseSolver
@@ -110,7 +111,8 @@ class FPRNN(nn.Module):
     ) -> None:
         super().__init__()
         check_parts(mixer, solver)
-        _check_options(norm_eps, d_model=d_model, expand=expand, d_inner=1 if d_inner is None else d_inner)
+        check_sizes(d_model=d_model, expand=expand, d_inner=d_inner)
+        check_norm_eps(norm_eps)
         d = expand * d_model if d_inner is None else d_inner
         self.d_inner, self.conv_width = d, conv_width
         self.in_proj = nn.Linear(d_model, 2 * d, bias=False)
@@ -223,14 +225,6 @@ class FPRNN(nn.Module):
         return out, FPRNNCache(
             recurrent, *(None if old is None or new is None else last_tokens(old, new) for old, new in last)
         )
-
-
-def _check_options(norm_eps: float, **sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name}={size} must be at least 1: it counts channels")
-    if not norm_eps > 0:
-        raise ValueError(f"norm_eps={norm_eps} must be positive: it keeps a norm from dividing by zero; use 1e-6, say")
 
 
 def _check_solver(solver: FixedPointSolver, mixer: Mixer, in_loop_norm: bool) -> None:

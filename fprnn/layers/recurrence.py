@@ -21,7 +21,7 @@ from torch import Tensor
 from fprnn.mixers import ReflectionMixer
 from fprnn.mixers.base import Activation, solve_systems
 from fprnn.mixers.lowrank import combine_rows, dot_rows
-from fprnn.solvers.gradients import refuse_second_derivative
+from fprnn.ops.kernels import refuse_second_derivative
 
 CACHED_ELEMENTS = (
     1 << 17

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from fprnn.mixers import Gain, Mixer
 from fprnn.mixers.base import wide
+from fprnn.ops.kernels import refuse_second_derivative
 from fprnn.solvers.base import Solution, SolveStatistics
-from fprnn.solvers.gradients import refuse_second_derivative
 
 ITERATION_CAP = 500  # with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken

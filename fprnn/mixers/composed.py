@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fprnn.checks import MOST_PARTS, check_sizes
 from fprnn.mixers.base import Dependence, Gain, Mixer, MixerContext, ProjectedMixer, wide
 from fprnn.mixers.lowrank import HouseholderMixer
 from fprnn.mixers.scaling import MatrixScaling
@@ -129,6 +130,7 @@ class AlternatingMixer(Mixer):
     ) -> None:
         if rank < 1:
             raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
+        check_sizes(MOST_PARTS, rank=rank)
         super().__init__(d_inner, beta)
         self.factors = nn.ModuleList()
         for index in range(rank):

@@ -7,15 +7,14 @@ initial state, float32 state under half-precision inputs, and the gradient of lo
 coefficient (theirs uses the next token's).
 """
 
-import os
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from fprnn.ops import reference, torch_backend
+from fprnn.ops.kernels import triton_kernels
 from fprnn.ops.layout import state_dtype
 
 Backend = Literal["auto", "reference", "torch", "triton"]
@@ -115,25 +114,8 @@ class _Kernels(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-@cache
-def _triton_kernels() -> _Kernels | None:
-    try:
-        from fprnn.ops import triton_backend
-    except ImportError:
-        return None
-    return triton_backend
-
-
 def _kernels(backend: str, inputs: Tensor) -> _Kernels:
-    if backend == "torch" or (backend == "auto" and not inputs.is_cuda):
-        return torch_backend
-    kernels = _triton_kernels()
-    # Triton's interpreter runs kernels on the CPU, for tests.
-    if kernels is not None and (inputs.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        return kernels
-    if backend == "auto":
-        return torch_backend
-    raise ValueError(f"backend='triton' needs triton and CUDA tensors, inputs are on {inputs.device}: use 'auto'")
+    return triton_kernels("triton_backend", backend, inputs) or torch_backend
 
 
 def _forward(inputs: Tensor, coeffs: Tensor, initial: Tensor | None, dim: int, reverse: bool, backend: str) -> Tensor:

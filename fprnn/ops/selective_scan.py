@@ -6,14 +6,13 @@ each channel, never exist for all tokens at once, neither forward nor backward. 
 length, an initial state, any device, and no skip connection or output gate, which are elementwise and stay outside.
 """
 
-import os
-from functools import cache
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from fprnn.ops import selective_channels, selective_heads, selective_reference
+from fprnn.ops.kernels import refuse_second_derivative, triton_kernels
 from fprnn.ops.layout import state_dtype
 
 SelectiveBackend = Literal["auto", "reference", "torch", "triton"]
@@ -146,28 +145,12 @@ class _Kernels(Protocol):
     ) -> tuple[Tensor, ...]: ...
 
 
-@cache
-def _triton_kernels() -> _Kernels | None:
-    try:
-        from fprnn.ops import selective_triton
-    except ImportError:
-        return None
-    return selective_triton
-
-
 def _kernels(backend: str, inputs: Tensor, rates: Tensor) -> _Kernels:
-    plain: _Kernels = selective_heads if rates.ndim == 1 else selective_channels
-    if backend == "torch" or (backend == "auto" and (rates.ndim == 1 or not inputs.is_cuda)):
-        return plain
-    if rates.ndim == 1:
+    if rates.ndim == 2:
+        return triton_kernels("selective_triton", backend, inputs) or selective_channels
+    if backend == "triton":
         raise ValueError("backend='triton' has no kernel for rates of heads, which are matrix products: use 'auto'")
-    kernels = _triton_kernels()
-    # Triton's interpreter runs kernels on the CPU, for tests.
-    if kernels is not None and (inputs.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"):
-        return kernels
-    if backend == "auto":
-        return plain
-    raise ValueError(f"backend='triton' needs triton and CUDA tensors, inputs are on {inputs.device}: use 'auto'")
+    return selective_heads
 
 
 def _forward(
@@ -220,8 +203,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError("selective_scan has no second derivative: leave create_graph at False")
+        refuse_second_derivative("selective_scan")
         return _gradients(ctx, grads[0], grads[1], _backward)
 
 

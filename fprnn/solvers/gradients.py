@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fprnn.ops.kernels import refuse_second_derivative
 from fprnn.solvers.base import DivergenceError, SolveStatistics, largest_entry
 
 Step = Callable[[Tensor], Tensor]
@@ -119,15 +120,6 @@ class ImplicitGradient(FixedPointGradient):
             "the tokens, or use the SequentialSolver's",
             stacklevel=2,
         )
-
-
-def refuse_second_derivative(name: str) -> None:
-    """For the backward pass of a function whose own derivative is unknown: raises under ``create_graph=True``.
-
-    PyTorch's ``once_differentiable`` is silent where the cotangent needs no gradient, and the result would be wrong.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(f"{name} has no second derivative: leave create_graph at False")
 
 
 class _Adjoint(torch.autograd.Function):

@@ -3,7 +3,8 @@
 Schlag et al., "Learning Associative Inference Using Fast Weight Memory" (ICLR 2021), as in "Fixed-Point RNNs" (Movahedi
 et al., NeurIPS 2025), appendix E.3: each sequence of 200 words starts from an empty state. What differs: a batch has
 consecutive pieces of one stream instead of lanes that go on from batch to batch, which is the same where no state is
-carried on, so that a sequence does not depend on the batch size; the last story of each file is told too, which the
+carried on, so that a sequence does not depend on the batch size; stories of validation and test are told in one random
+order, not in the files', which decides where the pieces are cut; the last story of each file is told too, which the
 benchmark's preprocessing loses; and the vocabulary has words alone, not the numbers of the tasks.
 """
 

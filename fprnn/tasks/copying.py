@@ -115,7 +115,7 @@ class CopyingTask(GeneratedTask):
                 f"--data.task.context: {context} has no room for an example; use {self.symbols(self.min_length)} or "
                 "more, and twice the longest training length."
             )
-        self.max_length = None if context is None else (context - self.symbols(0)) // 2
+        self.max_train_length = None if context is None else (context - self.symbols(0)) // 2
 
     def symbols(self, length: int) -> int:
         """Symbols of the longest example with a string of this length."""
@@ -123,7 +123,7 @@ class CopyingTask(GeneratedTask):
 
     def num_tokens(self, length: int) -> int:
         """One position less than symbols, of one example or of the context; a row of evaluation is one example."""
-        return (self.symbols(length) if self.context is None else self.context) - 1
+        return max(self.symbols(length), self.context or 0) - 1
 
     def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
         """Packed examples, or one a row: first all lengths are drawn, then the questions, then the letters."""

@@ -37,7 +37,8 @@ def find_path(option: str, path: str, remedy: str) -> Path:
     for candidate in (given, below):
         if candidate.exists():
             return candidate
-    raise FileNotFoundError(f"{option}: nothing at {given}, nor at {below}; {remedy}.")
+    places = f"{given}" if given == below else f"{given}, nor at {below}"
+    raise FileNotFoundError(f"{option}: nothing at {places}; {remedy}.")
 
 
 class TokenStore:

@@ -6,6 +6,7 @@ Bit for bit the sequences of the authors of "Fixed-Point RNNs" (Movahedi et al.,
 
 import numpy as np
 
+from fprnn.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.formal import FormalLanguage, end_labelled
 from fprnn.tasks.streams import Streams, Words
 from fprnn.tasks.task import LengthRange, SequenceBatch
@@ -32,6 +33,7 @@ class CycleNavigation(FormalLanguage):
     def __init__(self, places: int = 6, context: int | None = None, eval_shortest: int | None = None) -> None:
         if places < 2:
             raise ValueError(f"--data.task.places: {places} leaves nowhere to go; use 2 or more.")
+        check_sizes(MOST_NAMES, **{"--data.task.places": places})
         super().__init__(("<blank>", "stay", "+", "-", *map(str, range(places))), places, context, eval_shortest)
         self.places = places
 

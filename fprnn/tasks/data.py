@@ -196,7 +196,7 @@ class SequenceDataModule(LightningDataModule):
 
     def _check_lengths(self) -> None:
         for length in self.train_lengths:
-            self.task.check_length("--data.train_length", length)
+            self.task.check_train_length("--data.train_length", length)
         for length in self.eval_lengths:
             self.task.check_length("--data.eval_lengths", length)
         for length in self.val_lengths:

@@ -45,7 +45,7 @@ class FormalLanguage(GeneratedTask):
         tokens: names of the tokens, blank included.
         num_answers: number of tokens that can be an answer.
         context: the authors' context; a batch is ``context - 1`` wide. None for one more than the longest sequence.
-        eval_shortest: shortest length in evaluation. None for the length itself.
+        eval_shortest: shortest length in evaluation; shorter evaluation lengths stand alone. None for each itself.
 
     Raises:
         ValueError: if the context leaves no room, or no sequence is as short as ``eval_shortest``.

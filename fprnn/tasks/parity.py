@@ -6,6 +6,7 @@ Bit for bit the sequences of the authors of "Fixed-Point RNNs" (Movahedi et al.,
 
 import numpy as np
 
+from fprnn.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.formal import FormalLanguage, end_labelled
 from fprnn.tasks.streams import Streams, Words
 from fprnn.tasks.task import LengthRange, SequenceBatch
@@ -29,6 +30,7 @@ class Parity(FormalLanguage):
     def __init__(self, modulus: int = 2, context: int | None = None, eval_shortest: int | None = None) -> None:
         if modulus < 2:
             raise ValueError(f"--data.task.modulus: {modulus} symbols leave nothing to add; use 2 or more.")
+        check_sizes(MOST_NAMES, **{"--data.task.modulus": modulus})
         super().__init__(("<blank>", *map(str, range(modulus))), modulus, context, eval_shortest)
         self.modulus = modulus
 

@@ -51,6 +51,8 @@ class Task(ABC):
     """Shortest sequence that makes sense."""
     max_length: int | None = None
     """Longest sequence that the task can make, None without limit."""
+    max_train_length: int | None = None
+    """Longest sequence to train on where that is shorter, None where it is not."""
 
     @property
     def vocab_size(self) -> int:
@@ -115,10 +117,20 @@ class Task(ABC):
             raise ValueError(
                 f"{option}: length {length} is too short for {type(self).__name__}; use {self.min_length} or more."
             )
-        if self.max_length is not None and length > self.max_length:
-            raise ValueError(
-                f"{option}: length {length} is beyond {type(self).__name__}'s limit; use {self.max_length} or less."
-            )
+        self._check_limit(option, length, self.max_length)
+
+    def check_train_length(self, option: str, length: int) -> None:
+        """Refuses a length that the task cannot make, or not for training.
+
+        Raises:
+            ValueError: naming ``option``, the length and the task's limits.
+        """
+        self.check_length(option, length)
+        self._check_limit(option, length, self.max_train_length)
+
+    def _check_limit(self, option: str, length: int, limit: int | None) -> None:
+        if limit is not None and length > limit:
+            raise ValueError(f"{option}: length {length} is beyond {type(self).__name__}'s limit; use {limit} or less.")
 
 
 class GeneratedTask(Task):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fprnn.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, shortened, window_starts
 from fprnn.tasks.streams import Words
 from fprnn.tasks.task import LengthRange, SequenceBatch, Task
@@ -191,6 +192,7 @@ class TokenShards(TextTask):
     ) -> None:
         if vocab_size < 2:
             raise ValueError(f"--data.task.vocab_size: {vocab_size} leaves nothing to predict; use the tokeniser's.")
+        check_sizes(MOST_NAMES, **{"--data.task.vocab_size": vocab_size})
         if characters_per_token is not None and not characters_per_token > 0:
             raise ValueError(
                 f"--data.task.characters_per_token: {characters_per_token} is not positive; use their mean number."
@@ -245,6 +247,8 @@ def _text_files(path: str) -> list[Path]:
     """The file itself, or a folder's three."""
     root = find_path("--data.task.path", path, "give the path of a text file")
     files = [root / f"{split}.txt" for split in SPLITS] if root.is_dir() else [root]
+    if not root.is_dir() and not root.is_file():
+        raise FileNotFoundError(f"--data.task.path: {root} is neither file nor folder; give the path of a text file.")
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(
@@ -256,8 +260,9 @@ def _text_files(path: str) -> list[Path]:
 
 
 def _decoded(file: Path) -> str:
+    """The text, without the byte-order mark that some editors put before it."""
     try:
-        return file.read_bytes().decode()
+        return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"--data.task.path: {file} is not UTF-8 (byte {error.start}); convert it, or use ByteText."

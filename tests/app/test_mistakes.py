@@ -1,5 +1,6 @@
 """Bad input: one line on standard error, exit code 2, nothing written."""
 
+import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from dinopl.app import main
+from dinopl.encoders import MiniVGG
+from dinopl.module import SelfDistillation
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -26,7 +29,20 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--trainr.max_epochs", "3"], "--trainr.max_epochs: no such option; did you mean 'trainer.max_epochs'?"),
         (["--trainer.max_epoch", "3"], "--trainer.max_epoch: no such option; did you mean 'trainer.max_epochs'?"),
         (["--trainer.max_epochs", "many"], "--trainer.max_epochs: expected int, got many."),
-        (["--trainer.max_epochs", "-7"], "--trainer: `max_epochs` must be a non-negative integer"),
+        (["--trainer.max_epochs", "-7"], "--trainer.max_epochs -7: must be at least 0, or -1 for no limit."),
+        (["--trainer.max_steps", "-3"], "--trainer.max_steps -3: must be at least 0, or -1 for no limit."),
+        (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches 0: must be at least 1"),
+        (["--trainer.accumulate_grad_batches", "-1"], "--trainer.accumulate_grad_batches -1: must be at least 1"),
+        (["--trainer.check_val_every_n_epoch", "0"], "--trainer.check_val_every_n_epoch 0: must be at least 1"),
+        (
+            ["--trainer.gradient_clip_val", "-1"],
+            "--trainer.gradient_clip_val -1: must be at least 0; leave it out for no clipping.",
+        ),
+        (["--trainer.gradient_clip_val", ".nan"], "--trainer.gradient_clip_val nan: must be at least 0"),
+        (
+            ["--trainer.limit_train_batches", "-1"],
+            "--trainer.limit_train_batches: You have passed invalid value -1.0 for limit_train_batches",
+        ),
         (["--model.encodr", "MiniVGG"], "SelfDistillation has no option 'encodr'; did you mean 'encoder'?"),
         (["--model.encoder", "MiniVG"], "--model.encoder: no class 'MiniVG'; did you mean 'MiniVGG'?"),
         (["--model", "SelfDistilation"], "--model: no class 'SelfDistilation'; did you mean 'SelfDistillation'?"),
@@ -48,10 +64,17 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             "--model.lr_scheduler: Expected positive integer T_0, but got -1; give that argument another value.",
         ),
         (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay must be at least 0, not -1"),
+        (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: nan is not a finite number; give one, such as 1."),
+        (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got fast."),
+        (["--model.bias_weight_decay", "nan"], "--model.bias_weight_decay: nan is not a finite number; give one"),
+        (["--trainer.limit_val_batches=-inf"], "--trainer.limit_val_batches: -inf is not a finite number; give one"),
         (["--data.val_size", "some"], "--data.val_size: expected int or float, got some."),
         (["--data.batch_size", "5000"], "--data.batch_size 5000: there are only 1167 training images"),
         (["--data.image_size", "4"], "--model.encoder: MiniVGG halves the image 3 times"),
         (["--threads", "0"], "--threads 0: must be at least 1"),
+        (["--threads", "1000000000000"], "--threads 1000000000000: must be at least 1 and at most 4096; leave it out"),
+        (["--seed_everything", "-1"], "--seed_everything -1: must be from 0 to 4294967295; give another seed."),
+        (["--seed_everything", "1000000000000"], "--seed_everything 1000000000000: must be from 0 to 4294967295"),
         (["--ckpt_path", "none.ckpt"], "--ckpt_path: no file 'none.ckpt'"),
         (["--ckpt_path", "last"], "--ckpt_path last: each run has its own folder"),
         (["--name", "../outside"], "the run's name is '../outside'"),
@@ -65,6 +88,87 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert complaint in said(capsys)
     assert folder is None
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        (MemoryError(), "more memory than there is"),
+        (RuntimeError("can't allocate memory: you tried to allocate 4000 bytes."), "4000 bytes of memory that are not"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9.5 GiB."), "9.5 GiB of memory that are not"),
+    ],
+)
+@pytest.mark.parametrize(("owner", "name"), [(MiniVGG, "__init__"), (SelfDistillation, "setup")])
+def test_too_little_memory_is_a_mistake_of_sizes(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    error: Exception,
+    needed: str,
+) -> None:
+    @functools.wraps(getattr(owner, name))
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(owner, name, fail)
+    assert short_run("fit", cut=()) == (2, None)
+    told = said(capsys)
+    assert told.startswith(f"the configuration needs {needed}")
+    assert told.endswith("choose smaller sizes in --model or --data.")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "suggestion"),
+    [
+        ("layer.positions", "Rope", "; did you mean 'RoPE'?"),
+        ("layer.positions", "AdamWW", "."),
+        ("layer", "TransformerLaye", "; did you mean 'TransformerLayer'?"),
+        ("optimizer", "AdamWW", "; did you mean 'AdamW'?"),
+    ],
+)
+def test_only_a_class_that_the_option_takes_is_suggested(
+    run_main: Callable[..., int],
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    name: str,
+    suggestion: str,
+) -> None:
+    words = ("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", "--model.layer", "TransformerLayer")
+    assert run_main(*words, f"--model.{option}", name) == 2
+    assert said(capsys) == f"--model.{option}: no class {name!r}{suggestion}"
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "part"),
+    [
+        (("--config", "overlays/copying_paper"), "model.layer.d_state", "model"),
+        (("--config", "overlays/copying_paper", "--model", "SequenceModeling"), "data.task", "data"),
+        (("--model.layer", "FPMamba"), "model.layer", "model"),
+    ],
+)
+def test_options_of_no_class_want_a_configuration_before_them(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...], option: str, part: str
+) -> None:
+    assert run_main("fit", *words) == 2
+    told = said(capsys)
+    assert told.startswith(f"--{option}: nothing names the class of the {part}; give --{part} CLASS, or")
+    assert "--config FILE --config OVERLAY" in told
+    assert not Path("runs").exists()
+
+
+def test_training_cannot_end_before_the_checkpoint(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = short_run("fit", "--trainer.max_epochs=2", "--test_after_fit=false")
+    assert folder is not None
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    assert short_run("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=1") == (2, None)
+    assert said(capsys) == f"--trainer.max_epochs 1: is less than the 2 epochs of {checkpoint}; use 3 or more."
+    code, again = short_run("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=2", "--test_after_fit=false")
+    assert code == 0
+    assert again is not None
 
 
 def test_a_set_that_is_not_there_names_the_folder(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:

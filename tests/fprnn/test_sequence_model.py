@@ -222,6 +222,7 @@ def test_a_compiled_model_with_a_fixed_count_has_no_graph_break() -> None:
     [
         ({"num_targets": 8, "tie_head": True}, "--model.tie_head: true gives 7 classes"),
         ({"n_layers": 0}, "--model.n_layers: 0 is too small"),
+        ({"n_layers": 10**12}, "--model.n_layers: 1000000000000 is too large; use 10000 or less"),
         ({"vocab_size": 0}, "--model.vocab_size: 0 is too small"),
         ({"pad_vocab_to": 0}, "--model.pad_vocab_to: 0 is too small"),
         ({"embedding_std": -1.0}, "--model.embedding_std: -1.0 is negative"),

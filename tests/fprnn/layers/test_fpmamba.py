@@ -22,7 +22,7 @@ from fprnn.layers import (
     shift,
     weight_decay_groups,
 )
-from fprnn.mixers import HouseholderMixer, KroneckerMixer, Mixer, MonarchMixer
+from fprnn.mixers import AlternatingMixer, HouseholderMixer, KroneckerMixer, Mixer, MonarchMixer
 from fprnn.model import SequenceModel
 from fprnn.solvers import (
     AndersonSolver,
@@ -229,6 +229,7 @@ def test_a_model_starts_as_the_paper_says() -> None:
     torch.testing.assert_close(first.A_log.exp(), torch.arange(1.0, 17).expand(128, 16))
     assert first.selector.step_size.weight.shape == (128, 4)
     assert 0.4 < first.selector.step_size.weight.abs().max() <= 0.5
+    assert [FPMamba2(width, d_state=4).head_dim for width in (64, 48, 8)] == [64, 32, 16]
     assert 1 <= second.A_log.exp().min() < 3 < 14 < second.A_log.exp().max() <= 16
 
 
@@ -410,7 +411,10 @@ def test_the_exact_solver_finds_fixed_points_of_a_whole_batch(kind: Callable[...
 def test_the_exact_solver_tells_where_it_found_no_fixed_point() -> None:
     torch.manual_seed(0)
     model = FPMamba(32, partial(HouseholderMixer, rank=4, beta=2.0), SequentialSolver())
-    with torch.no_grad(), pytest.warns(UserWarning, match="no fixed point of some token in [1-8] of 8 sequences.*beta=1"):
+    with (
+        torch.no_grad(),
+        pytest.warns(UserWarning, match="no fixed point of some token in [1-8] of 8 sequences.*beta=1"),
+    ):
         model(torch.randn(8, 16, 32))
     assert not model.statistics.converged.all()
 
@@ -494,7 +498,12 @@ def test_each_layer_has_its_own_solver_and_state_dicts_hold_everything() -> None
         (lambda: FPMamba(8, kept_iterations=-1), "kept_iterations=-1 must be at least 0"),
         (lambda: FPMamba(8, conv_width=0), "conv_width=0 must be at least 1"),
         (lambda: FPMamba(8, KroneckerMixer, d_inner=13), "d_inner=13 is prime"),
-        (lambda: FPMamba2(8), "head_dim=64 times groups=1 must divide the inner width 16"),
+        (lambda: FPMamba2(8, head_dim=64), "head_dim=64 times groups=1 must divide the inner width 16"),
+        (lambda: FPMamba(8, norm_eps=-1.0), "norm_eps=-1.0 must be positive"),
+        (lambda: FPMamba2(8, norm_eps=float("nan")), "norm_eps=nan must be positive"),
+        (lambda: FPMamba(8, partial(HouseholderMixer, norm_eps=0.0)), "norm_eps=0.0 must be positive"),
+        (lambda: FPMamba(10**12), "d_model: 1000000000000 is too large; use 1000000000 or less"),
+        (lambda: AlternatingMixer(16, 10**12), "rank: 1000000000000 is too large; use 10000 or less"),
         (lambda: FPMamba2(8, head_dim=4, groups=3), "head_dim=4 times groups=3 must divide the inner width 16"),
         (lambda: FPMamba(8, HouseholderMixer(16)), "mixer: got an instance of HouseholderMixer; give a class"),
         (lambda: FPMamba(8, solver=PicardSolver), "solver: got the class PicardSolver; give an instance"),

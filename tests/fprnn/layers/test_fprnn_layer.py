@@ -455,9 +455,9 @@ def test_a_context_of_another_mixer_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"d_model": 0}, "d_model=0 must be at least 1"),
-        ({"expand": 0}, "expand=0 must be at least 1"),
-        ({"d_inner": -3}, "d_inner=-3 must be at least 1"),
+        ({"d_model": 0}, "d_model: 0 is too small; use 1 or more"),
+        ({"expand": 0}, "expand: 0 is too small; use 1 or more"),
+        ({"d_inner": -3}, "d_inner: -3 is too small; use 1 or more"),
         ({"norm_eps": -1.0}, "norm_eps=-1.0 must be positive"),
         (
             {"solver": ScanSolver()},

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fprnn.tasks import Copying, DuplicateNGram, LengthRange, PrefixNGram, SequenceBatch, SuffixNGram
+from fprnn.tasks import (
+    Copying,
+    DuplicateNGram,
+    LengthRange,
+    PrefixNGram,
+    SequenceBatch,
+    SequenceDataModule,
+    SuffixNGram,
+)
 from fprnn.tasks.copying import CopyingTask
 
 SEEDS = st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4)
@@ -127,8 +135,8 @@ def test_the_papers_vocabulary() -> None:
     task = Copying(context=256)
     assert task.vocab_size == task.num_targets == 29
     assert task.vocabulary.encode("az$|.") == [0, 25, 26, 27, 28]
-    assert (task.max_length, task.num_tokens(50), Copying().num_tokens(50)) == (126, 255, 102)
-    assert PrefixNGram(context=256).max_length == 126
+    assert (task.max_train_length, task.num_tokens(50), Copying().num_tokens(50)) == (126, 255, 102)
+    assert PrefixNGram(context=256).max_train_length == 126
 
 
 @pytest.mark.parametrize(
@@ -150,6 +158,14 @@ def test_a_bad_option_of_copying_is_refused(kind: type[CopyingTask], options: di
 
 def test_strings_too_long_for_the_context_are_refused() -> None:
     with pytest.raises(ValueError, match=r"--data.train_length: length 14 is beyond Copying's limit; use 13 or less"):
-        Copying(context=30).check_length("--data.train_length", 14)
+        Copying(context=30).check_train_length("--data.train_length", 14)
     with pytest.raises(ValueError, match=r"--data.train_length: length 5 is too short for DuplicateNGram; use 6"):
         DuplicateNGram().check_length("--data.train_length", 5)
+
+
+def test_evaluation_goes_beyond_the_context_of_training() -> None:
+    """Its rows are as wide as their string asks for."""
+    task = Copying(context=30)
+    data = SequenceDataModule(task, train_length=13, eval_lengths=[13, 40], batch_size=2, test_size=3)
+    narrow, wide = (next(iter(loader))["tokens"] for loader in data.test_dataloader())
+    assert (narrow.shape, wide.shape, task.num_tokens(40)) == ((3, 28), (3, 82), 82)

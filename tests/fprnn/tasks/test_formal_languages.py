@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fprnn.tasks import CycleNavigation, EvenPairs, FormalLanguage, LengthRange, ModularArithmetic
+from fprnn.tasks import CycleNavigation, EvenPairs, FormalLanguage, LengthRange, ModularArithmetic, Parity
 
 Published = Callable[[np.random.Generator, int, int, int], tuple[list[int], int]]
 
@@ -153,6 +153,11 @@ def test_formulas_have_even_lengths() -> None:
         (lambda: EvenPairs(context=1), "--data.task.context: 1 leaves no room .* use 2 or more"),
         (lambda: ModularArithmetic(context=2), "--data.task.context: 2 leaves no room .* use 3 or more"),
         (lambda: CycleNavigation(places=1), "--data.task.places: 1 leaves nowhere to go; use 2 or more"),
+        (
+            lambda: CycleNavigation(places=10**12),
+            "--data.task.places: 1000000000000 is too large; use 10000000",
+        ),
+        (lambda: Parity(modulus=10**12), "--data.task.modulus: 1000000000000 is too large; use 10000000 or less"),
         (lambda: EvenPairs(eval_shortest=0), "--data.task.eval_shortest: length 0 is too short"),
         (lambda: EvenPairs(context=9, eval_shortest=9), "--data.task.eval_shortest: length 9 is beyond"),
     ],

@@ -1,5 +1,6 @@
 """Text tasks against plain slices of the text; shards against one array; every kind of bad file."""
 
+import os
 import re
 import sys
 from collections import Counter
@@ -229,7 +230,7 @@ def make(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("missing", {}, "--data.task.path: nothing at .*text.txt, nor at .*; give the path of a text file"),
+        ("missing", {}, r"--data.task.path: nothing at [^,]*text.txt; give the path of a text file"),
         ("empty", {}, "--data.task.path: .*text.txt is empty; give a file with text"),
         ("latin", {}, r"--data.task.path: .*text.txt is not UTF-8 \(byte 3\); convert it, or use ByteText"),
         ("no val", {}, "--data.task.path: the folder .* has no val.txt; give a file, or a folder with all three"),
@@ -243,6 +244,17 @@ def test_a_bad_text_is_refused(tmp_path: Path, kind: str, options: dict[str, flo
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         CharacterText(str(path), **options)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
+    (tmp_path / "marked.txt").write_bytes(("abc" * 40).encode("utf-8-sig"))
+    assert CharacterText(str(tmp_path / "marked.txt")).vocabulary.tokens == ("a", "b", "c")
+
+
+def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileNotFoundError, match=r"--data.task.path: .*pipe is neither file nor folder; give the path"):
+        CharacterText(str(tmp_path / "pipe"))
 
 
 def test_a_text_too_short_for_the_length_is_refused(tmp_path: Path) -> None:
@@ -278,7 +290,7 @@ def test_bad_shards_are_refused(tmp_path: Path, shards: dict[str, np.ndarray], m
 
 
 def test_a_folder_that_is_missing_and_a_vocabulary_of_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--data.task.folder: nothing at .*none, nor at .*; write .npy shards"):
+    with pytest.raises(FileNotFoundError, match=r"--data.task.folder: nothing at [^,]*none; write .npy shards"):
         TokenShards(str(tmp_path / "none"), 10)
     with pytest.raises(ValueError, match=r"--data.task.vocab_size: 1 leaves nothing to predict"):
         TokenShards(str(tmp_path), 1)
