@@ -4,7 +4,7 @@ Every run is ``dinopl fit`` with a shipped configuration and a variant's options
 runs are made, kept and taken up in the same way. With ``--rates`` every variant is trained at each of these learning
 rates with the first seed, and goes on with the one whose validation loss is lowest; the test split chooses nothing.
 
-    python benchmarks/sequence_tasks.py copying --variants bc+q+lambda q+lambda --seeds 0 1
+    python benchmarks/sequence_tasks.py copying --variants bc+q+lambda q+lambda bc+q+lambda-fixed q+lambda-fixed
     python benchmarks/sequence_tasks.py text
     python benchmarks/sequence_tasks.py parity --rates 3e-4 1e-3 3e-3
     python benchmarks/sequence_tasks.py arithmetic arithmetic_brackets
@@ -72,7 +72,10 @@ CONTROLLED = {
 VARIANTS: dict[str, dict[str, list[str]]] = {
     "copying": {
         **dict(dependence(bc, q, step) for bc in (True, False) for q in (True, False) for step in (False, True)),
-        "q+lambda-fixed": [*dependence(False, True, True)[1], "--data.curriculum=null"],
+        **{
+            f"{name}-fixed": [*words, "--data.curriculum=null"]
+            for name, words in (dependence(bc, True, True) for bc in (True, False))
+        },
         "diagonal": swapped("DiagonalMamba", conv_width=4),
     },
     "parity": {

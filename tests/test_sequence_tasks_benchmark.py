@@ -99,7 +99,7 @@ def test_a_cell_of_the_papers_table_says_what_depends(script: ModuleType) -> Non
     assert words[-1] == "--model.layer.mixer.dependence=input"
     table = {script.dependence(*cell)[0] for cell in itertools.product((True, False), repeat=3)}
     assert len(table) == 8
-    assert set(script.VARIANTS["copying"]) == table | {"q+lambda-fixed", "diagonal"}
+    assert set(script.VARIANTS["copying"]) == table | {"bc+q+lambda-fixed", "q+lambda-fixed", "diagonal"}
 
 
 def printed(script: ModuleType, config: str, variant: str, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
