@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import MOST, MOST_PARTS, check_sizes
+from fprnn.checks import MOST_PARTS, check_sizes
 from fprnn.layers import FPRNN
 from fprnn.layers.token import normalized
 from fprnn.mixers import Mixer
@@ -78,8 +78,9 @@ class SequenceModel(nn.Module):
         scale_output: bool = True,
     ) -> None:
         super().__init__()
-        sizes = {"vocab_size": vocab_size, "num_targets": num_targets, "d_model": d_model, "n_layers": n_layers}
-        _check(sizes | {"pad_vocab_to": pad_vocab_to})
+        sizes = {"vocab_size": vocab_size, "num_targets": num_targets, "d_model": d_model, "pad_vocab_to": pad_vocab_to}
+        check_sizes(**{f"--model.{name}": size for name, size in sizes.items()})
+        check_sizes(MOST_PARTS, **{"--model.n_layers": n_layers})
         if embedding_std < 0:
             raise ValueError(f"--model.embedding_std: {embedding_std} is negative; use 1.0, or 0.02 with a tied head")
         if not norm_eps > 0:
@@ -253,8 +254,3 @@ def _whole_layer(layer: nn.Module) -> nn.Module:
     if isinstance(layer, Mixer | FixedPointSolver):
         raise ValueError(f"--model.layer: {type(layer).__name__} is a part of a layer; give a layer such as FPRNN")
     return layer
-
-
-def _check(sizes: dict[str, int]) -> None:
-    for name, size in sizes.items():
-        check_sizes(MOST_PARTS if name == "n_layers" else MOST, **{f"--model.{name}": size})

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fprnn.mixers import Gain, Mixer
 from fprnn.mixers.base import wide
 from fprnn.ops.kernels import refuse_second_derivative
-from fprnn.solvers.base import Solution, SolveStatistics
+from fprnn.solvers.base import Solution, SolveStatistics, relative_change
 
 ITERATION_CAP = 500  # with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
@@ -79,7 +79,7 @@ def solve_token(equation: TokenEquation) -> TokenSolution:
     state = equation.state(hidden)
     image = normalized(equation.norm, state)
     with torch.no_grad():
-        residual = (image - hidden).abs().amax(-1) / (image.abs().amax(-1) + 1e-8)
+        residual = _change(image, hidden)
     if torch.is_grad_enabled() and image.requires_grad:
         image = _TokenAdjoint.apply(image, equation, state.detach())
         state = equation.state(image)  # through the hidden state too
@@ -116,12 +116,12 @@ def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
         hidden = equation.base
         return hidden + _newton_step(equation, hidden, equation.state(hidden)), 1
     hidden, tol, iteration = torch.zeros_like(equation.base), token_tolerance(equation.base.dtype), 0
-    bound, last, plain = hidden.new_full((len(hidden), 1), NEWTON_RANGE), hidden.new_full((len(hidden), 1), inf), hidden
-    near, done = last < 0, False
+    bound, plain, done = hidden.new_full((len(hidden), 1), NEWTON_RANGE), hidden, False
+    last, near = torch.full_like(bound, inf), torch.zeros_like(bound, dtype=torch.bool)
     while not done and iteration < ITERATION_CAP:
         state = equation.state(hidden)
         image = normalized(equation.norm, state)
-        change = ((image - hidden).abs().amax(-1) / (image.abs().amax(-1) + 1e-8)).unsqueeze(-1)
+        change = _change(image, hidden).unsqueeze(-1)
         led_away = near & ~(change < last)
         bound = torch.where(led_away, bound / 4, bound)
         following = torch.where(led_away, plain, torch.lerp(hidden, image, 0.5 ** (iteration // PATIENCE)))
@@ -131,6 +131,11 @@ def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
         last, hidden = change, torch.where(change <= tol, hidden, following)
         iteration, done = iteration + 1, bool(((change <= tol) | change.isnan()).all())
     return hidden, iteration
+
+
+def _change(image: Tensor, hidden: Tensor) -> Tensor:
+    """``|image - hidden|_inf / |image|_inf`` for each token ``(B, d)``, ``(B,)``."""
+    return relative_change(image.unsqueeze(1), hidden.unsqueeze(1))
 
 
 def _newton_step(equation: TokenEquation, hidden: Tensor, state: Tensor) -> Tensor:

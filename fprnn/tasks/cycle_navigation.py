@@ -27,7 +27,7 @@ class CycleNavigation(FormalLanguage):
         eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
 
     Raises:
-        ValueError: if there is one place only or the context leaves no room for a step.
+        ValueError: if there is one place only, there are more than 10**7, or the context leaves no room for a step.
     """
 
     def __init__(self, places: int = 6, context: int | None = None, eval_shortest: int | None = None) -> None:

@@ -24,7 +24,7 @@ class Parity(FormalLanguage):
         eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
 
     Raises:
-        ValueError: if the modulus is below 2 or the context leaves no room for a symbol.
+        ValueError: if the modulus is below 2 or beyond 10**7, or the context leaves no room for a symbol.
     """
 
     def __init__(self, modulus: int = 2, context: int | None = None, eval_shortest: int | None = None) -> None:

@@ -246,8 +246,11 @@ def _split(stores: Sequence[TokenStore], val_fraction: float, test_fraction: flo
 def _text_files(path: str) -> list[Path]:
     """The file itself, or a folder's three."""
     root = find_path("--data.task.path", path, "give the path of a text file")
-    files = [root / f"{split}.txt" for split in SPLITS] if root.is_dir() else [root]
-    if not root.is_dir() and not root.is_file():
+    if root.is_dir():
+        files = [root / f"{split}.txt" for split in SPLITS]
+    elif root.is_file():
+        files = [root]
+    else:
         raise FileNotFoundError(f"--data.task.path: {root} is neither file nor folder; give the path of a text file.")
     for file in files:
         if not file.is_file():
