@@ -45,6 +45,7 @@ from dinopl.app.compose import (
 )
 from dinopl.app.errors import UserMistake
 from dinopl.app.messages import innermost, memory_shortage, one_line, optimisation_option, placed, trainer_option
+from dinopl.app.nulls import check_nulls
 from dinopl.app.quiet import quiet
 from dinopl.app.resumption import check_resumption, read_resumption, without_sources
 from dinopl.app.suggest import did_you_mean
@@ -150,9 +151,10 @@ class DinoplCLI(LightningCLI):
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
-        self.config = parser.parse_args([command, *text, *self.arguments.options])
+        self.config = parser.parse_args([command, *text, *self.arguments.parser_words()])
         reset_defaults(self.config[command], explicit)
         check_bounds(self.config[command])
+        check_nulls(self.config[command], explicit)
         self.config[command].name = self.config[command].name or self._default_name()
         self.resumes = start is not None
         if start:

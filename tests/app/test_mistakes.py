@@ -4,10 +4,12 @@ import functools
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from dinopl.app import main
 from dinopl.encoders import MiniVGG
@@ -157,6 +159,37 @@ def test_options_of_no_class_want_a_configuration_before_them(
     assert told.startswith(f"--{option}: nothing names the class of the {part}; give --{part} CLASS, or")
     assert "--config FILE --config OVERLAY" in told
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "owner"),
+    [
+        ("model.d_model", "SequenceModeling"),
+        ("model.layer.lambda_h_dep", "FPMamba"),
+        ("model.layer.solver.tol", "PicardSolver"),
+        ("data.task.letters", "Copying"),
+    ],
+)
+@pytest.mark.parametrize("given_by", ["option", "file"])
+def test_null_is_refused_where_a_class_needs_a_value(
+    run_main: Callable[..., int],
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    owner: str,
+    given_by: str,
+) -> None:
+    words: tuple[object, ...] = (f"--{option}", "null")
+    if given_by == "file":
+        part, *places = option.split(".")
+        node: Any = None
+        for place in reversed(places):
+            node = {"init_args": {place: node}}
+        (tmp_path / "null.yaml").write_text(yaml.safe_dump({part: node}))
+        words = ("--config", tmp_path / "null.yaml")
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", *words) == 2
+    assert said(capsys) == f"--{option} null: {owner} cannot do without it; give a value."
 
 
 def test_training_cannot_end_before_the_checkpoint(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:

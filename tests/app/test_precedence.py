@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dinopl.app.cli import run
+from dinopl.app.compose import flatten
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -17,6 +18,10 @@ def printed(capsys: pytest.CaptureFixture[str], run_main: Callable[..., int], *w
     """What ``--print_config`` prints."""
     assert run_main(*words, "--print_config") == 0
     return yaml.safe_load(capsys.readouterr().out)
+
+
+def flat(config: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    return dict(flatten(config))
 
 
 @pytest.fixture
@@ -61,6 +66,21 @@ def test_a_class_swapped_by_a_later_file_starts_afresh(
 def test_encoders_swap_too(capsys: pytest.CaptureFixture[str], run_main: Callable[..., int], config: str) -> None:
     chosen = printed(capsys, run_main, "fit", "--config", config, "--model.encoder", "ResNet18")
     assert chosen["model"]["init_args"]["encoder"]["init_args"] == {"small_image": True}
+
+
+@pytest.mark.parametrize("option", ["--model.layer.mixer.projection_rank null", "--model.layer.conv_width=null"])
+def test_null_reaches_a_class_within_a_class(
+    capsys: pytest.CaptureFixture[str], run_main: Callable[..., int], root: Path, tmp_path: Path, option: str
+) -> None:
+    words = ("fit", "--config", root / "configs" / "fprnn" / "copying.yaml")
+    given = tmp_path / "given.yaml"
+    layer = "{layer: {init_args: {conv_width: 3, mixer: {init_args: {projection_rank: 2}}}}}"
+    given.write_text(f"model: {{init_args: {layer}}}\n")
+    before = flat(printed(capsys, run_main, *words, "--config", given))
+    after = flat(printed(capsys, run_main, *words, "--config", given, *option.split(" ")))
+    name = tuple(option.removeprefix("--").removesuffix("null").rstrip(" =").split("."))
+    assert before[name] in (2, 3)
+    assert after == before | {name: None}
 
 
 def test_options_beat_files_wherever_they_stand(
