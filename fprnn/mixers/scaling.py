@@ -32,17 +32,19 @@ class FrobeniusScaling(MatrixScaling):
 class SpectralScaling(MatrixScaling):
     """Divides by the largest eigenvalue, estimated by power iteration on the symmetric matrix: the paper's choice.
 
-    The estimate approaches from below, so the result's norm is 1 up to the error of the iteration, not proven below it.
-    The vector is detached: the gradient passes through the eigenvalue only.
+    All columns are iterated at once, by squaring the matrix S: one vector alone may be all but orthogonal to the
+    leading eigenvector, and its estimate far too low. The largest column of S^p, p = 2^squarings, never is: it gives at
+    most the eigenvalue and at least m^(-1/2p) times it, so that the result's norm is at most m^(1/2p), 1.09 for m = 4
+    and three squarings. The vector is detached: the gradient passes through the eigenvalue only.
 
     Args:
-        steps: of the power iteration.
+        squarings: of the matrix; each doubles the steps of the power iteration.
     """
 
-    def __init__(self, steps: int = 8) -> None:
-        if steps < 1:
-            raise ValueError(f"steps={steps} must be at least 1: power iteration needs a step")
-        self.steps = steps
+    def __init__(self, squarings: int = 3) -> None:
+        if not 1 <= squarings <= 10:
+            raise ValueError(f"squarings={squarings} must be from 1 to 10: 3 are 8 steps of power iteration")
+        self.squarings = squarings
 
     def __call__(self, matrix: Tensor) -> Tensor:
         """The scaled matrices."""
@@ -51,12 +53,17 @@ class SpectralScaling(MatrixScaling):
         return matrix / eigenvalue.clamp_min(TINY)
 
     def _leading_vector(self, matrix: Tensor) -> Tensor:
-        # The column with the largest diagonal entry is never orthogonal to all leading eigenvectors of a PSD matrix.
-        largest = matrix.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None]
-        vector = matrix.take_along_dim(largest, -1)
-        for _ in range(self.steps - 1):
-            vector = matrix @ (vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(TINY))
-        return vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(TINY)
+        # Among the columns S^p e_j the largest has norm lambda^p / sqrt(m) at least, and |S^(k+1) e| / |S^k e| grows
+        # with k; so the last of these ratios, the estimate, is lambda m^(-1/2p) at least.
+        power = _unit(matrix, (-2, -1))
+        for _ in range(self.squarings):
+            power = _unit(power @ power, (-2, -1))
+        largest = torch.linalg.vector_norm(power, dim=-2, keepdim=True).argmax(-1, keepdim=True)
+        return _unit(power.take_along_dim(largest, -1), (-2,))
+
+
+def _unit(tensor: Tensor, dim: tuple[int, ...]) -> Tensor:
+    return tensor / torch.linalg.vector_norm(tensor, dim=dim, keepdim=True).clamp_min(TINY)
 
 
 class RowScaling(MatrixScaling):

@@ -96,7 +96,7 @@ class KroneckerMixer(ProjectedMixer):
     Args:
         d_inner: width that Q acts on, m1 m2 with m1 the largest divisor up to its square root.
         beta: 1 is the paper's mixer, 2 the released code's.
-        scaling: of the two positive semi-definite factors; null is 8 steps of power iteration.
+        scaling: of the two positive semi-definite factors; null is the spectral one.
         activation: elementwise, on the entries of L; the paper uses silu.
         dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
             ``input`` reads x alone.
@@ -208,12 +208,12 @@ class DenseMixer(ProjectedMixer):
     """``Q = I - beta (I - S)`` with one positive semi-definite S for each token; in the released code only.
 
     The upper bound of what a structured mixer can do: O(d^3) parameters, O(d^2) memory per token. With
-    ``|S|_2 <= 1`` (Frobenius scaling: proven; spectral: up to the error of the power iteration) ``|I - Q|_2 <= beta``.
+    ``|S|_2 <= 1`` (Frobenius scaling: proven; spectral: up to its small error) ``|I - Q|_2 <= beta``.
 
     Args:
         d_inner: width that Q acts on; the released code forces 256.
         beta: 1 is the released code's ``Q = S``.
-        scaling: of S; null is 32 steps of power iteration.
+        scaling: of S; null is the spectral one with five squarings.
         activation: elementwise, on the entries of L.
         dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
             ``input`` reads x alone.
@@ -230,7 +230,7 @@ class DenseMixer(ProjectedMixer):
         projection_rank: int | None = None,
     ) -> None:
         super().__init__(d_inner, beta, triangular_size(d_inner), 0, dependence, projection_rank)
-        self.scaling, self.activation = scaling or SpectralScaling(32), activation
+        self.scaling, self.activation = scaling or SpectralScaling(5), activation
 
     def activate(self, raw: Tensor) -> Tensor:
         """Q, ``(..., d, d)``."""

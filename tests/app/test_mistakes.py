@@ -14,6 +14,7 @@ import yaml
 from dinopl.app import main
 from dinopl.encoders import MiniVGG
 from dinopl.module import SelfDistillation
+from fprnn.tasks import write_stories
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -209,6 +210,76 @@ def test_a_set_that_is_not_there_names_the_folder(short_run: ShortRun, capsys: p
     code, folder = short_run("fit", *options, cut=())
     assert (code, folder) == (2, None)
     assert "elsewhere/cifar-10-batches-py" in said(capsys)
+
+
+def corpora(folder: Path) -> None:
+    """Stories of two tasks, an empty text, one that is not UTF-8, and shards of two types."""
+    write_stories(folder / "en-valid", tasks=(1, 3), count=4)
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "shards").mkdir()
+    np.save(folder / "shards" / "a.npy", np.zeros(9, np.uint16))
+    np.save(folder / "shards" / "b.npy", np.zeros(9, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "complaint"),
+    [
+        (
+            "catbabi",
+            ["--data.task.root={}/none"],
+            "--data.task.root: no folder en-valid in {}/none; unpack bAbI's tasks_1-20_v1-2 there, or name the folder "
+            "that has it, here or as $DINOPL_DATA.",
+        ),
+        (
+            "catbabi",
+            ["--data.task.root={}", "--data.task.tasks=[1,2,3]"],
+            "--data.task.tasks: task 2 is missing, there is no {}/en-valid/qa2_train.txt; complete the folder, or "
+            "leave the task out: [1, 3].",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/none.txt"],
+            "--data.task.path: nothing at {}/none.txt; give the path of a text file.",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/empty.txt"],
+            "--data.task.path: {}/empty.txt is empty; give a file with text.",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/latin.txt"],
+            "--data.task.path: {}/latin.txt is not UTF-8 (byte 3); convert it, or use ByteText.",
+        ),
+        (
+            "text",
+            ["--data.task=TokenShards", "--data.task.folder={}/shards", "--data.task.vocab_size=10"],
+            "--data.task.folder: {}/shards/b.npy holds int32, but a.npy uint16; write one type.",
+        ),
+        (
+            "parity",
+            ["--model.layer=TransformerLayer", "--data.eval_lengths=[8,3000]"],
+            "--model.layer.max_length: 2048 is too short for a context of 3000 tokens; use 3000 or more, or null for "
+            "any, or shorter sequences",
+        ),
+    ],
+)
+def test_bad_sequence_data_are_refused_before_anything_is_written(
+    run_main: Callable[..., int],
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    options: list[str],
+    complaint: str,
+) -> None:
+    corpora(tmp_path / "data")
+    before = set(tmp_path.rglob("*"))
+    words = [word.replace("{}", str(tmp_path / "data")) for word in options]
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / f"{config}.yaml", *words) == 2
+    assert said(capsys) == complaint.replace("{}", str(tmp_path / "data"))
+    assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ from fprnn.baselines import (
     ALiBi,
     DeltaNetLayer,
     DeltaProductLayer,
+    HardALiBi,
     LSTMLayer,
     MambaLayer,
     MLSTMLayer,
+    NoPE,
     RoPE,
     SLSTMLayer,
     TransformerLayer,
@@ -129,12 +131,14 @@ def recall_accuracy(layer: Layer, steps: int, rewrite: bool = False) -> float:
 @pytest.mark.parametrize(
     "layer",
     [
+        partial(TransformerLayer, positions=NoPE()),
         partial(TransformerLayer, positions=RoPE()),
         partial(TransformerLayer, positions=ALiBi()),
+        partial(TransformerLayer, positions=HardALiBi()),
         partial(MLSTMLayer, num_heads=2),
         MambaLayer,
     ],
-    ids=["transformer, rope", "transformer, alibi", "mlstm", "mamba"],
+    ids=["transformer, nope", "transformer, rope", "transformer, alibi", "transformer, hard alibi", "mlstm", "mamba"],
 )
 def test_what_attends_or_has_a_matrix_memory_recalls_by_key(layer: Layer) -> None:
     assert recall_accuracy(layer, steps=200) > 0.95
