@@ -4,19 +4,19 @@ Every run is ``dinopl fit`` with a shipped configuration and a variant's options
 runs are made, kept and taken up in the same way. With ``--rates`` every variant is trained at each of these learning
 rates with the first seed, and goes on with the one whose validation loss is lowest; the test split chooses nothing.
 
-    python benchmarks/sequence_tasks.py copying --variants bc+q+lambda q+lambda bc+q+lambda-fixed q+lambda-fixed
+    python benchmarks/sequence_tasks.py copying --seeds 0 1 2
     python benchmarks/sequence_tasks.py text
     python benchmarks/sequence_tasks.py parity --rates 3e-4 1e-3 3e-3
     python benchmarks/sequence_tasks.py arithmetic arithmetic_brackets
     python benchmarks/sequence_tasks.py catbabi --variants fpmamba diagonal
 
 A variant of ``copying`` is named after what depends on the previous token's output: b and c, Q, the step sizes; a
-``fixed`` one has strings of all lengths from the start, where the others' grow with what has been learnt. Those
-of ``text`` have widths at which all have the same number of parameters, within 3 %. The first CSV has a row for each
-run and length with everything that a test reports, beside it ``bits_per_character`` for text and, for arithmetic, the
-scaled accuracy of the constant answer 0. The second is how the runs went: losses, validation, and for what iterates
-the iterations, the share of sequences that did not converge, and the residuals, their median and largest. With
-``--figures FOLDER`` both become figures: scores against length, and training and validation against steps.
+``conv`` one has the short convolution too. Those of ``text`` have widths at which all have the same number of
+parameters, within 3 %. The first CSV has a row for each run and length with everything that a test reports, beside it
+``bits_per_character`` for text and, for arithmetic, the scaled accuracy of the constant answer 0. The second is how the
+runs went: losses, validation, and for what iterates the iterations, the share of sequences that did not converge, and
+the residuals, their median and largest. With ``--figures FOLDER`` both become figures: scores against length, and
+training and validation against steps.
 """
 
 import argparse
@@ -73,10 +73,11 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
     "copying": {
         **dict(dependence(bc, q, step) for bc in (True, False) for q in (True, False) for step in (False, True)),
         **{
-            f"{name}-fixed": [*words, "--data.curriculum=null"]
-            for name, words in (dependence(bc, True, True) for bc in (True, False))
+            f"{name}-conv": [*words, "--model.layer.conv_width=4"]
+            for name, words in (dependence(bc, True, False) for bc in (True, False))
         },
-        "diagonal": swapped("DiagonalMamba", conv_width=4),
+        "diagonal": swapped("DiagonalMamba"),
+        "diagonal-conv": swapped("DiagonalMamba", conv_width=4),
     },
     "parity": {
         "fpmamba": MATRIX_STATE,

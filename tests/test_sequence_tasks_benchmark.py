@@ -99,7 +99,7 @@ def test_a_cell_of_the_papers_table_says_what_depends(script: ModuleType) -> Non
     assert words[-1] == "--model.layer.mixer.dependence=input"
     table = {script.dependence(*cell)[0] for cell in itertools.product((True, False), repeat=3)}
     assert len(table) == 8
-    assert set(script.VARIANTS["copying"]) == table | {"bc+q+lambda-fixed", "q+lambda-fixed", "diagonal"}
+    assert set(script.VARIANTS["copying"]) == table | {"bc+q-conv", "q-conv", "diagonal", "diagonal-conv"}
 
 
 def printed(script: ModuleType, config: str, variant: str, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
@@ -113,7 +113,13 @@ def printed(script: ModuleType, config: str, variant: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize(
     ("config", "variant"),
-    [("copying", "none"), ("parity", "implicit"), ("arithmetic", "delta-product"), ("catbabi", "mamba")],
+    [
+        ("copying", "none"),
+        ("copying", "q-conv"),
+        ("parity", "implicit"),
+        ("arithmetic", "delta-product"),
+        ("catbabi", "mamba"),
+    ],
 )
 def test_the_command_takes_a_variants_options(
     script: ModuleType, config: str, variant: str, capsys: pytest.CaptureFixture[str]
