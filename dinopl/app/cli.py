@@ -7,6 +7,7 @@ defaults; one run folder a run, made only once everything is set up; a user's mi
 import contextlib
 import inspect
 import os
+import re
 import signal
 import sys
 import textwrap
@@ -72,6 +73,15 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **({"allow_abbrev": False, "print_config": None} | kwargs))  # the command prints it
+
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parses, and takes back what a parser around this one made of null.
+
+        jsonargparse 4.53 hands an argument of a class within a class on as text, in which null is the word "None".
+        """
+        if not self.exit_on_error:
+            args = [re.sub(r"^(--[^=]+)(?<!init_args)=None$", r"\1=null", word) for word in args]
+        return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the complaint as a ``UserMistake``; a parser within the parser leaves that to the outer one."""
@@ -151,10 +161,10 @@ class DinoplCLI(LightningCLI):
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
-        self.config = parser.parse_args([command, *text, *self.arguments.parser_words()])
+        self.config = parser.parse_args([command, *text, *self.arguments.options])
         reset_defaults(self.config[command], explicit)
         check_bounds(self.config[command])
-        check_nulls(self.config[command], explicit)
+        check_nulls(self.config[command], explicit - {("model", name) for name in LINKS})
         self.config[command].name = self.config[command].name or self._default_name()
         self.resumes = start is not None
         if start:

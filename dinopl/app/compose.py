@@ -9,7 +9,6 @@ that class's own default (``reset_defaults``), whatever the default of the place
 import copy
 import importlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,50 +53,21 @@ class Arguments:
 
     def pairs(self) -> Iterator[tuple[list[str], str]]:
         """Each option's dotted path, in parts, with its value as text; flags and ``--key+`` are left out."""
-        for words in self._split():
-            path, value = _path_and_value(words)
-            if value is not None and not path[-1].endswith("+"):
-                yield path, value
-
-    def parser_words(self) -> list[str]:
-        """The options as jsonargparse understands them.
-
-        It hands an argument of a class within a class on as text, in which null has become the word "None"; so that
-        is put as JSON: ``--model.layer.conv_width null`` as ``--model={"init_args": {"layer": {"init_args":
-        {"conv_width": null}}}}``.
-        """
-        return [word for words in self._split() for word in _null_as_json(words)]
-
-    def _split(self) -> Iterator[list[str]]:
-        """The words of each option: its name, or its name and what follows."""
-        rest = list(self.options)
-        while rest:
-            followed = rest[0].startswith("--") and "=" not in rest[0] and not (rest[1:] or ["--"])[0].startswith("--")
-            yield rest[: 1 + followed]
-            rest = rest[1 + followed :]
+        for i, token in enumerate(self.options):
+            if not token.startswith("--"):
+                continue
+            name, equals, value = token[2:].partition("=")
+            if not equals:
+                following = self.options[i + 1] if i + 1 < len(self.options) else "--"
+                if following.startswith("--"):
+                    continue
+                value = following
+            if not name.endswith("+"):
+                yield name.split("."), value
 
     def value(self, name: str) -> str | None:
         """The last value given for the option ``name``."""
         return next((value for path, value in reversed(list(self.pairs())) if path == [name]), None)
-
-
-def _path_and_value(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """An option's dotted path, in parts, and its value as text, None for a flag."""
-    name, equals, value = words[0].removeprefix("--").partition("=")
-    return name.split("."), value if equals else next(iter(words[1:]), None)
-
-
-def _null_as_json(words: list[str]) -> list[str]:
-    """An option's words, changed if they set an argument of a class within a class to null."""
-    path, value = _path_and_value(words)
-    root, *places = (part for part in path if part != "init_args")
-    nested = root in ("model", "data") and len(places) > 1 and not {"class_path", "dict_kwargs"} & set(places)
-    if not nested or not value or _parse(value) is not None:
-        return words
-    node: Config | None = None
-    for place in reversed(places):
-        node = {"init_args": {place: node}}
-    return [f"--{root}={json.dumps(node)}"]
 
 
 def read_config(file: str, option: str = "--config") -> Config:

@@ -10,12 +10,12 @@ from dinopl.app.compose import import_class
 from dinopl.app.errors import UserMistake
 
 
-def check_nulls(config: Any, explicit: set[tuple[str, ...]], path: tuple[str, ...] = ()) -> None:
+def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[str, ...] = ()) -> None:
     """Refuses a null that a file or an option gives to an argument of another type.
 
     Args:
         config: the parsed configuration, with ``class_path`` and ``init_args``.
-        explicit: from ``explicit_paths``; what nobody gave may be null until the data tell it.
+        explicit: from ``explicit_paths``, without what the data tell, which nobody needs to give. None is all.
         path: where ``config`` stands.
 
     Raises:
@@ -25,19 +25,22 @@ def check_nulls(config: Any, explicit: set[tuple[str, ...]], path: tuple[str, ..
     arguments = config.get("init_args") if cls else config
     for key, value in vars(arguments).items() if arguments else ():
         place = (*path, key)
+        for item in value if isinstance(value, list) else ():
+            if isinstance(item, Namespace) and (explicit is None or place in explicit):
+                check_nulls(item, None, place)
         if isinstance(value, Namespace):
             check_nulls(value, explicit, place)
-        elif value is None and cls and place in explicit and not _nullable(cls, key):
+        elif value is None and cls and (explicit is None or place in explicit) and not _nullable(cls, key):
             raise UserMistake(f"--{'.'.join(place)} null: {cls.__name__} cannot do without it; give a value.")
 
 
 def _nullable(cls: Any, name: str) -> bool:
     """Whether null suits an argument: its default or its type says so, or nothing is known of it."""
-    argument = inspect.signature(cls).parameters.get(name)
-    if argument is None or argument.default is None:
-        return True
     try:
-        kind = typing.get_type_hints(cls.__init__ if inspect.isclass(cls) else cls).get(name, Any)
-    except (NameError, TypeError):
+        argument = inspect.signature(cls).parameters[name]
+        kind = typing.get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)[name]
+    except (KeyError, NameError, TypeError, ValueError):
+        return True
+    if argument.default is None:
         return True
     return kind in (Any, object) or isinstance(kind, typing.TypeVar) or type(None) in typing.get_args(kind)

@@ -55,15 +55,17 @@ class SpectralScaling(MatrixScaling):
     def _leading_vector(self, matrix: Tensor) -> Tensor:
         # Among the columns S^p e_j the largest has norm lambda^p / sqrt(m) at least, and |S^(k+1) e| / |S^k e| grows
         # with k; so the last of these ratios, the estimate, is lambda m^(-1/2p) at least.
-        power = _unit(matrix, (-2, -1))
+        power = _bounded(matrix)
         for _ in range(self.squarings):
-            power = _unit(power @ power, (-2, -1))
+            power = _bounded(power @ power)
         largest = torch.linalg.vector_norm(power, dim=-2, keepdim=True).argmax(-1, keepdim=True)
-        return _unit(power.take_along_dim(largest, -1), (-2,))
+        column = power.take_along_dim(largest, -1)
+        return column / torch.linalg.vector_norm(column, dim=-2, keepdim=True).clamp_min(TINY)
 
 
-def _unit(tensor: Tensor, dim: tuple[int, ...]) -> Tensor:
-    return tensor / torch.linalg.vector_norm(tensor, dim=dim, keepdim=True).clamp_min(TINY)
+def _bounded(matrix: Tensor) -> Tensor:
+    """The matrices with a largest entry of 1, so that no power of them overflows."""
+    return matrix / matrix.abs().amax((-2, -1), keepdim=True).clamp_min(TINY)
 
 
 class RowScaling(MatrixScaling):

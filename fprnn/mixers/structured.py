@@ -90,8 +90,8 @@ def near_square_factors(d: int) -> tuple[int, int]:
 class KroneckerMixer(ProjectedMixer):
     """``Q = I - beta K_1 (x) K_2`` with ``K_n = diag(g_n) S_n`` and gates ``g_n`` in (0, 1) ("FP-RNN-K").
 
-    ``|I - Q|_2 <= beta |S_1|_2 |S_2|_2``: below beta with Frobenius scaling, proven; with spectral scaling up
-    to the error of the power iteration; with the released code's row scaling only below ``beta sqrt(d)``.
+    ``|I - Q|_2 <= beta |S_1|_2 |S_2|_2``: below beta with Frobenius scaling, proven; with spectral scaling below
+    ``beta d^(1/16)``, and mostly beta; with the released code's row scaling only below ``beta sqrt(d)``.
 
     Args:
         d_inner: width that Q acts on, m1 m2 with m1 the largest divisor up to its square root.
@@ -208,7 +208,7 @@ class DenseMixer(ProjectedMixer):
     """``Q = I - beta (I - S)`` with one positive semi-definite S for each token; in the released code only.
 
     The upper bound of what a structured mixer can do: O(d^3) parameters, O(d^2) memory per token. With
-    ``|S|_2 <= 1`` (Frobenius scaling: proven; spectral: up to its small error) ``|I - Q|_2 <= beta``.
+    ``|S|_2 <= 1`` (Frobenius scaling: proven; spectral: nearly) ``|I - Q|_2 <= beta``.
 
     Args:
         d_inner: width that Q acts on; the released code forces 256.

@@ -33,21 +33,6 @@ def test_flags_and_appended_items_replace_nothing() -> None:
     assert list(arguments.pairs()) == [(["lr"], "-1")]
 
 
-@pytest.mark.parametrize("option", ["--model.layer.solver.tol=null", "--model.layer.init_args.solver.init_args.tol=~"])
-def test_null_for_a_class_within_a_class_reaches_the_parser_as_json(option: str) -> None:
-    nested = {"init_args": {"layer": {"init_args": {"solver": {"init_args": {"tol": None}}}}}}
-    for options in ([option], option.split("=")):
-        (word,) = Arguments("fit", options=options).parser_words()
-        assert word.startswith("--model=")
-        assert yaml.safe_load(word.removeprefix("--model=")) == nested
-
-
-def test_all_other_options_reach_the_parser_as_they_are() -> None:
-    options = ["--model.tol", "null", "--trainer.logger.version=null", "--data.x.y=", "--data.x.y", "nulls", "--flag"]
-    options += ["--model.a.dict_kwargs.b=null", "--list+", "null", "stray", "--model.layer.tol", "--lr", "-1"]
-    assert Arguments("fit", options=options).parser_words() == options
-
-
 @pytest.mark.parametrize("tokens", [["--config"], ["--config="]])
 def test_a_config_without_a_file_is_a_mistake(tokens: list[str]) -> None:
     with pytest.raises(UserMistake, match="--config needs"):

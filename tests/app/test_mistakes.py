@@ -193,6 +193,22 @@ def test_null_is_refused_where_a_class_needs_a_value(
     assert said(capsys) == f"--{option} null: {owner} cannot do without it; give a value."
 
 
+def test_null_is_refused_in_a_list_too(
+    run_main: Callable[..., int], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = "--model.probes=[{class_path: KNNProbe, init_args: {k: null}}]"
+    assert run_main("fit", "--config", root / "configs" / "random_teacher.yaml", probes) == 2
+    assert said(capsys) == "--model.probes.k null: KNNProbe cannot do without it; give a value."
+
+
+@pytest.mark.parametrize("option", ["model.layer.solver.init_args", "model.layer.init_args"])
+def test_the_arguments_of_a_class_are_not_null(
+    run_main: Callable[..., int], root: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", f"--{option}=null") == 2
+    assert said(capsys).startswith(f"--{option.removesuffix('.init_args')}")
+
+
 def test_training_cannot_end_before_the_checkpoint(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
     _, folder = short_run("fit", "--trainer.max_epochs=2", "--test_after_fit=false")
     assert folder is not None

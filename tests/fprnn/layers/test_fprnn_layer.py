@@ -125,7 +125,7 @@ def reflections(rank: int, strongest: float) -> Reflections:
 
 
 def kronecker_factors(strength: float) -> KroneckerFactors:
-    """Positive semi-definite, of Frobenius norm 1, times the strength: the same for all tokens."""
+    """Positive semi-definite, of Frobenius norm 1, their product times the strength."""
     triangles = torch.randn(2, 4, 32, 4, 4, dtype=torch.float64).triu()
     left, right = FrobeniusScaling()(triangles @ triangles.mT)
     return KroneckerFactors(strength * left, right)
