@@ -7,7 +7,7 @@ rates with the first seed, and goes on with the one whose validation loss is low
     python benchmarks/sequence_tasks.py copying --seeds 0 1 2
     python benchmarks/sequence_tasks.py text
     python benchmarks/sequence_tasks.py parity --rates 3e-4 1e-3 3e-3
-    python benchmarks/sequence_tasks.py arithmetic arithmetic_brackets
+    python benchmarks/sequence_tasks.py arithmetic --rates 1e-3 3e-3 1e-2
     python benchmarks/sequence_tasks.py catbabi --variants fpmamba diagonal
 
 A variant of ``copying`` is named after what depends on the previous token's output: b and c, Q, the step sizes; a
