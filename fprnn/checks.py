@@ -24,6 +24,17 @@ def check_sizes(most: int = MOST, /, **sizes: int | None) -> None:
             raise ValueError(f"{name}: {size} is too large; use {most} or less.")
 
 
+def check_rank(rank: int, most: int = MOST) -> None:
+    """Refuses a number of a mixer's factors below 1 or beyond ``most``.
+
+    Raises:
+        ValueError: if it is out of range.
+    """
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
+    check_sizes(most, rank=rank)
+
+
 def check_norm_eps(norm_eps: float) -> None:
     """Refuses a number that does not keep a norm from dividing by zero.
 

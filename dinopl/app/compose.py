@@ -171,8 +171,7 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
         path: where ``config`` stands.
         owner: class whose argument ``config`` is; None at the top.
     """
-    cls = import_class(config["class_path"]) if "class_path" in config else None
-    arguments = config.get("init_args") if cls is not None else config
+    cls, arguments = opened(config)
     if not arguments:
         return
     default = _signature(owner).get(path[-1]) if owner is not None and path else None
@@ -184,6 +183,12 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
             reset_defaults(value, explicit, place, cls)
         elif replaced and place not in explicit and key in own and _is_plain(own[key]):
             arguments[key] = own[key]
+
+
+def opened(config: Any) -> tuple[Any, Any]:
+    """The class that a parsed node names, and its arguments; None, and the node itself, where it names none."""
+    cls = import_class(config["class_path"]) if "class_path" in config else None
+    return cls, config if cls is None else config.get("init_args")
 
 
 def _descend(config: Config, path: Sequence[str]) -> Config | None:

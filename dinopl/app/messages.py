@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from dinopl.app.compose import flatten
+from dinopl.app.compose import flatten, import_class
 from dinopl.app.schema import HOMES, Classes
 from dinopl.app.suggest import did_you_mean
 
@@ -81,10 +81,7 @@ def _fitting(message: str, unknown: re.Match[str]) -> list[str]:
         owner = _FACTORY.search(message, unknown.end())
     else:
         owner = next(reversed(list(_CLASS_PATH.finditer(before))), None)
-    module, _, name = owner[1].rpartition(".") if owner else ("", "", "")
-    if not module:
-        return []
-    return Classes.public().fitting(getattr(importlib.import_module(module), name), _option(message).split(".")[-1])
+    return Classes.public().fitting(import_class(owner[1]), _option(message).split(".")[-1]) if owner else []
 
 
 def _option(message: str) -> str:
@@ -207,14 +204,12 @@ def _clean(line: str) -> str:
 
 
 def _arguments(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    return list(inspect.signature(import_class(class_path)).parameters)
 
 
 def _concrete(class_path: str) -> list[str]:
     """Names of the classes below an abstract one that can be made."""
-    module, _, name = class_path.rpartition(".")
-    below = list(getattr(importlib.import_module(module), name).__subclasses__())
+    below = list(import_class(class_path).__subclasses__())
     for cls in below:  # grows on the way
         below += cls.__subclasses__()
     return sorted({cls.__name__ for cls in below if not inspect.isabstract(cls)})

@@ -6,8 +6,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from dinopl.app.compose import import_class
+from dinopl.app.compose import opened
 from dinopl.app.errors import UserMistake
+from dinopl.app.schema import hints
 
 
 def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[str, ...] = ()) -> None:
@@ -21,8 +22,7 @@ def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[
     Raises:
         UserMistake: if there is one.
     """
-    cls = import_class(config["class_path"]) if "class_path" in config else None
-    arguments = config.get("init_args") if cls else config
+    cls, arguments = opened(config)
     for key, value in vars(arguments).items() if arguments else ():
         place = (*path, key)
         for item in value if isinstance(value, list) else ():
@@ -38,8 +38,8 @@ def _nullable(cls: Any, name: str) -> bool:
     """Whether null suits an argument: its default or its type says so, or nothing is known of it."""
     try:
         argument = inspect.signature(cls).parameters[name]
-        kind = typing.get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)[name]
-    except (KeyError, NameError, TypeError, ValueError):
+        kind = hints(cls)[name]
+    except (KeyError, TypeError, ValueError):
         return True
     if argument.default is None:
         return True

@@ -84,7 +84,7 @@ class Classes:
 
     def fitting(self, owner: Any, option: str) -> list[str]:
         """Names of the classes that an option of a class takes, by its annotation; none where that says nothing."""
-        names = [self.below(base, option) for base in _bases(_hints(owner).get(option))]
+        names = [self.below(base, option) for base in _bases(hints(owner).get(option))]
         return sorted({name for found in names for name in found})
 
 
@@ -169,7 +169,7 @@ def arguments_of(cls: type, classes: Classes) -> Schema:
     from docstring_parser import parse  # jsonargparse[signatures] brings it
 
     parameters = inspect.signature(cls).parameters.values()
-    hints = _hints(cls)
+    annotations = hints(cls)
     docstring = parse((inspect.getdoc(cls) or "") if cls.__module__.startswith(OURS) else "")
     told = {param.arg_name: " ".join((param.description or "").split()) for param in docstring.params}
     properties = {}
@@ -179,7 +179,7 @@ def arguments_of(cls: type, classes: Classes) -> Schema:
         described = {"description": told[parameter.name]} if told.get(parameter.name) else {}
         default = _plain(parameter.default)
         properties[parameter.name] = {
-            **schema_of(hints.get(parameter.name, Any), classes, parameter.name),
+            **schema_of(annotations.get(parameter.name, Any), classes, parameter.name),
             **described,
             **({"default": default[0]} if default else {}),
         }
@@ -191,10 +191,10 @@ def arguments_of(cls: type, classes: Classes) -> Schema:
     }
 
 
-def _hints(cls: type) -> Mapping[str, Any]:
-    """Annotations of a constructor; none where they cannot be resolved."""
+def hints(maker: Any) -> Mapping[str, Any]:
+    """Annotations of a class's constructor, or of a function; none where they cannot be resolved."""
     try:
-        return typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+        return typing.get_type_hints(maker.__init__ if inspect.isclass(maker) else maker)
     except (NameError, TypeError):
         return {}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import MOST_PARTS, check_sizes
+from fprnn.checks import MOST_PARTS, check_rank
 from fprnn.mixers.base import Dependence, Gain, Mixer, MixerContext, ProjectedMixer, wide
 from fprnn.mixers.lowrank import HouseholderMixer
 from fprnn.mixers.scaling import MatrixScaling
@@ -128,9 +128,7 @@ class AlternatingMixer(Mixer):
         scaling: MatrixScaling | None = None,
         dependence: Dependence = "concatenate",
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
-        check_sizes(MOST_PARTS, rank=rank)
+        check_rank(rank, MOST_PARTS)
         super().__init__(d_inner, beta)
         self.factors = nn.ModuleList()
         for index in range(rank):

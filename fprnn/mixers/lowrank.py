@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fprnn.checks import check_norm_eps, check_sizes
+from fprnn.checks import check_norm_eps, check_rank
 from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems
 
 
@@ -105,9 +105,7 @@ class ReflectionMixer(ProjectedMixer):
         dependence: Dependence = "concatenate",
         projection_rank: int | None = None,
     ) -> None:
-        if rank < 1:
-            raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
-        check_sizes(rank=rank)
+        check_rank(rank)
         check_norm_eps(norm_eps)
         super().__init__(d_inner, beta, rank * d_inner + rank, rank, dependence, projection_rank)
         self.rank, self.norm_eps, self.activation = rank, norm_eps, activation

@@ -64,8 +64,8 @@ class SpectralScaling(MatrixScaling):
 
 
 def _bounded(matrix: Tensor) -> Tensor:
-    """The matrices with a largest entry of 1, so that no power of them overflows."""
-    return matrix / matrix.abs().amax((-2, -1), keepdim=True).clamp_min(TINY)
+    """The matrices with a largest entry of 1, which is on the diagonal, so that no power of them overflows."""
+    return matrix / matrix.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None].clamp_min(TINY)
 
 
 class RowScaling(MatrixScaling):
