@@ -27,17 +27,17 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from turns import synchronize, time_turns
 
-from dinopl.callbacks import ExactResume, FiniteGuard
 from dinopl.data import CIFAR10Images, DigitsImages, ImageDataModule, NoiseImages
 from dinopl.data.sources import ImageSource
 from dinopl.encoders import ConvNet, MiniMLP
 from dinopl.optim import parameter_groups
+from dinopl.training import ExactResume, FiniteGuard
 from kd.data import DataFraction
+from kd.losses import KLDistillation, LabelCrossEntropy
 from kd.module import KnowledgeDistillation
 from kd.networks import EncoderClassifier, draw_classifier
-from kd.objectives import KLDistillation, LabelCrossEntropy
-from kd.teacher import LoadedTeacher, Teacher
-from kd.teacher_outputs import CachedOutputs, OnlineOutputs, OutputSource
+from kd.teacher.outputs import CachedOutputs, OnlineOutputs, OutputSource
+from kd.teacher.sources import LoadedTeacher, Teacher
 
 SKIPPED = 3  # first steps of a run that are not timed
 TEMPERATURE = 4.0

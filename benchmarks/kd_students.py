@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinopl.results.run import Run
-from dinopl.seeds import stream_seed
+from dinopl.core.seeds import stream_seed
+from dinopl.reports.run import Run
 from kd.features import collect_features, refit_head
 from kd.metrics import cka, cka_matrix, feature_alignment
 from kd.networks import build, draw_classifier, penultimate
-from kd.passes import SelectedSampler
-from kd.teacher import RunTeacher, count_correct
-from kd.teacher_outputs import pool_of
+from kd.samplers import SelectedSampler
+from kd.teacher.outputs import pool_of
+from kd.teacher.sources import RunTeacher, count_correct
 from kd.theory import risk_moments
 
 ALIGNED = 2000  # samples, of text tokens, on which students' features are compared at most

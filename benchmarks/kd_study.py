@@ -29,12 +29,12 @@ from hardware import write_csv
 from kd_students import featured, logits_of, pair_rows, refitted, risk_rows
 from numpy.typing import NDArray
 
-from dinopl.results import Report, report_figure, save_report_figure, summarize
-from dinopl.results.groups import Group
-from dinopl.results.options import shown
-from dinopl.results.report_figures import Line, Point
-from dinopl.results.run import Run
-from dinopl.results.statistics import Summary
+from dinopl.core.statistics import Summary
+from dinopl.reports import Report, report_figure, save_report_figure, summarize
+from dinopl.reports.groups import Group
+from dinopl.reports.options import shown
+from dinopl.reports.report_figures import Line, Point
+from dinopl.reports.run import Run
 from kd import study
 from kd.theory import (
     GaussianClasses,
@@ -476,7 +476,7 @@ def theory(out: Path) -> None:
 
 def variance_rows() -> Iterator[Row]:
     """Labels against the posterior as a teacher, on ten Gaussian classes."""
-    from kd.objectives import LabelCrossEntropy
+    from kd.losses import LabelCrossEntropy
 
     problem = GaussianClasses.drawn()
     x, y = problem.draw(400, torch.Generator().manual_seed(1))

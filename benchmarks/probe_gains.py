@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hardware import RESULTS, hardware, write_csv
 
-from dinopl.results import Run
+from dinopl.reports import Run
 
 SUBJECTS = ("input", "teacher", "student")
 

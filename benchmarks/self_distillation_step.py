@@ -29,15 +29,15 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from turns import synchronize, time_turns
 
-from dinopl.app.cli import run
+from dinopl.cli.runs import run
+from dinopl.core.types import ImageShape
+from dinopl.distillation.heads import ProjectionHead
+from dinopl.distillation.losses import CrossEntropyViews
+from dinopl.distillation.network import Network, draw_network
+from dinopl.distillation.student_start import TeacherCopy
+from dinopl.distillation.teachers import FrozenTeacher
 from dinopl.encoders import VGG11, MiniVGG
-from dinopl.heads import ProjectionHead
-from dinopl.initialization import TeacherCopy
-from dinopl.losses import CrossEntropyViews
-from dinopl.network import Network, draw_network
 from dinopl.optim import parameter_groups
-from dinopl.teachers import FrozenTeacher
-from dinopl.types import ImageShape
 
 SKIPPED = 2  # first steps of a run that are not timed, inside the command and outside
 

@@ -30,8 +30,8 @@ from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from state_tracking import Plan, lengths, steps, tuned
 
-from dinopl.results import Run, report_figure, save_report_figure, summarize
-from dinopl.results.report_figures import Line, Point
+from dinopl.reports import Run, report_figure, save_report_figure, summarize
+from dinopl.reports.report_figures import Line, Point
 from fprnn.counting import layer_statistics
 from fprnn.tasks import bits_per_character
 

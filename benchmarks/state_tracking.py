@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from dinopl.results import Run
+from dinopl.reports import Run
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "fprnn"
 FIXED = "--data.curriculum=null"

@@ -21,13 +21,13 @@ from pathlib import Path
 import torch
 from hardware import hardware, results_file, write_csv
 
-from dinopl.app.cli import run
-from dinopl.app.sweep.file import read_sweep
-from dinopl.app.sweep.grid import expand
-from dinopl.app.sweep.request import Request
-from dinopl.app.sweep.settle import settle_and_prepare
-from dinopl.app.sweep.signals import Stopping
-from dinopl.app.sweep.worker import Worker
+from dinopl.cli.runs import run
+from dinopl.sweep.file import read_sweep
+from dinopl.sweep.grid import expand
+from dinopl.sweep.request import Request
+from dinopl.sweep.settle import settle_and_prepare
+from dinopl.sweep.signals import Stopping
+from dinopl.sweep.worker import Worker
 
 AIM_SHARE, AIM_SECONDS = 0.10, 0.5
 

@@ -10,16 +10,16 @@ from dinopl.__about__ import __version__
 
 if TYPE_CHECKING:
     from dinopl.data.module import ImageDataModule
-    from dinopl.export import export_weights, load_encoder
-    from dinopl.module import SelfDistillation
+    from dinopl.distillation.module import SelfDistillation
+    from dinopl.loading import export_weights, load_encoder
 
 __all__ = ["ImageDataModule", "SelfDistillation", "__version__", "export_weights", "load_encoder"]
 
 _HOME = {
     "ImageDataModule": "dinopl.data.module",
-    "SelfDistillation": "dinopl.module",
-    "export_weights": "dinopl.export",
-    "load_encoder": "dinopl.export",
+    "SelfDistillation": "dinopl.distillation.module",
+    "export_weights": "dinopl.loading",
+    "load_encoder": "dinopl.loading",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from dinopl.app import main
+from dinopl.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

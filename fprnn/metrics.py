@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from fprnn.mixers.base import wide
+from dinopl.core.precision import at_least_float32
 
 
 class Tally(NamedTuple):
@@ -38,7 +38,7 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tally
         mask: ``(B, T)`` bool.
     """
     kept = targets.masked_fill(~mask, -100)
-    total = F.cross_entropy(wide(logits).flatten(0, 1), kept.flatten(), ignore_index=-100, reduction="sum")
+    total = F.cross_entropy(at_least_float32(logits).flatten(0, 1), kept.flatten(), ignore_index=-100, reduction="sum")
     return Tally(total, mask.sum())
 
 

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import MOST_PARTS, check_sizes
+from dinopl.core.checks import MOST_PARTS, check_sizes
+from dinopl.core.precision import at_least_float32
 from fprnn.layers import FPRNN
-from fprnn.layers.token import normalized
 from fprnn.mixers import Mixer
-from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver
+from fprnn.solvers.newton import normalized
 
 
 class StreamingLayer(Protocol):
@@ -116,11 +116,11 @@ class SequenceModel(nn.Module):
         layer, table = self.layers[0], self.embedding.weight
         if not (isinstance(layer, FPRNN) and layer.tokenwise and len(table) < tokens.numel()):
             return self.block(0, self.embed(tokens))
-        return self.embed(tokens) + layer(self._normed(self.norms[0], wide(table)), tokens)
+        return self.embed(tokens) + layer(self._normed(self.norms[0], at_least_float32(table)), tokens)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Where the residual stream starts: tokens ``(B, ...)`` to ``(B, ..., D)``, in at least float32."""
-        return wide(self.embedding(tokens))
+        return at_least_float32(self.embedding(tokens))
 
     def block(self, index: int, residual: Tensor) -> Tensor:
         """The residual stream ``(B, T, D)`` behind a block."""
@@ -227,7 +227,7 @@ def sample_tokens(
         raise ValueError(f"temperature={temperature} must be at least 0 and top_k={top_k} at least 1, or None")
     if temperature == 0:
         return logits.argmax(-1)
-    values = wide(logits) / temperature
+    values = at_least_float32(logits) / temperature
     if top_k is not None and top_k < values.shape[-1]:
         kept, classes = values.topk(top_k, -1)
         drawn = torch.multinomial(kept.softmax(-1), 1, generator=generator)

@@ -32,7 +32,7 @@ from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, s
 from fprnn.model import SequenceModel
 from fprnn.schedules import DescendingSchedule
 from fprnn.solvers import FixedCountSolver, IterativeSolver
-from fprnn.solvers.iterative import check_tolerance
+from fprnn.solvers.picard import check_tolerance
 from fprnn.tasks.task import SequenceBatch
 
 Split = Literal["val", "test"]

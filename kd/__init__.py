@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kd.data import DataFraction
     from kd.features import FeatureCapture, FeatureObjective, refit_head
+    from kd.losses import KLDistillation, LabelCrossEntropy, Mixture, Objective, TeacherOutputs
     from kd.metrics import FidelityMetrics
     from kd.module import KnowledgeDistillation
     from kd.networks import EncoderClassifier, TimmClassifier, TorchvisionClassifier
-    from kd.objectives import KLDistillation, LabelCrossEntropy, Mixture, Objective, TeacherOutputs
     from kd.targets import PermutedNonTargets, TargetTransform, WholeTeacher
-    from kd.teacher import NetworkTeacher, RunTeacher, SelfDistilledTeacher, Teacher
-    from kd.teacher_outputs import CachedOutputs, OnlineOutputs, OutputSource
+    from kd.teacher.outputs import CachedOutputs, OnlineOutputs, OutputSource
+    from kd.teacher.sources import NetworkTeacher, RunTeacher, SelfDistilledTeacher, Teacher
     from kd.text import TextDataModule
     from kd.transformer import CausalTransformer
 
@@ -49,27 +49,27 @@ __all__ = [
 ]
 
 _HOME = {
-    "CachedOutputs": "kd.teacher_outputs",
+    "CachedOutputs": "kd.teacher.outputs",
     "CausalTransformer": "kd.transformer",
     "DataFraction": "kd.data",
     "EncoderClassifier": "kd.networks",
     "FeatureCapture": "kd.features",
     "FeatureObjective": "kd.features",
     "FidelityMetrics": "kd.metrics",
-    "KLDistillation": "kd.objectives",
+    "KLDistillation": "kd.losses",
     "KnowledgeDistillation": "kd.module",
-    "LabelCrossEntropy": "kd.objectives",
-    "Mixture": "kd.objectives",
-    "NetworkTeacher": "kd.teacher",
-    "Objective": "kd.objectives",
-    "OnlineOutputs": "kd.teacher_outputs",
-    "OutputSource": "kd.teacher_outputs",
+    "LabelCrossEntropy": "kd.losses",
+    "Mixture": "kd.losses",
+    "NetworkTeacher": "kd.teacher.sources",
+    "Objective": "kd.losses",
+    "OnlineOutputs": "kd.teacher.outputs",
+    "OutputSource": "kd.teacher.outputs",
     "PermutedNonTargets": "kd.targets",
-    "RunTeacher": "kd.teacher",
-    "SelfDistilledTeacher": "kd.teacher",
+    "RunTeacher": "kd.teacher.sources",
+    "SelfDistilledTeacher": "kd.teacher.sources",
     "TargetTransform": "kd.targets",
-    "Teacher": "kd.teacher",
-    "TeacherOutputs": "kd.objectives",
+    "Teacher": "kd.teacher.sources",
+    "TeacherOutputs": "kd.losses",
     "TextDataModule": "kd.text",
     "TimmClassifier": "kd.networks",
     "TorchvisionClassifier": "kd.networks",

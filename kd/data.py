@@ -16,13 +16,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from dinopl.core.seeds import stream_seed
+from dinopl.core.types import ImageBatch, ImageShape
 from dinopl.data.indexed import IndexedDataModule, IndexedLoader, skip_validation
 from dinopl.data.subsets import count_of
 from dinopl.data.views import ImageView
-from dinopl.seeds import stream_seed
-from dinopl.types import ImageBatch, ImageShape
 from kd.fractions import covering_size, draw_subset, index_digest, noisy_labels
-from kd.passes import PassSampler, SelectedSampler, steps_per_pass
+from kd.samplers import PassSampler, SelectedSampler, steps_per_pass
 
 
 class Selection(NamedTuple):

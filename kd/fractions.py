@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinopl.data.keys import integers, sample_keys, uniform
+from dinopl.core.random import integers, sample_keys, uniform
+from dinopl.core.seeds import stream_seed
 from dinopl.data.subsets import class_sequence
-from dinopl.seeds import stream_seed
 
 
 def preference(count: int, seed: int, first: Tensor | None = None) -> Tensor:

@@ -21,22 +21,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
+from dinopl.core.divergences import entropy
+from dinopl.core.seeds import seeded, stream_seed
+from dinopl.core.types import ImageBatch
 from dinopl.data.batch import as_batch
 from dinopl.encoders import evaluation
-from dinopl.losses import entropy
 from dinopl.optim import check_bias_weight_decay, parameter_groups
-from dinopl.seeds import seeded, stream_seed
-from dinopl.types import ImageBatch
 from kd.data import DataFraction
+from kd.evaluation import Measuring
 from kd.features import FeatureCapture, FeatureObjective
-from kd.measuring import Measuring
+from kd.losses import FeaturesAlone, LabelCrossEntropy, Objective
 from kd.metrics import parameter_distance
 from kd.networks import EncoderClassifier, as_shape, draw_classifier
-from kd.objectives import FeaturesAlone, LabelCrossEntropy, Objective
-from kd.passes import SelectedSampler
+from kd.samplers import SelectedSampler
 from kd.targets import TargetTransform, WholeTeacher
-from kd.teacher import FAMILY, HeldTeacher, Teacher, check_classes, count_correct
-from kd.teacher_outputs import (
+from kd.teacher.outputs import (
     OnlineOutputs,
     OutputSource,
     Surroundings,
@@ -46,6 +45,7 @@ from kd.teacher_outputs import (
     pool_of,
     subset_outputs,
 )
+from kd.teacher.sources import FAMILY, HeldTeacher, Teacher, check_classes, count_correct
 
 
 class KnowledgeDistillation(LightningModule):

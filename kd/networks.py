@@ -14,9 +14,9 @@ from typing import Any, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from dinopl.core.seeds import seeded
+from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size
-from dinopl.seeds import seeded
-from dinopl.types import ImageShape
 from kd.text import TextShape
 
 Shape = ImageShape | TextShape

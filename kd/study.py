@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dinopl.results.statistics import Interval, Summary, summarize
+from dinopl.core.statistics import Interval, Summary, summarize
 
 Array = NDArray[np.float64]
 

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinopl.core.seeds import stream_seed
+from dinopl.core.types import ImageBatch
 from dinopl.data.fingerprint import digest
 from dinopl.data.indexed import IndexedDataModule, skip_validation
 from dinopl.data.loader import OrderedLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources.base import locate, missing
-from dinopl.seeds import stream_seed
-from dinopl.types import ImageBatch
 
 Units = Literal["characters", "bytes"]
 Split = Literal["train", "val", "test"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dinopl.app import main
+from dinopl.cli import main
 
 ROOT = Path(__file__).parent.parent
 

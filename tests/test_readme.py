@@ -30,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dinopl_main(*words: str) -> int:
-    from dinopl.app import main
+    from dinopl.cli import main
 
     return main(words)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dinopl.app import main
-from tests.dinopl.results.run_trees import alpha_config, write_run
+from dinopl.cli import main
+from tests.dinopl.reports.run_trees import alpha_config, write_run
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "reports.md").read_text()

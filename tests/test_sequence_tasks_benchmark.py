@@ -104,7 +104,7 @@ def test_a_cell_of_the_papers_table_says_what_depends(script: ModuleType) -> Non
 
 def printed(script: ModuleType, config: str, variant: str, capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     """The whole configuration of a variant, which passed the command's checks."""
-    from dinopl.app.entry import main
+    from dinopl.cli.main import main
 
     file = ROOT / "configs" / "fprnn" / f"{config}.yaml"
     assert main(["fit", f"--config={file}", *script.VARIANTS[config][variant], *words, "--print_config"]) == 0

@@ -106,7 +106,7 @@ def test_the_users_options_come_last(script: ModuleType, monkeypatch: pytest.Mon
     "variant", ["fprnn", "paper", "l_max=2", "input-only", "diagonal-2", "lstm", "delta-product-fixed"]
 )
 def test_the_command_takes_every_variants_options(script: ModuleType, variant: str, capsys: Any) -> None:
-    from dinopl.app.entry import main
+    from dinopl.cli.main import main
 
     arguments = ["--config=configs/fprnn/s3.yaml", *script.VARIANTS[variant], "--print_config"]
     assert main(["fit", *arguments]) == 0

@@ -29,4 +29,4 @@ def test_every_configuration_is_in_the_wheel_where_the_command_looks_for_it(whee
 
 def test_the_wheel_installs_the_command(wheel):
     (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
-    assert "dinopl = dinopl.app.entry:main" in wheel.read(entry).decode()
+    assert "dinopl = dinopl.cli.main:main" in wheel.read(entry).decode()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinopl.types import ImageBatch
+from dinopl.core.types import ImageBatch
 
 
 def as_batch(batch: Any) -> ImageBatch:

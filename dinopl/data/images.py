@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinopl.core.types import ImageShape
 from dinopl.data.views import resize
-from dinopl.types import ImageShape
 
 _CHUNK = 4096  # images that are resized or summed at a time, which bounds the memory for floating-point copies
 

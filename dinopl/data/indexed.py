@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from dinopl.core.types import ImageBatch
 from dinopl.data.order import BatchOrder
-from dinopl.types import ImageBatch
 
 
 class IndexedLoader(Protocol):
@@ -38,7 +38,7 @@ class IndexedLoader(Protocol):
 class IndexedDataModule(LightningDataModule, ABC):
     """A data module whose training samples have the indices 0 to ``num_train - 1``.
 
-    Batches have the keys "views", "label" and "index", whatever the samples are: see ``dinopl.types.ImageBatch``.
+    Batches have the keys "views", "label" and "index", whatever the samples are: see ``dinopl.core.types.ImageBatch``.
 
     Attributes:
         num_classes: number of classes that a label may have; known after construction, as is what follows.

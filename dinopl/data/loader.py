@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinopl.data.keys import derived_keys, sample_keys
+from dinopl.core.random import derived_keys, sample_keys
+from dinopl.core.types import ImageBatch
 from dinopl.data.order import BatchOrder, BatchSlice, Block
 from dinopl.data.stores import ImageStore
 from dinopl.data.views import ImageView
-from dinopl.types import ImageBatch
 
 _TOGETHER = 1 << 18  # numbers in the views that are made at once, if a batch has not more by itself
 _FIRST_VIEW = 1 << 20  # the draws that views make of a key stay below this, those that make a key for a view above

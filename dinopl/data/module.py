@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dinopl.core.seeds import stream_seed
+from dinopl.core.types import ImageBatch, ImageShape
 from dinopl.data.fingerprint import describe, digest, spread
 from dinopl.data.images import ImageArrays, ImageFiles
 from dinopl.data.indexed import IndexedDataModule, skip_validation
@@ -23,8 +25,6 @@ from dinopl.data.sources import DigitsImages, ImageSource
 from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset, read_splits
 from dinopl.data.stores import ImageStore, open_store
 from dinopl.data.views import ImageView, WholeImage
-from dinopl.seeds import stream_seed
-from dinopl.types import ImageBatch, ImageShape
 
 
 class ImageDataModule(IndexedDataModule):

@@ -7,11 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dinopl.core.seeds import stream_seed
 from dinopl.data.images import ImageArrays, ImageFiles
 from dinopl.data.sources.base import ImageSource
 from dinopl.data.stores import channel_moments, open_store, read_all
 from dinopl.data.subsets import count_of, stratified_split, stratified_subset
-from dinopl.seeds import stream_seed
 
 Split = Literal["train", "val", "test"]
 Normalization = Literal["source", "train"] | tuple[float, float] | tuple[list[float], list[float]]

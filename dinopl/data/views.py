@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinopl.data.keys import integers
+from dinopl.core.random import integers
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
@@ -59,7 +59,7 @@ class ImageView(ABC):
 
         Args:
             images: ``(B, C, H, W)`` floating point, before normalisation: 0 is black, 1 is white.
-            keys: one key a sample, ``(B,)`` int64, for ``dinopl.data.keys.uniform`` and ``integers``.
+            keys: one key a sample, ``(B,)`` int64, for ``dinopl.core.random.uniform`` and ``integers``.
 
         Returns:
             ``(B, C, h, w)``. It may share the input's storage, and must not change it.

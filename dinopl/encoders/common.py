@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from dinopl.types import ImageShape
+from dinopl.core.types import ImageShape
 
 
 def init_convolutions(module: nn.Module) -> None:

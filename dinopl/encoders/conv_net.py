@@ -8,7 +8,7 @@ BatchNorm would take out again.
 
 from torch import Tensor, nn
 
-from dinopl.types import ImageShape
+from dinopl.core.types import ImageShape
 
 
 class ConvNet(nn.Module):

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from dinopl.types import ImageShape
+from dinopl.core.types import ImageShape
 
 
 class MiniMLP(nn.Sequential):

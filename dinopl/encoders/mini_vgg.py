@@ -1,7 +1,7 @@
 """A VGG small enough to train on a CPU in seconds, in any image size and number of channels."""
 
+from dinopl.core.types import ImageShape
 from dinopl.encoders.vgg import PooledStages
-from dinopl.types import ImageShape
 
 
 class MiniVGG(PooledStages):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinopl.core.types import ImageShape
 from dinopl.encoders.common import init_convolutions
-from dinopl.types import ImageShape
 
 
 class ResidualNetwork(nn.Module):

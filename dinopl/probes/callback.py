@@ -15,12 +15,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
+from dinopl.core.seeds import stream_seed
 from dinopl.encoders.common import evaluation
 from dinopl.probes.base import Probe
 from dinopl.probes.features import Features, accuracies, extract_features
 from dinopl.probes.knn import KNNProbe
 from dinopl.probes.loaders import probe_loaders, sample_count
-from dinopl.seeds import stream_seed
 
 PREFIXES = {"test": "probe", "val": "probe_val"}
 """First part of the metric names, by split."""

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
-from dinopl.losses import at_least_float32
+from dinopl.core.precision import at_least_float32
 from dinopl.probes.base import Probe
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinopl.core.precision import at_least_float32
 from fprnn.baselines.streamed import StreamedLayer, head_width
-from fprnn.layers.token import normalized
-from fprnn.mixers.base import wide
+from fprnn.solvers.newton import normalized
 
 
 def delta_product_recurrent(
@@ -155,7 +155,7 @@ class DeltaProductLayer(StreamedLayer[Tensor]):
 
     def initial_state(self, batch: int) -> Tensor:
         """The zero state of ``batch`` sequences, ``(B, heads, head_dim, head_dim)``."""
-        return wide(self.key_proj.weight).new_zeros(batch, self.num_heads, self.head_dim, self.head_dim)
+        return at_least_float32(self.key_proj.weight).new_zeros(batch, self.num_heads, self.head_dim, self.head_dim)
 
     def _run(self, x: Tensor, state: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:
         parts = (F.silu(self.query_proj(x)), F.silu(self.key_proj(x)), F.silu(self.value_proj(x)), self.beta_proj(x))

@@ -5,8 +5,8 @@ Hochreiter & Schmidhuber, "Long Short-Term Memory" (Neural Computation, 1997), b
 
 from torch import Tensor, nn
 
+from dinopl.core.checks import check_sizes
 from fprnn.baselines.streamed import StreamedLayer
-from fprnn.checks import check_sizes
 
 LSTMState = tuple[Tensor, Tensor]
 """Hidden and cell state, each ``(1, B, hidden_size)``."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinopl.core.checks import check_sizes
+from dinopl.core.precision import at_least_float32
 from fprnn.baselines.streamed import StreamedLayer
-from fprnn.checks import check_sizes
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.selection import LowRankStepSize
-from fprnn.mixers.base import wide
 from fprnn.ops import selective_scan
 
 
@@ -83,7 +83,7 @@ class MambaLayer(StreamedLayer[MambaState]):
 
     def initial_state(self, batch: int) -> MambaState:
         """The zero state of ``batch`` sequences."""
-        return MambaState(wide(self.A_log).new_zeros(batch, *self.A_log.shape), self.conv.no_tokens(batch))
+        return MambaState(at_least_float32(self.A_log).new_zeros(batch, *self.A_log.shape), self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
@@ -92,8 +92,10 @@ class MambaLayer(StreamedLayer[MambaState]):
         v, inputs = self.conv(source, before), last_tokens(before, source)
         rho, b, c = self.x_proj(v).split(list(self.sizes), -1)
         with torch.autocast(v.device.type, enabled=False):
-            rates = -wide(self.A_log).exp()
-            delta = self.step_size(wide(rho))
-            read, recurrent = selective_scan(wide(v), delta, rates, wide(b), wide(c), state.recurrent)
-            y = ((read + wide(self.D_skip) * wide(v)) * F.silu(wide(z))).to(z.dtype)
+            rates = -at_least_float32(self.A_log).exp()
+            delta = self.step_size(at_least_float32(rho))
+            read, recurrent = selective_scan(
+                at_least_float32(v), delta, rates, at_least_float32(b), at_least_float32(c), state.recurrent
+            )
+            y = ((read + at_least_float32(self.D_skip) * at_least_float32(v)) * F.silu(at_least_float32(z))).to(z.dtype)
         return self.out_proj(y), MambaState(recurrent, inputs)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinopl.core.precision import at_least_float32
 from fprnn.baselines.streamed import StreamedLayer, head_width
 from fprnn.layers.convolution import ShortConvolution, convolved
-from fprnn.layers.token import normalized
-from fprnn.mixers.base import wide
+from fprnn.solvers.newton import normalized
 
 
 class MatrixMemory(NamedTuple):
@@ -217,7 +217,7 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
 
     def initial_state(self, batch: int) -> MLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
-        memory = empty_memory(wide(self.gates.weight), batch, self.num_heads, self.head_dim, self.head_dim)
+        memory = empty_memory(at_least_float32(self.gates.weight), batch, self.num_heads, self.head_dim, self.head_dim)
         return MLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: MLSTMCache) -> tuple[Tensor, MLSTMCache]:
@@ -226,8 +226,10 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
         query_key, values, out = self.query_key_proj(u), self.value_proj(x), self.output_gate(x)
         with torch.autocast(x.device.type, enabled=False):
             sizes = (*x.shape[:2], self.num_heads, self.head_dim)
-            q, k, v = (wide(part).reshape(sizes) for part in (*query_key.chunk(2, -1), values))
-            enter, forget = F.linear(wide(u), wide(self.gates.weight), wide(self.gates.bias)).chunk(2, -1)
+            q, k, v = (at_least_float32(part).reshape(sizes) for part in (*query_key.chunk(2, -1), values))
+            enter, forget = F.linear(
+                at_least_float32(u), at_least_float32(self.gates.weight), at_least_float32(self.gates.bias)
+            ).chunk(2, -1)
             h, memory = self._remember(q, k / math.sqrt(self.head_dim), v, enter, F.logsigmoid(forget), state.memory)
             h = normalized(self.head_norm, h).flatten(-2)
         return self.out_proj(out.sigmoid() * h.to(out.dtype)), MLSTMCache(memory, inputs)

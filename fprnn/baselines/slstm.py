@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinopl.core.precision import at_least_float32
 from fprnn.baselines.streamed import StreamedLayer, head_width
 from fprnn.layers.convolution import ShortConvolution, convolved
-from fprnn.layers.token import normalized
-from fprnn.mixers.base import wide
+from fprnn.solvers.newton import normalized
 
 
 class ScalarMemory(NamedTuple):
@@ -118,7 +118,7 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
 
     def initial_state(self, batch: int) -> SLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
-        memory = nothing_remembered(wide(self.recurrent), batch, self.num_heads, self.head_dim)
+        memory = nothing_remembered(at_least_float32(self.recurrent), batch, self.num_heads, self.head_dim)
         return SLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, x: Tensor, state: SLSTMCache) -> tuple[Tensor, SLSTMCache]:
@@ -127,10 +127,12 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
         with torch.autocast(x.device.type, enabled=False):
             sizes = (*x.shape[:2], 2, self.num_heads, self.head_dim)
             cell, gates = (
-                F.linear(wide(part), wide(proj.weight), wide(proj.bias)).reshape(sizes)
+                F.linear(at_least_float32(part), at_least_float32(proj.weight), at_least_float32(proj.bias)).reshape(
+                    sizes
+                )
                 for part, proj in ((x, self.cell_proj), (u, self.gate_proj))
             )
             ordered = torch.cat([cell[:, :, :1], gates, cell[:, :, 1:]], 2)
-            h, memory = slstm_recurrent(ordered, wide(self.recurrent), state.memory)
+            h, memory = slstm_recurrent(ordered, at_least_float32(self.recurrent), state.memory)
             h = normalized(self.head_norm, h).flatten(-2)
         return self.out_proj(h.to(x.dtype)), SLSTMCache(memory, inputs)

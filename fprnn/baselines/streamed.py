@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
-from fprnn.checks import check_sizes
+from dinopl.core.checks import check_sizes
 
 State = TypeVar("State")
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dinopl.core.checks import check_norm_eps
 from fprnn.baselines.positions import NoPE, Positions
 from fprnn.baselines.streamed import StreamedLayer, head_width
-from fprnn.checks import check_norm_eps
 
 
 class AttentionCache(NamedTuple):

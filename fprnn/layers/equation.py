@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fprnn.layers.recurrence import Recurrence, solve_reflections
-from fprnn.layers.token import TokenEquation, TokenSolution, join_tokens, normalized, solve_token
 from fprnn.mixers import Mixer, MixerContext, ReflectionMixer
 from fprnn.ops import linear_scan
 from fprnn.solvers.base import ProblemSize, Solution, exact_solution
+from fprnn.solvers.newton import TokenEquation, TokenSolution, join_tokens, normalized, solve_token
+from fprnn.solvers.reflections import Recurrence, solve_reflections
 
 
 def shift(sequence: Tensor, first: Tensor | None = None) -> Tensor:
@@ -109,7 +109,7 @@ class FPRNNEquation(NamedTuple):
         return exact_solution(solve_reflections(mixer, problem).transpose(0, 1))
 
     def tokens(self) -> list[TokenSolution]:
-        """The solution of each token in turn, by :func:`~fprnn.layers.token.solve_token`."""
+        """The solution of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
         state, hidden = self.start()
         tokens: list[TokenSolution] = []
         for t in range(self.drive.shape[1]):

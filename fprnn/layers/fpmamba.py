@@ -15,15 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import check_norm_eps, check_sizes
+from dinopl.core.checks import check_norm_eps, check_sizes
+from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import shift
 from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
 from fprnn.layers.parts import check_parts
 from fprnn.layers.selection import LowRankStepSize, Selector
-from fprnn.layers.token import LoopNorm
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
-from fprnn.mixers.base import MixerProjection, wide
+from fprnn.mixers.base import MixerProjection
 from fprnn.solvers import (
     FixedPointEquation,
     FixedPointSolver,
@@ -32,6 +32,7 @@ from fprnn.solvers import (
     SequentialSolver,
     SolveStatistics,
 )
+from fprnn.solvers.newton import LoopNorm
 
 
 class MambaCache(NamedTuple):
@@ -131,7 +132,7 @@ class MatrixStateLayer(nn.Module, ABC):
         weight = self.in_proj.weight
         length = 0 if isinstance(self.solver, SequentialSolver | ScanSolver) else self.kept_iterations
         recurrent, trail = (
-            MatrixState(*(wide(weight).new_zeros(*leading, batch, *size) for size in self._state_sizes()))
+            MatrixState(*(at_least_float32(weight).new_zeros(*leading, batch, *size) for size in self._state_sizes()))
             for leading in ((), (length,))
         )
         return MambaCache(recurrent, trail, None if self.conv is None else self.conv.no_tokens(batch))
@@ -160,12 +161,12 @@ class MatrixStateLayer(nn.Module, ABC):
 
     def equation(self, inputs: MambaInputs, cache: MambaCache | None = None) -> MambaEquation:
         """The fixed point's equation, in at least float32."""
-        x = wide(inputs.x)
+        x = at_least_float32(inputs.x)
         with torch.autocast(x.device.type, enabled=False):
             context = self.mixer.prepare(x)
-            selected = self.selector.prepare(wide(inputs.raw))
+            selected = self.selector.prepare(at_least_float32(inputs.raw))
             parameters = None if self.mixer.hidden_dependent else self.mixer.condition(context, x)
-            gate = F.silu(wide(inputs.z)) if self.glu_in_loop else None
+            gate = F.silu(at_least_float32(inputs.z)) if self.glu_in_loop else None
         zeros = (x.new_zeros(len(x), *size) for size in self._state_sizes())
         before = MatrixState(*zeros) if cache is None else cache.recurrent
         rates, skip = self.dynamics()
@@ -278,7 +279,7 @@ class FPMamba(MatrixStateLayer):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Rates ``(d, N)`` and skip connection ``(d,)``, in at least float32."""
-        return -wide(self.A_log).exp(), wide(self.D_skip)
+        return -at_least_float32(self.A_log).exp(), at_least_float32(self.D_skip)
 
 
 class DiagonalMamba(FPMamba):

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from fprnn.checks import check_sizes
+from dinopl.core.checks import check_sizes
+from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution
 from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer
 from fprnn.layers.selection import HeadStepSize, Selector
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
-from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, ScanSolver
 
 
@@ -116,7 +116,7 @@ class FPMamba2(MatrixStateLayer):
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Rates ``(heads,)`` and skip connection ``(d,)``, in at least float32."""
-        return -wide(self.A_log).exp(), wide(self.D_skip).repeat_interleave(self.head_dim)
+        return -at_least_float32(self.A_log).exp(), at_least_float32(self.D_skip).repeat_interleave(self.head_dim)
 
 
 class DiagonalMamba2(FPMamba2):

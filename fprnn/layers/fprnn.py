@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import check_norm_eps, check_sizes
+from dinopl.core.checks import check_norm_eps, check_sizes
+from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution, last_tokens
+from fprnn.layers.dense import DenseSolver
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
-from fprnn.layers.oracle import DenseSolver
 from fprnn.layers.parts import check_parts
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer, MixerContext
-from fprnn.mixers.base import wide
 from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 
 
@@ -66,7 +66,7 @@ class FPRNNInputs(NamedTuple):
         In at least float32, since the gradient of a row is a sum over all places where its token stands.
         """
         z, read, decay, drive, projected = (
-            F.embedding(tokens, wide(rows.squeeze(0))) for rows in (*self[:4], self.context.projected)
+            F.embedding(tokens, at_least_float32(rows.squeeze(0))) for rows in (*self[:4], self.context.projected)
         )
         return FPRNNInputs(z, read, decay, drive, self.context._replace(projected=projected), None, None)
 
@@ -148,7 +148,7 @@ class FPRNN(nn.Module):
     def initial_state(self, batch: int) -> FPRNNCache:
         """The cache before the first token of ``batch`` sequences."""
         weight = self.in_proj.weight
-        zeros = wide(weight).new_zeros(batch, self.d_inner)
+        zeros = at_least_float32(weight).new_zeros(batch, self.d_inner)
         if self.conv_width is None:
             return FPRNNCache(RecurrentState(zeros, zeros))
         inputs = weight.new_zeros(batch, self.conv_width - 1, self.d_inner)
@@ -175,8 +175,8 @@ class FPRNN(nn.Module):
         before = None if cache is None else cache.inputs
         copies = {name: conv(source, before) for name, conv in self.input_convs.items()}
         x = copies.get("x", source)
-        drive = wide(F.silu(self.input_gate(copies.get("b", x)))) * wide(x)
-        decay = torch.sigmoid(wide(self.decay_gate(copies.get("decay", x))))
+        drive = at_least_float32(F.silu(self.input_gate(copies.get("b", x)))) * at_least_float32(x)
+        decay = torch.sigmoid(at_least_float32(self.decay_gate(copies.get("decay", x))))
         with torch.autocast(u.device.type, enabled=False):
             context = self.mixer.prepare(copies.get("mixer", x))
         seen = self.read_convs["x"](x, None if cache is None else cache.reads) if self.read_convs else x
@@ -208,7 +208,9 @@ class FPRNN(nn.Module):
         h = hidden.to(inputs.z.dtype)
         weight = self.output_gate.weight[:, self.d_inner :]
         c = F.silu(inputs.read + F.linear(self._reads(h, cache).to(weight.dtype), weight))
-        return _Solved(project_normed(wide(inputs.z * c * h), self.out_norm, self.out_proj.weight), hidden, equation)
+        return _Solved(
+            project_normed(at_least_float32(inputs.z * c * h), self.out_norm, self.out_proj.weight), hidden, equation
+        )
 
     def _reads(self, h: Tensor, cache: FPRNNCache | None) -> Tensor:
         """What the output gate sees of the state."""

@@ -2,7 +2,7 @@
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), sections 4.1 and 4.2. Not in the paper: the solve token by token.
 Given the previous token, all but y itself is known, and what is left has the form of
-:class:`~fprnn.layers.token.TokenEquation`.
+:class:`~fprnn.solvers.newton.TokenEquation`.
 """
 
 from typing import Any, NamedTuple
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from fprnn.layers.equation import shift
 from fprnn.layers.selection import SelectionContext, Selector
-from fprnn.layers.token import LoopNorm, TokenEquation, TokenSolution, join_tokens, normalized, solve_token
 from fprnn.mixers import Mixer, MixerContext
 from fprnn.ops import selective_scan
-from fprnn.ops.selective_reference import per_channel
+from fprnn.ops.selective_scan.reference import per_channel
 from fprnn.solvers.base import ProblemSize, Solution
+from fprnn.solvers.newton import LoopNorm, TokenEquation, TokenSolution, join_tokens, normalized, solve_token
 
 
 class MatrixState(NamedTuple):
@@ -91,7 +91,7 @@ class MambaEquation(NamedTuple):
         return join_tokens(self.tokens(), self.x.clone())
 
     def tokens(self) -> list[TokenSolution]:
-        """The solution of each token in turn, by :func:`~fprnn.layers.token.solve_token`."""
+        """The solution of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
         (state, hidden), tokens = self.before, list[TokenSolution]()
         for t in range(self.x.shape[1]):
             x = self.x[:, t]

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.mixers.base import MixerProjection, wide
+from dinopl.core.precision import at_least_float32
+from fprnn.mixers.base import MixerProjection
 
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # at the start
 
@@ -125,7 +126,7 @@ class LowRankStepSize(nn.Module):
 
     def forward(self, rho: Tensor) -> Tensor:
         """``(..., rank)`` to ``(..., d)``."""
-        return F.softplus(F.linear(rho, wide(self.weight), wide(self.bias)))
+        return F.softplus(F.linear(rho, at_least_float32(self.weight), at_least_float32(self.bias)))
 
 
 class HeadStepSize(nn.Module):
@@ -143,7 +144,7 @@ class HeadStepSize(nn.Module):
 
     def forward(self, raw: Tensor) -> Tensor:
         """``(..., heads)`` to the same."""
-        return F.softplus(raw + wide(self.bias))
+        return F.softplus(raw + at_least_float32(self.bias))
 
 
 def initial_step_bias(count: int) -> Tensor:

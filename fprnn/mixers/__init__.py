@@ -2,7 +2,7 @@
 
 from fprnn.mixers.base import Gain, Mixer, MixerContext
 from fprnn.mixers.composed import AlternatingMixer, ConstantMixer, IdentityMixer, orthogonal
-from fprnn.mixers.lowrank import (
+from fprnn.mixers.householder import (
     HouseholderMixer,
     LowRankMixer,
     ReflectionMixer,
@@ -10,14 +10,7 @@ from fprnn.mixers.lowrank import (
     diagonal_low_rank,
     householder_product,
 )
-from fprnn.mixers.scaling import (
-    ColumnScaling,
-    FrobeniusScaling,
-    MatrixScaling,
-    RowScaling,
-    SpectralScaling,
-)
-from fprnn.mixers.structured import (
+from fprnn.mixers.kronecker import (
     DenseMixer,
     KroneckerFactors,
     KroneckerMixer,
@@ -25,6 +18,13 @@ from fprnn.mixers.structured import (
     dense,
     kronecker,
     monarch,
+)
+from fprnn.mixers.scaling import (
+    ColumnScaling,
+    FrobeniusScaling,
+    MatrixScaling,
+    RowScaling,
+    SpectralScaling,
 )
 
 __all__ = [

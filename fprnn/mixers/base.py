@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dinopl.core.precision import at_least_float32
+
 Dependence = Literal["concatenate", "symmetric", "input"]
 Activation = Callable[[Tensor], Tensor]
 
@@ -120,7 +122,7 @@ class MixerProjection(nn.Module):
     def weight(self) -> Tensor:
         """The matrix ``(P, width of p)`` in at least float32."""
         rows = [
-            F.normalize(wide(direction), dim=1) * wide(magnitude).unsqueeze(1)
+            F.normalize(at_least_float32(direction), dim=1) * at_least_float32(magnitude).unsqueeze(1)
             for direction, magnitude in zip(self.direction, self.magnitude, strict=True)
         ]
         return rows[0] if len(rows) == 1 else rows[1] @ rows[0]
@@ -128,8 +130,8 @@ class MixerProjection(nn.Module):
     def forward(self, x: Tensor) -> MixerContext:
         """The input's part for x ``(..., d)`` in at least float32, and the weight that the state is still to meet."""
         weight = self.weight()
-        bias = None if self.bias is None else F.pad(wide(self.bias), (self.unbiased, 0))
-        projected = F.linear(wide(x), weight[:, : self.d_inner], bias)
+        bias = None if self.bias is None else F.pad(at_least_float32(self.bias), (self.unbiased, 0))
+        projected = F.linear(at_least_float32(x), weight[:, : self.d_inner], bias)
         state_weight = {"concatenate": weight[:, self.d_inner :], "symmetric": weight, "input": None}[self.dependence]
         return MixerContext(projected, state_weight)
 
@@ -188,7 +190,7 @@ class Mixer(nn.Module, ABC):
         """Solves ``delta = excess + gain (I - Q) delta``, the equation of one token's fixed point.
 
         By Richardson's iteration while that converges, else with a factorised matrix; subclasses with a closed form
-        use it. Gradients do not pass: see :func:`fprnn.layers.token.solve_token`.
+        use it. Gradients do not pass: see :func:`fprnn.solvers.newton.solve_token`.
 
         Args:
             parameters: of Q, with leading dimensions ``(...)``.
@@ -257,11 +259,6 @@ class ProjectedMixer(Mixer):
     @abstractmethod
     def activate(self, raw: Tensor) -> Any:
         """The parameters of Q from what the projection returns, ``(..., P)``."""
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in at least float32: half precision is promoted, float64 stays."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def solve_systems(matrix: Tensor, right: Tensor) -> Tensor:

@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fprnn.checks import MOST_PARTS, check_rank
-from fprnn.mixers.base import Dependence, Gain, Mixer, MixerContext, ProjectedMixer, wide
-from fprnn.mixers.lowrank import HouseholderMixer
+from dinopl.core.checks import MOST_PARTS, check_rank
+from dinopl.core.precision import at_least_float32
+from fprnn.mixers.base import Dependence, Gain, Mixer, MixerContext, ProjectedMixer
+from fprnn.mixers.householder import HouseholderMixer
+from fprnn.mixers.kronecker import KroneckerMixer
 from fprnn.mixers.scaling import MatrixScaling
-from fprnn.mixers.structured import KroneckerMixer
 
 Parts = list[tuple[Mixer, object]]
 
 
 def nothing_projected(x: Tensor) -> MixerContext:
     """The context of a mixer without a projection, for x ``(..., d)``."""
-    return MixerContext(wide(x).new_empty(*x.shape[:-1], 0), None)
+    return MixerContext(at_least_float32(x).new_empty(*x.shape[:-1], 0), None)
 
 
 class IdentityMixer(Mixer):
@@ -81,8 +82,8 @@ class ConstantMixer(Mixer):
 
     def prepare(self, x: Tensor) -> MixerContext:
         """The matrix Q, once per forward pass."""
-        eye = torch.eye(self.d_inner, dtype=wide(x).dtype, device=x.device)
-        shared = (1 - self.beta) * eye + self.beta * orthogonal(wide(self.generator))
+        eye = torch.eye(self.d_inner, dtype=at_least_float32(x).dtype, device=x.device)
+        shared = (1 - self.beta) * eye + self.beta * orthogonal(at_least_float32(self.generator))
         return nothing_projected(x)._replace(shared=shared)
 
     def condition(self, context: MixerContext, state: Tensor) -> Tensor:

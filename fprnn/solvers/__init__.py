@@ -11,7 +11,7 @@ from fprnn.solvers.base import (
     relative_change,
 )
 from fprnn.solvers.gradients import FixedPointGradient, ImplicitGradient, OneStepGradient, TruncatedGradient
-from fprnn.solvers.iterative import AndersonSolver, FixedCountSolver, IterativeSolver, PicardSolver
+from fprnn.solvers.picard import AndersonSolver, FixedCountSolver, IterativeSolver, PicardSolver
 from fprnn.solvers.sequential import ScanSolver, SequentialSolver
 
 __all__ = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, OnDivergence, ProblemSize, Solution
-from fprnn.solvers.iterative import IterativeSolver, PicardSolver, check_positive
+from fprnn.solvers.picard import IterativeSolver, PicardSolver, check_positive
 from fprnn.solvers.sequential import SequentialSolver
 
 

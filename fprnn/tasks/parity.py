@@ -6,7 +6,7 @@ Bit for bit the sequences of the authors of "Fixed-Point RNNs" (Movahedi et al.,
 
 import numpy as np
 
-from fprnn.checks import MOST_NAMES, check_sizes
+from dinopl.core.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.formal import FormalLanguage, end_labelled
 from fprnn.tasks.streams import Streams, Words
 from fprnn.tasks.task import LengthRange, SequenceBatch

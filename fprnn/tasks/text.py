@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fprnn.checks import MOST_NAMES, check_sizes
+from dinopl.core.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, shortened, window_starts
 from fprnn.tasks.streams import Words
 from fprnn.tasks.task import LengthRange, SequenceBatch, Task

@@ -11,9 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from dinopl.core.types import ImageBatch
 from dinopl.data.batch import as_batch
 from dinopl.encoders.common import evaluation
-from dinopl.types import ImageBatch
 
 _INPUT = ":input"
 

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from dinopl.losses import at_least_float32
-from dinopl.seeds import seeded, stream_seed
+from dinopl.core.precision import at_least_float32
+from dinopl.core.seeds import seeded, stream_seed
 from kd.features.capture import batches_with_features
-from kd.objectives.base import Objective
-from kd.objectives.labels import LabelCrossEntropy
+from kd.losses.base import Objective
+from kd.losses.labels import LabelCrossEntropy
 
 
 class HeadFit(ABC):

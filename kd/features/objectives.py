@@ -3,7 +3,7 @@
 Section 5 of the study: a student may match its teacher inside, not only at the output. Feature regression is that of
 "FitNets" (Romero et al., ICLR 2015); the similarity objective is the authors' early code's; CKA is "Similarity of
 Neural Network Representations Revisited" (Kornblith et al., ICML 2019), as a loss. Unlike an
-:class:`kd.objectives.Objective`, these may compare samples with one another, so they return one number a batch, to be
+:class:`kd.losses.Objective`, these may compare samples with one another, so they return one number a batch, to be
 added to the mean of the objective.
 """
 
@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.losses import at_least_float32
-from dinopl.seeds import seeded, stream_seed
+from dinopl.core.precision import at_least_float32
+from dinopl.core.seeds import seeded, stream_seed
 from kd.features.kernels import kernel_cka, spectral_power
 
 

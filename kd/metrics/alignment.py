@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinopl.losses import at_least_float32
+from dinopl.core.precision import at_least_float32
 from kd.features.kernels import kernel_cka
 from kd.metrics.kept import KeptSamples
 from kd.text import token_index

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dinopl.losses import at_least_float32
+from dinopl.core.precision import at_least_float32
 from kd.metrics.kept import KeptSamples
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from dinopl.data.keys import sample_keys
+from dinopl.core.random import sample_keys
 
 _KEYS = "keys"
 

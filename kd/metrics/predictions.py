@@ -17,8 +17,9 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dinopl.losses import at_least_float32, entropy, kl_divergence, mean_squared_error
-from kd.objectives.logits import centred_mean_squared_error
+from dinopl.core.divergences import entropy, kl_divergence, mean_squared_error
+from dinopl.core.precision import at_least_float32
+from kd.losses.logits import centred_mean_squared_error
 
 
 def negative_log_likelihood(logits: Tensor, label: Tensor) -> Tensor:

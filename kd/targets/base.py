@@ -19,7 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from kd.objectives.base import TeacherOutputs
+from kd.losses.base import TeacherOutputs
 
 
 class TargetTransform(ABC):

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dinopl.losses import at_least_float32
-from dinopl.seeds import stream_seed
-from kd.objectives.base import TeacherOutputs
+from dinopl.core.precision import at_least_float32
+from dinopl.core.seeds import stream_seed
+from kd.losses.base import TeacherOutputs
 from kd.targets.base import TargetTransform
 from kd.targets.randomness import visit_keys
 

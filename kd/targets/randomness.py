@@ -1,6 +1,6 @@
 """Permutations and normal numbers as functions of (seed, sample index, visit).
 
-The keys are those of the augmentation (:mod:`dinopl.data.keys`), where the visit may differ from sample to sample.
+The keys are those of the augmentation (:mod:`dinopl.core.random`), where the visit may differ from sample to sample.
 """
 
 import math
@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from dinopl.data.keys import derived_keys, mix, sample_keys, uniform
+from dinopl.core.random import derived_keys, mix, sample_keys, uniform
 
 
 def visit_keys(seed: int, index: Tensor, visit: int | Tensor = 0) -> Tensor:

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from dinopl.losses import at_least_float32
-from dinopl.seeds import stream_seed
-from kd.objectives.decoupled import other_classes
+from dinopl.core.precision import at_least_float32
+from dinopl.core.seeds import stream_seed
+from kd.losses.decoupled import other_classes
 from kd.targets.base import TargetTransform
 from kd.targets.randomness import normal, permutations, visit_keys
 

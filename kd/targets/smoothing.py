@@ -10,9 +10,10 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from dinopl.losses import at_least_float32, entropy
-from kd.objectives.base import TeacherOutputs
-from kd.objectives.mixtures import confidence
+from dinopl.core.divergences import entropy
+from dinopl.core.precision import at_least_float32
+from kd.losses.base import TeacherOutputs
+from kd.losses.mixtures import confidence
 from kd.targets.base import TargetTransform
 
 _LEAST = 1e-12  # smoothing of a teacher that is certain in its own precision: its logits must stay finite

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from dinopl.losses import kl_divergence
-from kd.objectives.base import Objective, TeacherOutputs
+from dinopl.core.divergences import kl_divergence
+from kd.losses.base import Objective, TeacherOutputs
 from kd.targets.base import TargetTransform, WholeTeacher
 
 

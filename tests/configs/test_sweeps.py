@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dinopl.app.sweep import command
-from dinopl.app.sweep.file import Sweep, read_sweep
-from dinopl.app.sweep.grid import Point, expand
-from dinopl.results.options import canonical
+from dinopl.reports.options import canonical
+from dinopl.sweep import command
+from dinopl.sweep.file import Sweep, read_sweep
+from dinopl.sweep.grid import Point, expand
 from tests.configs.conftest import replaced
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"

@@ -92,7 +92,7 @@ def test_resolve_solves_one_tokens_system(name: str, normed: bool) -> None:
 
 @pytest.mark.parametrize("kind", [nn.LayerNorm, nn.RMSNorm])
 def test_gain_is_the_derivative_of_the_norm_times_the_gate(kind: type[nn.LayerNorm | nn.RMSNorm]) -> None:
-    from fprnn.layers.token import norm_gain
+    from fprnn.solvers.newton import norm_gain
 
     norm = kind(D, dtype=torch.float64)
     nn.init.normal_(norm.weight)

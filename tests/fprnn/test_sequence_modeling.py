@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dinopl.callbacks import ExactResume, PredictionWriter
+from dinopl.training import ExactResume, PredictionWriter
 from fprnn import SequenceDataModule, SequenceModeling
 from fprnn.baselines import LSTMLayer
 from fprnn.counting import CountedIterations, iteration_tallies

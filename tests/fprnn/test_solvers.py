@@ -26,7 +26,7 @@ from fprnn.solvers import (
 )
 from fprnn.solvers.automatic import ACCELERATOR, CPU
 from fprnn.solvers.base import exact_solution, smallest_tolerance
-from fprnn.solvers.iterative import LaggedFlag
+from fprnn.solvers.picard import LaggedFlag
 
 
 class Scripted:

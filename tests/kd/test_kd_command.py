@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from dinopl.app import main
+from dinopl.cli import main
 
 CONFIG = Path(__file__).parent.parent.parent / "configs" / "kd" / "digits.yaml"
 RESULTS = "results.json"

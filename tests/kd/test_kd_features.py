@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniVGG
-from dinopl.types import ImageShape
 from kd.features import (
     CKAMatching,
     FeatureCapture,
@@ -25,7 +25,7 @@ from kd.features import (
     similarity_difference,
     spectral_power,
 )
-from kd.objectives import KLDistillation
+from kd.losses import KLDistillation
 
 B = 24
 

@@ -12,14 +12,12 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from dinopl.callbacks import ExactResume
 from dinopl.data import DigitsImages, ImageDataModule, WholeImage
 from dinopl.optim import parameter_groups
+from dinopl.training import ExactResume
 from kd.data import DataFraction
 from kd.features import CKAMatching, FeatureMSE, refit_head
-from kd.module import KnowledgeDistillation
-from kd.networks import EncoderClassifier
-from kd.objectives import (
+from kd.losses import (
     ConfidenceWeighted,
     FeaturesAlone,
     KLDistillation,
@@ -30,9 +28,11 @@ from kd.objectives import (
     Objective,
     OneHotMSE,
 )
+from kd.module import KnowledgeDistillation
+from kd.networks import EncoderClassifier
 from kd.targets import ClassMean, PermutedNonTargets, RandomHead, WholeTeacher
-from kd.teacher import NetworkTeacher, RunTeacher, fingerprint
-from kd.teacher_outputs import CachedOutputs, OnlineOutputs
+from kd.teacher.outputs import CachedOutputs, OnlineOutputs
+from kd.teacher.sources import NetworkTeacher, RunTeacher, fingerprint
 from kd.text import TextDataModule
 from kd.transformer import CausalTransformer
 from tests.kd.conftest import digits, fitted, mlp, quick_trainer, student

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
 import kd
-from dinopl.losses import entropy, kl_divergence, mean_squared_error
-from kd.objectives import (
+from dinopl.core.divergences import entropy, kl_divergence, mean_squared_error
+from kd.losses import (
     ConfidenceWeighted,
     DecoupledKL,
     FeaturesAlone,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dinopl.data import OrderSampler, epoch_order
-from kd.passes import PassSampler, SelectedSampler, steps_per_pass
+from kd.samplers import PassSampler, SelectedSampler, steps_per_pass
 
 
 def batches(sampler: PassSampler) -> list[tuple[int, list[int]]]:

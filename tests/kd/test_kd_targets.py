@@ -9,9 +9,9 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from torch import nn
 
-from dinopl.losses import entropy
-from dinopl.seeds import seeded
-from kd.objectives import (
+from dinopl.core.divergences import entropy
+from dinopl.core.seeds import seeded
+from kd.losses import (
     DecoupledKL,
     HardTeacher,
     JensenShannon,

@@ -13,12 +13,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dinopl.checkpoints import load_checkpoint
+from dinopl.core.checkpoints import load_checkpoint
+from dinopl.core.types import ImageShape
 from dinopl.data import ImageDataModule
+from dinopl.distillation.module import SelfDistillation
 from dinopl.encoders import ConvNet, MiniMLP
-from dinopl.module import SelfDistillation
-from dinopl.types import ImageShape
 from kd.features.heads import LogisticHead
+from kd.losses import KLDistillation
 from kd.networks import (
     EncoderClassifier,
     TimmClassifier,
@@ -27,9 +28,8 @@ from kd.networks import (
     draw_classifier,
     penultimate,
 )
-from kd.objectives import KLDistillation
 from kd.targets import RandomHead
-from kd.teacher import (
+from kd.teacher.sources import (
     HeldTeacher,
     LoadedTeacher,
     NetworkTeacher,
@@ -280,7 +280,7 @@ def test_checkpoints_of_other_families(teacher_file: str, tmp_path: Path) -> Non
 @pytest.fixture
 def self_distilled(tmp_path: Path) -> tuple[str, SelfDistillation]:
     """A checkpoint of the other family, as the command marks it."""
-    from dinopl.heads import ProjectionHead
+    from dinopl.distillation.heads import ProjectionHead
 
     encoder = partial(MiniMLP, hidden=(32,))
     module = SelfDistillation(DIGITS, encoder, partial(ProjectionHead, hidden=(8,), bottleneck_dim=4, out_dim=10))
@@ -293,7 +293,7 @@ def self_distilled(tmp_path: Path) -> tuple[str, SelfDistillation]:
     parts = {
         "encoder": {"class_path": "dinopl.encoders.MiniMLP", "init_args": {"hidden": [32]}},
         "head": {
-            "class_path": "dinopl.heads.ProjectionHead",
+            "class_path": "dinopl.distillation.heads.ProjectionHead",
             "init_args": {"hidden": [8], "bottleneck_dim": 4, "out_dim": 10},
         },
     }

@@ -14,11 +14,11 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from dinopl.data import CropFlip
+from kd.losses import KLDistillation
 from kd.module import KnowledgeDistillation
-from kd.objectives import KLDistillation
 from kd.targets import TopClasses
-from kd.teacher import RunTeacher
-from kd.teacher_outputs import CachedOutputs, OnlineOutputs, OutputSource, key
+from kd.teacher.outputs import CachedOutputs, OnlineOutputs, OutputSource, key
+from kd.teacher.sources import RunTeacher
 from tests.kd.conftest import digits, fitted, mlp, quick_trainer, student
 
 pytestmark = pytest.mark.filterwarnings(
@@ -68,7 +68,7 @@ def test_kept_outputs_are_those_of_the_teacher(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if mapped:  # as if the rows were too many for the memory
-        monkeypatch.setattr("kd.teacher_outputs.RESIDENT", 0)
+        monkeypatch.setattr("kd.teacher.outputs.RESIDENT", 0)
     outputs = CachedOutputs(str(tmp_path / "o") if where == "folder" else None)
     kept, online = given(pupil(outputs), digits())
     assert len(kept) == 12 * 32

@@ -11,7 +11,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import LogisticRegression
 
-from kd.objectives import HardTeacher, KLDistillation, LabelCrossEntropy, LabelSmoothing, LogitMSE
+from kd.losses import HardTeacher, KLDistillation, LabelCrossEntropy, LabelSmoothing, LogitMSE
 from kd.study import power_law
 from kd.targets import ClassMean, EntropyMatchedSmoothing, PermutedNonTargets, UniformRest
 from kd.theory import (

@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays, ImageFiles
-from dinopl.types import ImageShape
 
 
 class SourceInfo(NamedTuple):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays, ImageFiles
 from dinopl.data.sources.base import ImageSource, SourceInfo, locate, missing, one_line
-from dinopl.types import ImageShape
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources.base import ImageSource, SourceInfo
-from dinopl.types import ImageShape
 
 _IMAGES = 1797
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageFiles, as_tensor
 from dinopl.data.sources.base import ImageSource, SourceInfo, locate, missing
-from dinopl.types import ImageShape
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"))
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from dinopl.core.seeds import stream_seed
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources.base import ImageSource, SourceInfo
-from dinopl.seeds import stream_seed
-from dinopl.types import ImageShape
 
 
 class NoiseImages(ImageSource):

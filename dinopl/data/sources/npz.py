@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources.base import ImageSource, SourceInfo, locate, missing, one_line
-from dinopl.types import ImageShape
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources.base import ImageSource, SourceInfo, missing, one_line
 from dinopl.data.sources.downloads import fetch_once
-from dinopl.types import ImageShape
 
 
 class PublishedImages(ImageSource):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageFiles, as_tensor
 from dinopl.data.sources.base import ImageSource, SourceInfo, one_line
 from dinopl.data.sources.downloads import fetch_once
-from dinopl.types import ImageShape
 
 
 class ItemReader:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dinopl.core.types import ImageShape
 from dinopl.data import (
     CIFAR10Images,
     CropFlip,
@@ -25,7 +26,6 @@ from dinopl.data import (
 )
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources import SourceInfo
-from dinopl.types import ImageShape
 
 
 def ready(**options: Any) -> ImageDataModule:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.utils.data import Dataset
 
+from dinopl.core.types import ImageShape
 from dinopl.data import (
     CIFAR10Images,
     CIFAR100Images,
@@ -27,7 +28,6 @@ from dinopl.data import (
 )
 from dinopl.data.sources.published import PublishedImages, read_idx
 from dinopl.data.stores import read_all
-from dinopl.types import ImageShape
 
 PUBLISHED = [MNISTImages(), FashionMNISTImages(), CIFAR10Images(), CIFAR100Images(), STL10Images(), STL10Images(True)]
 

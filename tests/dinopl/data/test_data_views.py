@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinopl.data.keys import sample_keys
+from dinopl.core.random import sample_keys
 from dinopl.data.views import CropFlip, WholeImage, crop_flip
 
 

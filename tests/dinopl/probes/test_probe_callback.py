@@ -15,11 +15,11 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dinopl.callbacks import ExactResume
+from dinopl.core.seeds import stream_seed
 from dinopl.data import ImageDataModule
 from dinopl.probes import KNNProbe, LinearProbe, ProbeCallback, extract_features
 from dinopl.probes.callback import on_first_process
-from dinopl.seeds import stream_seed
+from dinopl.training import ExactResume
 
 CPU = torch.device("cpu")
 SIZES = {"train": 60, "val": 20, "test": 24}

@@ -102,7 +102,7 @@ def test_many_tokens_are_differentiated_in_blocks(monkeypatch: pytest.MonkeyPatc
     mixer = HouseholderMixer(D, 2).double()
     p = problem(mixer, length=7)
     whole = gradients(solve_reflections(mixer, p), p)
-    monkeypatch.setattr("fprnn.layers.recurrence.CACHED_ELEMENTS", 3 * 3 * 2 * D)
+    monkeypatch.setattr("fprnn.solvers.reflections.CACHED_ELEMENTS", 3 * 3 * 2 * D)
     for ours, theirs in zip(gradients(solve_reflections(mixer, p), p), whole, strict=True):
         torch.testing.assert_close(ours, theirs)
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from fprnn.layers import FPRNNEquation, TokenEquation, solve_token
-from fprnn.layers.token import LoopNorm, normalized
 from fprnn.mixers import HouseholderMixer, KroneckerMixer, Mixer, MixerContext
 from fprnn.solvers import PicardSolver, SequentialSolver
+from fprnn.solvers.newton import LoopNorm, normalized
 
 D = 6
 MIXERS = {"householder": lambda: HouseholderMixer(D, 2), "kronecker": lambda: KroneckerMixer(D)}
@@ -99,7 +99,7 @@ def test_with_a_norm_it_agrees_with_the_parallel_iteration_where_the_fixed_point
 
 
 def test_with_a_norm_a_token_that_finds_no_fixed_point_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fprnn.layers.token.ITERATION_CAP", 1)
+    monkeypatch.setattr("fprnn.solvers.newton.ITERATION_CAP", 1)
     with pytest.warns(UserWarning, match="no fixed point of some token in 4 of 4 sequences"):
         statistics = SequentialSolver()(sequence(layer_norm())).statistics
     assert not statistics.converged.any()

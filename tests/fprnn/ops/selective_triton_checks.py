@@ -64,9 +64,9 @@ def check_layouts(device: str) -> None:
 if __name__ == "__main__":
     ones = torch.ones(1, 2, 3)
     selective_scan(ones, ones, -torch.ones(3, 2), ones[..., :2], ones[..., :2])
-    loaded = {"fprnn.ops.selective_triton", "dinopl", "kd", "torchvision", "lightning"} & set(sys.modules)
+    loaded = {"fprnn.ops.selective_scan.triton_backend", "dinopl", "kd", "torchvision", "lightning"} & set(sys.modules)
     assert not loaded, f"a scan on the CPU imported {loaded}"
-    from fprnn.ops import selective_triton
+    from fprnn.ops.selective_scan import triton_backend as selective_triton
 
     selective_triton.CHUNK, selective_triton.TILE_ELEMENTS = 4, 16  # the interpreter is slow
     selective_triton.MIN_CHANNELS, selective_triton.MAX_CHANNELS = 2, 4

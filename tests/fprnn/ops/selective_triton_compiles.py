@@ -5,7 +5,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 
-from fprnn.ops import selective_triton
+from fprnn.ops.selective_scan import triton_backend as selective_triton
 
 
 def compile_kernel(kernel: Any, rows: str, state: str, channels: int, states: int, **flags: bool) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from triton_programs import run_program
 
 from fprnn.ops import selective_scan
+from fprnn.ops.selective_scan import channels
 
 BACKENDS = ["reference", "torch"]
 FORMS = ["channels", "heads"]
@@ -111,7 +112,7 @@ def test_torch_backend_equals_reference(form: str, heads: int, groups: int, **si
 def test_sequences_are_worked_through_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = operands("channels", 37, batch=5)
     whole = values_and_gradients("torch", tensors)
-    monkeypatch.setattr("fprnn.ops.selective_channels.TILE_ELEMENTS", 2 * 16 * 4 * 3)  # two sequences
+    monkeypatch.setattr(channels, "TILE_ELEMENTS", 2 * 16 * 4 * 3)  # two sequences
     assert_same(values_and_gradients("torch", tensors), whole)
 
 

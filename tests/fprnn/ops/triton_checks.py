@@ -58,9 +58,9 @@ def check_layouts(device: str) -> None:
 
 if __name__ == "__main__":
     linear_scan(torch.ones(1, 2, 3), torch.ones(1, 2, 3))
-    loaded = {"fprnn.ops.triton_backend", "dinopl", "kd", "torchvision", "lightning"} & set(sys.modules)
+    loaded = {"fprnn.ops.linear_scan.triton_backend", "dinopl", "kd", "torchvision", "lightning"} & set(sys.modules)
     assert not loaded, f"a scan on the CPU imported {loaded}"
-    from fprnn.ops import triton_backend
+    from fprnn.ops.linear_scan import triton_backend
 
     triton_backend.MAX_TILE_LENGTH, triton_backend.MAX_TILE_LANES = 4, 16  # the interpreter is slow
     check_all("cpu")

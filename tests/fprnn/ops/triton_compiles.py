@@ -5,7 +5,7 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 
-from fprnn.ops import triton_backend
+from fprnn.ops.linear_scan import triton_backend
 
 VALUES = {"TILE_LENGTH": triton_backend.MAX_TILE_LENGTH, "TILE_LANES": triton_backend.MAX_TILE_LANES}
 

@@ -1,0 +1,118 @@
+"""What a checkpoint brings to a run: its family and its configuration, as the lowest layer.
+
+A checkpoint may come from somebody else, so it does not choose what is imported: the classes that its configuration
+names must be ours, torch's or Lightning's. Others need a configuration file, which the user can read.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dinopl.cli.config import Config, class_name, class_paths
+from dinopl.core.checkpoints import load_checkpoint
+from dinopl.core.errors import UserMistake
+
+TRUSTED = ("dinopl.", "fprnn.", "kd.", "torch.optim.", "torch.nn.", "lightning.pytorch.")
+
+
+class Resumption(NamedTuple):
+    """A checkpoint, as far as the command cares."""
+
+    path: str
+    family: str | None
+    """Name of the LightningModule; None if it was made without this package."""
+    config: Config
+    """The configuration to start from; empty if it was made without the command."""
+    epochs: int
+    """How many it has been trained for."""
+
+
+def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption:
+    """Reads a checkpoint's family and configuration.
+
+    ``fit`` takes all of the configuration. The others take model, data, seed and name: devices and folders belong to
+    the machine.
+
+    Args:
+        path: the checkpoint.
+        command: what is to be run.
+        files_given: whether there are configuration files, which may then name classes that the checkpoint must not.
+
+    Raises:
+        UserMistake: if the file is missing, is no checkpoint, cannot be resumed from, or names foreign classes.
+    """
+    if path in ("last", "best", "hpc"):
+        raise UserMistake(
+            f"--ckpt_path {path}: each run has its own folder; name the file, such as "
+            "runs/random_teacher/TIME/checkpoints/last.ckpt."
+        )
+    try:
+        checkpoint = load_checkpoint(path)
+    except (ValueError, OSError) as error:
+        raise UserMistake(str(error)) from error
+    ours = checkpoint.get("dinopl", {})
+    config = (ours.get("config") or {}) if isinstance(ours, dict) else None
+    if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:
+        raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
+    if command == "fit" and not checkpoint.get("optimizer_states"):
+        raise UserMistake(f"--ckpt_path {path}: holds no optimiser state to resume; give last.ckpt of a run.")
+    foreign = [name for name in class_paths(config) if not name.startswith(TRUSTED)]
+    if foreign and not files_given:
+        raise UserMistake(
+            f"--ckpt_path {path}: its configuration names {foreign[0]}, which a checkpoint may not import; look at the "
+            "run's config.yaml and give it with --config."
+        )
+    keep = config.keys() if command == "fit" else ("model", "data", "seed_everything", "name")
+    kept = {} if foreign else {key: config[key] for key in keep if key in config and key != "ckpt_path"}
+    return Resumption(path, ours.get("family"), kept, _epochs(checkpoint))
+
+
+def check_resumption(resumption: Resumption, command: str, used: Config) -> None:
+    """Compares what is to be run with what the checkpoint is of.
+
+    Raises:
+        UserMistake: if the family is another one; in ``fit`` also if the optimiser is, or if training is to end earlier
+            than it has already come. To end where it has come to is allowed: such a run only tests.
+    """
+    model = class_name(used["model"])
+    if resumption.family not in (None, model):
+        raise UserMistake(
+            f"--ckpt_path {resumption.path}: a checkpoint of {resumption.family}, and the model is {model}; give a "
+            f"checkpoint of that, or --model {resumption.family}."
+        )
+    before, now = (_optimizer(config) for config in (resumption.config, used))
+    if command == "fit" and before is not None and before != now:
+        raise UserMistake(
+            f"--model.optimizer {now}: the checkpoint was trained with {before}, whose state does not fit; keep that."
+        )
+    last = used.get("trainer", {}).get("max_epochs")
+    if command == "fit" and last is not None and 0 <= last < resumption.epochs:
+        raise UserMistake(
+            f"--trainer.max_epochs {last}: is less than the {resumption.epochs} epochs of {resumption.path}; "
+            f"use {resumption.epochs + 1} or more."
+        )
+
+
+def without_sources(config: Any) -> Any:
+    """A configuration whose networks are not read from the checkpoints of earlier runs, which may be gone.
+
+    The checkpoint that a run goes on from holds the networks themselves.
+    """
+    config = config.clone()
+    arguments = config.model.get("init_args") or {}
+    if arguments.get("teacher.init_args.checkpoint") is not None:
+        config["model.init_args.teacher.init_args.checkpoint"] = None
+    if str(arguments.get("student.class_path", "")).endswith(".CheckpointStart"):
+        config["model.init_args.student"] = None
+    return config
+
+
+def _epochs(checkpoint: Mapping[str, Any]) -> int:
+    """Epochs that a checkpoint has been trained for, as Lightning counts them when it resumes; 0 if it is not told."""
+    node: Any = checkpoint
+    for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node if isinstance(node, int) else 0
+
+
+def _optimizer(config: Config) -> str | None:
+    return class_name(config.get("model", {}).get("init_args", {}).get("optimizer"))

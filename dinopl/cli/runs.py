@@ -1,0 +1,361 @@
+"""The runs: one LightningCLI for the three families.
+
+What it adds to Lightning's: options beat files and files beat the checkpoint; a swapped class starts from its own
+defaults; one run folder a run, made only once everything is set up; a user's mistake is one line.
+"""
+
+import contextlib
+import inspect
+import os
+import re
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import dinopl.distillation.module  # noqa: F401  (the families: their classes are found by short name once imported)
+import fprnn.baselines
+import fprnn.module
+import fprnn.tasks  # noqa: F401
+import kd.data
+import kd.features
+import kd.module
+import kd.text
+import kd.transformer  # noqa: F401
+from dinopl.cli.bounds import check_bounds
+from dinopl.cli.checkpoint_config import check_resumption, read_resumption, without_sources
+from dinopl.cli.config import (
+    Arguments,
+    Config,
+    differences,
+    drop_replaced,
+    explicit_paths,
+    flatten,
+    merge,
+    read_config,
+    reset_defaults,
+)
+from dinopl.cli.messages import innermost, memory_shortage, one_line, optimisation_option, placed, trainer_option
+from dinopl.cli.nulls import check_nulls
+from dinopl.cli.quiet import quiet
+from dinopl.cli.summary import show_differences, show_summary
+from dinopl.core.errors import UserMistake
+from dinopl.core.suggest import did_you_mean
+from dinopl.data import ImageDataModule  # noqa: F401
+from dinopl.training import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
+
+# What a constructor or `setup` raises when the user can put it right.
+MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
+
+# Top-level options, for suggestions.
+OPTIONS = (
+    *("model", "data", "trainer", "seed_everything", "name", "threads", "test_after_fit", "ckpt_path", "weights_only"),
+    *("config", "print_config", "traceback"),
+)
+
+# What the model must know of the data. A class that has no such argument is not told; what the data do not tell stays
+# as it was given.
+LINKS = ("image_shape", "input_shape", "num_classes", "vocab_size", "num_targets")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, whose complaint is one line, and which takes no abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"allow_abbrev": False, "print_config": None} | kwargs))  # the command prints it
+
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Parses, and takes back what a parser around this one made of null.
+
+        jsonargparse 4.53 hands an argument of a class within a class on as text, in which null is the word "None".
+        """
+        if not self.exit_on_error:
+            args = [re.sub(r"^(--[^=]+)(?<!init_args)=None$", r"\1=null", word) for word in args]
+        return super().parse_args(args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises the complaint as a ``UserMistake``; a parser within the parser leaves that to the outer one."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        trainer = (f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters)
+        raise UserMistake(one_line(message, [*OPTIONS, *trainer])) from ex
+
+
+class DinoplCLI(LightningCLI):
+    """LightningCLI in subclass mode, over a composed configuration.
+
+    Args:
+        arguments: the command line, taken apart.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,  # the run folder keeps the configuration
+            seed_everything_default=0,
+            trainer_defaults={"default_root_dir": "runs"},
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # our checkpoints hold plain values only
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The runs, and what the command itself passes to each."""
+        skip = {"model", "datamodule", "dataloaders", "return_predictions", "verbose"}
+        return dict.fromkeys(("validate", "test", "predict"), skip) | {
+            "fit": {"model", "datamodule", "train_dataloaders", "val_dataloaders"}
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the options of the command itself, and the links."""
+        parser.add_argument("--name", type=str | None, default=None, help="First part of the run folder's path.")
+        parser.add_argument(
+            "--threads", type=int | None, default=None, help="CPU threads of each process; null is torch's own choice."
+        )
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="End `fit` with the test split.")
+        for name in LINKS:
+            parser.link_arguments("data", f"model.init_args.{name}", self._told_by_data(name), apply_on="instantiate")
+
+    def _told_by_data(self, name: str) -> Callable[[Any], Any]:
+        """Reads an attribute of the data, else the option given for it.
+
+        A link from the attribute itself would, where it is missing, print the data, and Lightning's text of a data
+        module makes all its loaders.
+        """
+
+        def tell(data: Any) -> Any:
+            given = self.config[self.arguments.subcommand].model.get("init_args") or {}
+            return getattr(data, name, given.get(name))
+
+        tell.__name__ = f"data.{name}"
+        return tell
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Composes the layers, parses them, and settles what a replaced class left behind."""
+        command = self.arguments.subcommand
+        files = [read_config(file) for file in self.arguments.files]
+        path = self.arguments.value("ckpt_path") or merged_value(files, "ckpt_path")
+        start = None
+        if path not in (None, "null"):
+            start = read_resumption(str(path), command, files_given=bool(files))
+        composed: Config = {}
+        for layer in [start.config if start else {}, *files]:
+            composed = merge(composed, layer)
+        _refuse_unknown(composed)
+        _refuse_overlay_alone(composed, self.arguments)
+        composed = drop_replaced(composed, self.arguments)
+        explicit = explicit_paths(composed, self.arguments)
+        text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
+        self.config = parser.parse_args([command, *text, *self.arguments.options])
+        reset_defaults(self.config[command], explicit)
+        check_bounds(self.config[command])
+        check_nulls(self.config[command], explicit - {("model", name) for name in LINKS})
+        self.config[command].name = self.config[command].name or self._default_name()
+        self.resumes = start is not None
+        if start:
+            used = self.plain_config()
+            check_resumption(start, command, used)
+            show_differences(differences(start.config, used))
+        if self.arguments.print_config:
+            sys.stdout.write(yaml.safe_dump(self.plain_config(), sort_keys=False, allow_unicode=True))
+            raise SystemExit(0)
+
+    def _default_name(self) -> str:
+        """The first configuration's name, or else the model's."""
+        if self.arguments.files:
+            return Path(self.arguments.files[0]).stem
+        return str(self.config[self.arguments.subcommand].model.class_path.rsplit(".", 1)[-1])
+
+    def plain_config(self) -> Config:
+        """The complete configuration as plain values."""
+        dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        config: Config = dumped[self.arguments.subcommand]
+        return config
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; what their constructors refuse is the user's mistake."""
+        command = self.arguments.subcommand
+        parsed, self.recorded_config = self.config, self.plain_config()
+        if parsed[command].threads is not None:
+            torch.set_num_threads(parsed[command].threads)
+        if self.resumes:
+            self.config = parsed.clone()
+            self.config[command] = without_sources(parsed[command])
+        try:
+            super().instantiate_classes()
+        except Exception as error:  # a bare MemoryError makes jsonargparse raise an IndexError
+            if (shortage := memory_shortage(error)) is not None:
+                raise UserMistake(shortage) from error
+            if not isinstance(error, MISTAKES):
+                raise
+            raise UserMistake(placed(innermost(str(error)), self.recorded_config)) from error
+        finally:
+            self.config = parsed
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Injects the family-blind callbacks; Lightning's own default logger stays out."""
+        config = self.config_init[self.arguments.subcommand].trainer
+        given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
+        given = [callback for callback in given if callback is not None]
+        seed = self.config[self.arguments.subcommand].seed_everything
+        self.run_folder = RunFolder(
+            self.config[self.arguments.subcommand].name,
+            self.recorded_config,
+            torch.initial_seed() if seed is False else seed,  # what the streams derive from
+        )
+        ours: list[Callback] = [self.run_folder]
+        ours += [own() for own in (FiniteGuard, ExactResume) if not any(isinstance(c, own) for c in given)]
+        if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
+            ours.append(RunProgress())
+        if self.arguments.subcommand == "predict":
+            ours.append(PredictionWriter())
+        if config.enable_checkpointing is not False and not config.fast_dev_run:
+            ours.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
+        logger = False if config.logger in (None, True) else config.logger
+        try:
+            return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
+        except MISTAKES as error:
+            option = trainer_option(str(error), inspect.signature(Trainer.__init__).parameters)
+            raise UserMistake(f"{option}: {error}") from error
+
+    def fit(self, **kwargs: Any) -> None:
+        """Trains, then tests the last step's weights."""
+        with self._reported():
+            self.trainer.fit(**kwargs)
+            if self.config.fit.test_after_fit and not self.config.fit.trainer.fast_dev_run:
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+
+    def validate(self, **kwargs: Any) -> None:
+        """Losses and scores on the split held out of the training data."""
+        self._evaluate(self.trainer.validate, verbose=False, **kwargs)
+
+    def test(self, **kwargs: Any) -> None:
+        """Losses and scores on the test split."""
+        self._evaluate(self.trainer.test, verbose=False, **kwargs)
+
+    def predict(self, **kwargs: Any) -> None:
+        """What the model answers, to ``predictions.npz``."""
+        self._evaluate(self.trainer.predict, return_predictions=False, **kwargs)
+
+    def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
+        with self._reported():
+            evaluate(**kwargs)
+
+    def _tell_how_to_resume(self) -> None:
+        checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
+        if checkpoint.is_file() and self.trainer.is_global_zero:
+            sys.stderr.write(
+                f"stopped in epoch {self.trainer.current_epoch + 1}; go on with: dinopl fit --ckpt_path {checkpoint}\n"
+            )
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Shows what the run came to, however it ends.
+
+        Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes.
+        """
+        try:
+            yield
+        except SIGTERMException:
+            raise SystemExit(128 + signal.SIGTERM) from None  # Lightning would leave with 0
+        except SystemExit as stop:
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
+            self._tell_how_to_resume()
+            raise KeyboardInterrupt from None
+        except (*MISTAKES, RuntimeError, MemoryError) as error:
+            if self.run_folder.created or not _is_mistake(error):
+                raise
+            raise UserMistake(placed(_first_line(error), self.recorded_config)) from error
+        finally:
+            show_summary(self.run_folder)
+
+
+def importable_from_here() -> None:
+    """Lets options name classes of modules in the working directory, as ``python -m`` does."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        command: which one.
+        tokens: its options.
+
+    Returns:
+        The CLI object, with ``trainer``, ``model``, ``datamodule`` and ``run_folder``; for use in notebooks.
+
+    Raises:
+        UserMistake: what the user can put right.
+    """
+    arguments = Arguments.parse(command, tokens)
+    importable_from_here()
+    with quiet():
+        return DinoplCLI(arguments)
+
+
+def merged_value(files: Sequence[Config], key: str) -> Any:
+    """The value of a top-level key in the last file that has it."""
+    return next((file[key] for file in reversed(files) if key in file), None)
+
+
+def _refuse_unknown(composed: Config) -> None:
+    """An unknown top-level key of a file; the parser passes over one with nothing below it."""
+    for key in composed:
+        if key not in OPTIONS:
+            raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
+
+
+def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
+    """Options of a model, or of data, whose class nothing names: those of an overlay that was given alone."""
+    options = [tuple(path) for path, _ in arguments.pairs()]
+    for part in ("model", "data"):
+        below = composed.get(part)
+        named = isinstance(below, str) or (isinstance(below, dict) and "class_path" in below)
+        if named or (part,) in options or (part, "class_path") in options:
+            continue
+        leaves = [path for path, _ in flatten(below, (part,))] if isinstance(below, dict) else []
+        given = [path for path in [*leaves, *options] if path[0] == part and len(path) > 1]
+        if given:
+            name = ".".join(given[0]).removesuffix(".class_path")
+            raise UserMistake(
+                f"--{name}: nothing names the class of the {part}; give --{part} CLASS, or, if this is "
+                "of an overlay, first a configuration that names it: --config FILE --config OVERLAY."
+            )
+
+
+def _is_mistake(error: BaseException) -> bool:
+    """Of other errors, only weights that do not fit and too little memory are a user's mistake."""
+    return isinstance(error, MISTAKES) or "loading state_dict" in str(error) or memory_shortage(error) is not None
+
+
+def _first_line(error: BaseException) -> str:
+    """What to tell: an error's text, with its option if torch's optimisers raised it; of weights the first misfit."""
+    text = str(error)
+    if (shortage := memory_shortage(error)) is not None:
+        return shortage
+    if (option := optimisation_option(error)) is not None:
+        return f"{option}: {text.rstrip('.')}; give that argument another value."
+    if "loading state_dict" not in text:
+        return text
+    misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
+    shown = textwrap.shorten(misfit, 160, placeholder=" ...")
+    return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."

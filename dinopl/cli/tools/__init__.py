@@ -1,0 +1,1 @@
+"""Commands beside training: thin shells over the library."""

@@ -1,0 +1,199 @@
+"""``dinopl doctor``: what a maintainer would ask first; it tells about any installation, also one that is broken."""
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from packaging.requirements import Requirement  # lightning brings it
+from packaging.specifiers import SpecifierSet
+
+from dinopl.core.errors import UserMistake
+
+PACKAGES = (
+    *("dinopl", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scipy", "scikit-learn"),
+    *("matplotlib", "tensorboard", "safetensors", "optuna", "triton"),
+)
+CHECKS = ("torch", "torchvision", "command", "data", "runs")
+SECONDS = 300  # on a busy machine importing torch takes long
+
+Facts = dict[str, Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserMistake(f"doctor: {message}; usage is dinopl doctor [--root DIR] [--json].")
+
+
+def doctor(arguments: Sequence[str]) -> int:
+    """Runs ``dinopl doctor`` with the arguments after the word ``doctor``."""
+    parser = _Parser(
+        "dinopl doctor",
+        description="Tells versions, devices, threads, data sets found and what is amiss: paste it into an issue.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--root", metavar="DIR", help="folder of all data sets; by default $DINOPL_DATA, or else ./data")
+    add("--runs", metavar="DIR", default="runs", help="folder that runs are written to; runs by default")
+    add("--json", action="store_true", help="print JSON instead of text")
+    options = parser.parse_args(arguments)
+    facts = examine(Path(options.root or os.environ.get("DINOPL_DATA") or "data"), Path(options.runs))
+    sys.stdout.write(json.dumps(facts, indent=2) + "\n" if options.json else as_text(facts))
+    return 0
+
+
+def examine(root: Path, runs: Path) -> Facts:
+    """Everything that there is to tell, by section.
+
+    Args:
+        root: folder of all data sets.
+        runs: folder that runs are written to.
+    """
+    checks = run_checks(root, runs)
+    torch = checks["torch"].get("found") or {}
+    versions = {name: installed(name) for name in PACKAGES}
+    facts: Facts = {
+        "versions": {"python": platform.python_version(), **versions, "torch": torch.get("version", versions["torch"])},
+        "torchvision": {
+            "made_for_torch": torch_wanted(requires_of("torchvision")),
+            "imports": "found" in checks["torchvision"],
+        },
+        "machine": {
+            "platform": platform.platform(),
+            **cores(),
+            **{name: torch.get(name) for name in ("built_for_cuda", "cuda", "mps")},
+        },
+        "threads": {
+            "torch": torch.get("threads"),
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
+        },
+        "data": {"root": str(root), "found": checks["data"].get("found") or {}},
+        "runs": {"folder": str(runs), "free_gib": free_space(runs)},
+        "missing_extras": missing_extras(requires_of("dinopl")),
+    }
+    return facts | {"problems": problems(checks)}
+
+
+def installed(package: str) -> str | None:
+    """A package's version; None if it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def requires_of(package: str) -> list[str]:
+    """What a package requires; empty if it is not installed."""
+    try:
+        return requires(package) or []
+    except PackageNotFoundError:
+        return []
+
+
+def cores() -> Facts:
+    """Processors of the machine, those that this process may use, and how busy they are."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    return {"cores": os.cpu_count(), "cores_usable": usable, "load": load}
+
+
+def free_space(folder: Path) -> float:
+    """GiB free where a folder is, or would be."""
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return round(shutil.disk_usage(place).free / 2**30, 1)
+
+
+def missing_extras(requirements: Sequence[str]) -> dict[str, list[str]]:
+    """Packages that optional extras ask for and that are not installed, by extra.
+
+    Args:
+        requirements: as a package's metadata has them, such as ``optuna>=4.2; extra == "sweep"``.
+    """
+    missing: dict[str, list[str]] = {}
+    for requirement in map(Requirement, requirements):
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker))
+        if extra and installed(requirement.name) is None:
+            missing.setdefault(extra[1], []).append(requirement.name)
+    return missing
+
+
+def torch_wanted(requirements: Sequence[str]) -> str:
+    """The releases of torch that torchvision is made for, such as ``==2.11.0``; empty if it does not say.
+
+    Args:
+        requirements: of torchvision.
+    """
+    found = (Requirement(requirement) for requirement in requirements)
+    return next((str(wanted.specifier) for wanted in found if wanted.name == "torch"), "")
+
+
+def mismatch(torch: str | None, torchvision: str | None, wanted: str) -> str | None:
+    """How the torch that is installed is not one that torchvision is made for; None if it is.
+
+    Args:
+        torch: its version, with or without a local part such as ``+cpu``.
+        torchvision: its version.
+        wanted: the releases of torch that it asks for.
+    """
+    if torch is None or SpecifierSet(wanted).contains(torch, prereleases=True):
+        return None
+    return f"torchvision {torchvision} is made for torch {wanted}, and torch is {torch}: install both together"
+
+
+def run_checks(root: Path, runs: Path) -> dict[str, Facts]:
+    """What importing finds out, in a process of its own, so that a crash is one more finding."""
+    command = [sys.executable, "-m", "dinopl.cli.tools.checkup", str(root), str(runs)]
+    found: dict[str, Facts] = {}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
+        output, ended = done.stdout, f"the check ended with {done.returncode}"
+    except subprocess.TimeoutExpired as error:
+        output, ended = (error.stdout or b"").decode(), f"the check took more than {SECONDS} seconds"
+    for line in output.splitlines():
+        if line.startswith('{"check": '):
+            facts = json.loads(line)
+            found[facts.pop("check")] = facts
+    return {name: found.get(name, {"error": ended}) for name in CHECKS}
+
+
+def problems(checks: dict[str, Facts]) -> list[str]:
+    """What is amiss, a line each."""
+    told = [f"{name}: {facts['error']}" for name, facts in checks.items() if "error" in facts]
+    wanted = torch_wanted(requires_of("torchvision"))
+    told.append(mismatch(installed("torch"), installed("torchvision"), wanted) or "")
+    told.append(checks["runs"].get("found") or "")
+    return [problem for problem in told if problem]
+
+
+def as_text(facts: Facts) -> str:
+    """Sections with their facts, a line each."""
+    blocks = []
+    for section, found in facts.items():
+        lines = _lines(found) if found else ["none"]
+        blocks.append("\n".join([section, *(f"  {line}" for line in lines)]))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _lines(found: Any) -> list[str]:
+    if isinstance(found, list):
+        return [str(item) for item in found]
+    flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
+    flat |= {name: value for below in found.values() if isinstance(below, dict) for name, value in below.items()}
+    width = max(map(len, flat))
+    return [f"{name:<{width}}  {_shown(value)}" for name, value in flat.items()]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(map(str, value)) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else str(value)

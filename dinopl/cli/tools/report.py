@@ -1,0 +1,142 @@
+"""``dinopl report``: tables, differences and figures from run folders; ``dinopl.reports`` has what is computed."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from dinopl.core.errors import UserMistake
+from dinopl.core.suggest import did_you_mean
+
+DESCRIPTION = """\
+Averages finished runs over their seeds, in a table on the terminal.
+
+RUNS_OR_STUDY are folders: a study of `dinopl sweep`, finished or not; a folder of runs of `dinopl fit`, such as runs; a
+single run. Runs that are equal but for their seed form a group. Of several attempts at one run the latest that finished
+or diverged counts. Runs that diverged, failed or have not ended are counted beside the mean and are no part of it.
+"""
+EPILOG = """\
+try:
+  dinopl report runs/random_teacher
+  dinopl report runs --by model.student.alpha --metric 'probe/student/*' --csv runs.csv --figure alpha.png
+  dinopl report runs --metric 'probe/student/knn - probe/teacher/knn'
+  dinopl report runs --baseline model.student=TeacherCopy
+  dinopl report runs --metric 'test/sequence_accuracy/length=*' --x length --figure lengths.png
+  dinopl report --compare runs/digits/TIME runs/digits/TIME
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserMistake(f"report: {message}; `dinopl report --help` explains.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of ``dinopl report``."""
+    made = _Parser(
+        "dinopl report",
+        usage="dinopl report RUNS_OR_STUDY ... [options]\n       dinopl report --compare A B",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("runs", nargs="*", metavar="RUNS_OR_STUDY", help="folders; put them before the options")
+    add("--by", nargs="*", metavar="OPTION", help="a row for each value of these dotted options, or of `variant`; by "
+        "default all that differ, but for the seed; without a name all runs in one row")  # fmt: skip
+    add("--metric", nargs="+", action="extend", metavar="NAME", help="names, globs such as 'probe/*', or a difference "
+        "'A - B'; by default the student's probes and the accuracies on the test split, or else all of that split, or "
+        "else the validation split's")  # fmt: skip
+    add("--baseline", metavar="OPTION=VALUE", help="also show differences from the group with this value (a variant by "
+        "its name alone), paired over the seeds that both have")  # fmt: skip
+    add("--level", type=float, default=0.95, help="of intervals, 0.95 by default: Student's t below 10 seeds, the "
+        "percentile bootstrap from 10 on")  # fmt: skip
+    add("--csv", type=Path, metavar="FILE", help="write a row a run: options and metrics by their names")
+    add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    add("--figure", type=Path, metavar="FILE", help="draw a .png, .pdf or .svg; its numbers go into a .csv beside it")
+    add("--x", metavar="OPTION", help="what is on the figure's horizontal axis: an option, or a key in the metrics' "
+        "names such as length; by default what the study says, or the option with the most values")  # fmt: skip
+    add("--band", choices=("sd", "interval"), default="sd", help="the figure's bands: standard deviation over seeds "
+        "(the default), or the interval of the mean")  # fmt: skip
+    add("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two runs: options and metrics that differ")
+    return made
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Runs ``dinopl report`` with the arguments after the word ``report``."""
+    options = parser().parse_args(arguments)
+    with _mistakes():
+        if options.compare:
+            sys.stdout.write(_compare(*options.compare) + "\n")
+        else:
+            _report(options)
+    return 0
+
+
+@contextmanager
+def _mistakes() -> Iterator[None]:
+    """What reading and writing refuse is the user's mistake."""
+    from dinopl.reports import UnknownNameError
+
+    try:
+        yield
+    except UnknownNameError as error:
+        raise UserMistake(f"report: {error}{did_you_mean(error.name, error.known)}") from error
+    except OSError as error:
+        told = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        raise UserMistake(f"report: {told}") from error
+    except ValueError as error:
+        raise UserMistake(f"report: {error}") from error
+
+
+def _compare(*folders: Path) -> str:
+    from dinopl.reports import Run, collect, compare
+
+    runs: list[Run] = []
+    for folder in folders:
+        found = [trial.run for trial in collect(folder).trials if trial.run]
+        if len(found) != 1:
+            raise UserMistake(f"report: --compare {folder}: holds {len(found)} runs; name the folder of one.")
+        runs.append(found[0])
+    return "\n".join([f"A: {runs[0].path}", f"B: {runs[1].path}", "", compare(*runs).text()])
+
+
+def _report(options: argparse.Namespace) -> None:
+    """Everything is checked before anything is printed or written."""
+    from dinopl.reports import Report, differing, paths_by_seed, report_figure, save_report_figure, write_runs
+
+    if not options.runs:
+        raise UserMistake("report: give a study or a folder of runs, before the options: dinopl report runs")
+    if options.x and not options.figure:
+        raise UserMistake(f"report: --x {options.x}: is of a figure; give --figure FILE too.")
+    made = Report.of(options.runs, options.by, options.metric or (), options.baseline, options.level)
+    plot = None
+    if options.figure:
+        _check_files(options.figure, options.csv)
+        plot = made.plot(options.x)
+    sys.stdout.write(made.text(shutil.get_terminal_size((120, 24)).columns) + "\n")
+    if options.csv:
+        columns = dict.fromkeys([*differing(made.collection), *made.groups[0].values, *paths_by_seed(made.collection)])
+        chosen = made.metrics if options.metric else ()
+        sys.stdout.write(f"\nruns: {write_runs(options.csv, made.collection.trials, list(columns), chosen)}\n")
+    if options.markdown:
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
+        options.markdown.write_text(made.markdown() + "\n", encoding="utf-8")
+        sys.stdout.write(f"\nmarkdown: {options.markdown}\n")
+    if plot:
+        figure = report_figure(plot.lines, plot.x, options.band, plot.marks, plot.log, options.level)
+        path, numbers = save_report_figure(figure, options.figure, plot.lines, plot.x, plot.marks)
+        sys.stdout.write(f"\nfigure: {path}\nits numbers: {numbers}\n")
+
+
+def _check_files(figure: Path, csv: Path | None) -> None:
+    from dinopl.reports import FORMATS
+
+    if figure.suffix not in FORMATS:
+        raise UserMistake(f"report: --figure {figure}: must end in one of {', '.join(FORMATS)}.")
+    if csv and csv.absolute() == figure.with_suffix(".csv").absolute():
+        raise UserMistake(f"report: --csv {csv}: the figure's own numbers go there; name another file.")

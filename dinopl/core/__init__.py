@@ -1,0 +1,1 @@
+"""What the three packages stand on: torch, numpy, scipy and lightning only."""

@@ -1,0 +1,62 @@
+"""Cross-entropy, Kullback-Leibler divergence and entropy of softmax outputs, and the distance of logits.
+
+All take logits and are computed in at least float32. The KL divergence is ``sum q (log q - log p)``, not cross-entropy
+minus entropy: the KL of interest in "Random Teachers are Good Teachers" (1e-7 to 1e-4) would drown in the rounding of
+two numbers near 11.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from dinopl.core.precision import at_least_float32
+
+
+def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
+    """``-sum_c q_c log p_c`` with ``q = softmax(teacher)`` and ``p = softmax(student)``.
+
+    Args:
+        student: logits, ``(..., m)``.
+        teacher: logits, ``(..., m)``.
+
+    Returns:
+        ``(...)``: one value per sample.
+    """
+    # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2
+    q = F.softmax(at_least_float32(teacher), dim=-1)
+    return -(q * F.log_softmax(at_least_float32(student), dim=-1)).sum(dim=-1)
+
+
+def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """``sum_c q_c (log q_c - log p_c)`` with ``q = softmax(teacher)`` and ``p = softmax(student)``.
+
+    Exactly 0 for equal logits. Its gradient in the student is that of the cross-entropy.
+
+    Args:
+        student: logits, ``(..., m)``.
+        teacher: logits, ``(..., m)``.
+
+    Returns:
+        ``(...)``: one value per sample.
+    """
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
+    log_ratio = F.log_softmax(teacher, dim=-1) - F.log_softmax(student, dim=-1)
+    return (F.softmax(teacher, dim=-1) * log_ratio).sum(dim=-1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """``-sum_c p_c log p_c`` with ``p = softmax(logits)``: ``(..., m)`` to ``(...)``."""
+    logits = at_least_float32(logits)
+    return -(F.softmax(logits, dim=-1) * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """``mean_c (student_c - teacher_c)^2``; value and gradient are exactly 0 for equal logits.
+
+    Args:
+        student: logits, ``(..., m)``.
+        teacher: logits, ``(..., m)``.
+
+    Returns:
+        ``(...)``: one value per sample.
+    """
+    return (at_least_float32(student) - at_least_float32(teacher)).square().mean(dim=-1)

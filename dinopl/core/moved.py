@@ -1,0 +1,50 @@
+"""Where classes stand that checkpoints, run folders and configurations of earlier versions name elsewhere.
+
+A stored configuration names a class by its import path. When a module moves, its old path is entered here, once, and
+everything that was written before goes on loading: each reader of stored configurations passes them through
+:func:`current_paths` first.
+"""
+
+from typing import Any
+
+MOVED = {
+    "dinopl.callbacks": "dinopl.training",
+    "dinopl.export": "dinopl.loading",
+    "dinopl.heads": "dinopl.distillation.heads",
+    "dinopl.initialization": "dinopl.distillation.student_start",
+    "dinopl.losses": "dinopl.distillation.losses",
+    "dinopl.module": "dinopl.distillation.module",
+    "dinopl.network": "dinopl.distillation.network",
+    "dinopl.teachers": "dinopl.distillation.teachers",
+    "dinopl.types": "dinopl.core.types",
+    "fprnn.layers.oracle": "fprnn.layers",
+    "fprnn.mixers.lowrank": "fprnn.mixers",
+    "fprnn.mixers.structured": "fprnn.mixers",
+    "fprnn.schedules": "dinopl.core.schedules",
+    "fprnn.solvers.iterative": "fprnn.solvers",
+    "kd.objectives": "kd.losses",
+    "kd.teacher_outputs": "kd.teacher.outputs",
+}
+"""Former module or package -> the one that has its classes now."""
+
+
+def current_path(path: str) -> str:
+    """The import path of a class today; a path that has not moved comes back as it is.
+
+    Example:
+        >>> current_path("dinopl.losses.CrossEntropyViews")
+        'dinopl.distillation.losses.CrossEntropyViews'
+        >>> current_path("torch.optim.AdamW")
+        'torch.optim.AdamW'
+    """
+    former = next((module for module in MOVED if path.startswith(module + ".")), None)
+    return path if former is None else MOVED[former] + path.removeprefix(former)
+
+
+def current_paths(config: Any) -> Any:
+    """A copy of a stored configuration in which every string that is a former import path is the one of today."""
+    if isinstance(config, dict):
+        return {key: current_paths(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return type(config)(current_paths(value) for value in config)
+    return current_path(config) if isinstance(config, str) else config

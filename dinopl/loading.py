@@ -1,0 +1,110 @@
+"""Weights out of a checkpoint, and an encoder back in one line.
+
+An exported file is safetensors: tensors, and as metadata what it takes to build the encoder again. Reading it runs no
+code of the file's; the encoder's class must be one of ``dinopl.encoders``, or is given by the caller.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+import dinopl.encoders
+from dinopl.__about__ import __version__
+from dinopl.core.checkpoints import load_checkpoint, network_state
+from dinopl.core.types import ImageShape
+
+
+def export_weights(checkpoint: str | Path, output: str | Path | None = None) -> Path:
+    """Writes encoders and heads of a ``SelfDistillation`` checkpoint to safetensors.
+
+    Args:
+        checkpoint: a Lightning checkpoint of a run.
+        output: where to; by default beside the checkpoint, with the ending ``.safetensors``.
+
+    Returns:
+        The path written. Keys are ``student.encoder...``, ``student.head...``, ``teacher...``.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it is not a checkpoint of ``SelfDistillation``.
+    """
+    from safetensors.torch import save_file
+
+    target = Path(output) if output else Path(checkpoint).with_suffix(".safetensors")
+    tensors, metadata = _read_checkpoint(checkpoint)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished, {"dinopl": json.dumps(metadata)})
+    unfinished.replace(target)
+    return target
+
+
+def load_encoder(
+    path: str | Path,
+    which: Literal["student", "teacher"] = "student",
+    encoder: Callable[[ImageShape], nn.Module] | None = None,
+) -> nn.Module:
+    """The trained encoder, in eval mode on the CPU.
+
+    Args:
+        path: an exported ``.safetensors`` file, or a checkpoint.
+        which: the student's or the teacher's.
+        encoder: makes the encoder that the weights belong to; needed only if it is not one of ``dinopl.encoders``.
+
+    Returns:
+        The module; normalised images ``(B, C, H, W)`` to embeddings ``(B, embed_dim)``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, is of another kind, or its encoder is not one of ours and none is given.
+    """
+    tensors, metadata = (_read_export if Path(path).suffix == ".safetensors" else _read_checkpoint)(path)
+    make = encoder or _encoder_factory(metadata, path)
+    module = make(ImageShape(*metadata["image_shape"]))
+    prefix = f"{which}.encoder."
+    module.load_state_dict({key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)})
+    return module.eval()
+
+
+def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    checkpoint = load_checkpoint(path)
+    try:
+        tensors = {f"{w}.{key}": t for w in ("student", "teacher") for key, t in network_state(checkpoint, w).items()}
+    except ValueError as error:
+        raise ValueError(f"--ckpt_path: '{path}': {error}") from None
+    ours = checkpoint["dinopl"]
+    if "image_shape" not in ours:
+        raise ValueError(f"{path}: tells no image shape, so its encoder cannot be built; use a checkpoint of a run.")
+    model = (ours.get("config") or {}).get("model", {}).get("init_args", {})
+    metadata = {"family": ours["family"], "image_shape": ours["image_shape"], "version": __version__}
+    return tensors, metadata | {"encoder": model.get("encoder")}
+
+
+def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file; `dinopl export --ckpt_path FILE` makes one.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = (file.metadata() or {}).get("dinopl")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a safetensors file, or damaged ({error}); export it again.") from None
+    if metadata is None:
+        raise ValueError(f"{path}: was not written by `dinopl export`; export the checkpoint with it.")
+    return tensors, json.loads(metadata)
+
+
+def _encoder_factory(metadata: dict[str, Any], path: str | Path) -> Callable[[ImageShape], nn.Module]:
+    """The class that the file names, if it is one of ours; a file must not choose what is imported."""
+    spec = metadata.get("encoder") or {}
+    module, _, name = str(spec.get("class_path", "")).rpartition(".")
+    if not module.startswith("dinopl.encoders") or name not in dinopl.encoders.__all__:
+        raise ValueError(f"{path}: its encoder is {spec.get('class_path')}, not one of ours; pass `encoder=`.")
+    cls, arguments = getattr(dinopl.encoders, name), spec.get("init_args") or {}
+    return lambda shape: cls(shape, **arguments)

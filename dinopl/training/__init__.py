@@ -1,0 +1,17 @@
+"""Callbacks for any Lightning project: the run's folder, divergence, exact resume, predictions, progress."""
+
+from dinopl.training.exact_resume import ExactResume
+from dinopl.training.finite_guard import DivergenceError, FiniteGuard
+from dinopl.training.predictions import PredictionWriter
+from dinopl.training.progress import RunProgress
+from dinopl.training.run_folder import RunFolder, folder_of
+
+__all__ = [
+    "DivergenceError",
+    "ExactResume",
+    "FiniteGuard",
+    "PredictionWriter",
+    "RunFolder",
+    "RunProgress",
+    "folder_of",
+]

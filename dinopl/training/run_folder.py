@@ -1,0 +1,231 @@
+"""One folder a run, whatever logger the user chose.
+
+A folder ``<default_root_dir>/<name>/<time>-<random>`` holds ``config.yaml``, ``metrics.csv``, TensorBoard events,
+``results.json`` and ``checkpoints/``. What differs from Lightning: the folder belongs to the run and not to a logger,
+two runs never share one, and nothing is on the disk before every ``setup`` has passed: a mistake leaves nothing behind.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from dinopl.core.files import cannot_write, obstacle, one_line_errors, replacing
+from dinopl.training.loggers import EventsFile, MetricsFile
+from dinopl.training.metadata import finite, plain, versions
+
+Status = Literal["finished", "interrupted", "diverged", "failed"]
+
+
+def status_of(exception: BaseException) -> Status:
+    """How a run ended that raised ``exception``; a SIGTERM interrupts, as Ctrl-C does."""
+    if isinstance(exception, KeyboardInterrupt | SIGTERMException):
+        return "interrupted"
+    return "diverged" if isinstance(exception, FloatingPointError) else "failed"
+
+
+def choose_folder(root: str, name: str) -> Path:
+    """A folder name that no other run has: the time for people, random bits against collisions.
+
+    The bits come from the system and not from a seeded generator, so that two runs with one seed do not meet.
+
+    Args:
+        root: the Trainer's ``default_root_dir``.
+        name: what the run is called.
+    """
+    return Path(root).absolute() / name / f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+
+
+class RunFolder(Callback):
+    """Gives a run its own folder and writes what is to be known about it.
+
+    ``fit`` starts a new folder; ``validate``, ``test`` and ``predict`` of the same Trainer go on in it if the stage
+    before finished, and have their own otherwise. A ``ModelCheckpoint`` without ``dirpath`` saves to ``checkpoints/``
+    in the folder. List it before callbacks that log or write. With several processes rank zero writes and every rank
+    knows ``path``; with launchers that spawn or fork, the parent process does not learn it.
+
+    ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not;
+    under "stages" those that came to their end; and under "data" and "model" what the method ``facts`` of data module
+    and module says, in plain values, where there is one.
+
+    Args:
+        name: first part of the folder's name, under the Trainer's ``default_root_dir``.
+        config: the complete configuration, in plain values, for ``config.yaml``, ``results.json`` and checkpoints.
+        seed: the run's seed, for ``results.json``; null takes what ``seed_everything`` was called with.
+
+    Attributes:
+        path: the folder, from ``setup`` on; None before.
+        created: whether it is on the disk. An error before that is the user's and left nothing behind.
+        status: how the last stage ended; None before.
+
+    Raises:
+        ValueError: if ``name`` is empty or leaves the root, or ``config`` holds anything but plain values; in ``setup``
+            or at the start, if the folder cannot be written to.
+    """
+
+    def __init__(self, name: str = "run", config: dict[str, Any] | None = None, seed: int | None = None) -> None:
+        if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"the run's name is {name!r}: give a relative name without '..', such as 'digits'")
+        self.name = name
+        self.config = plain(config)
+        self.seed = seed
+        self.path: Path | None = None
+        self.created = False
+        self.status: Status | None = None
+        self._metrics: dict[str, float] = {}
+        self._facts: dict[str, Any] = {}
+        self._clock = 0.0
+        self._loggers: list[Logger] = []
+        self._checkpoints: list[ModelCheckpoint] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Decides where the folder will be, and tells the checkpoint callbacks."""
+        goes_on = self.status == "finished" and any(logger in self._loggers for logger in trainer.loggers)
+        if stage == "fit" or not goes_on:
+            self._decide(trainer)
+
+    def _decide(self, trainer: Trainer) -> None:
+        path, problem = trainer.strategy.broadcast(self._choose(trainer) if trainer.is_global_zero else ("", None))
+        if problem is not None:
+            raise ValueError(problem)
+        self.path, self.created, self.status = Path(path), False, None
+        trainer.loggers = [logger for logger in trainer.loggers if logger not in self._loggers]
+        savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        self._checkpoints = [saver for saver in savers if saver.dirpath is None or saver in self._checkpoints]
+        for saver in self._checkpoints:
+            saver.dirpath = str(self.path / "checkpoints")
+
+    def _choose(self, trainer: Trainer) -> tuple[str, str | None]:
+        root = trainer.default_root_dir
+        if "://" in root:
+            return "", cannot_write(Path(root), "not a folder of this machine")
+        path = choose_folder(root, self.name)
+        return str(path), obstacle(path)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder."""
+        self._start(trainer, pl_module, "fit")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder, unless it is there."""
+        self._start(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder, unless it is there."""
+        self._start(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes the folder, unless it is there."""
+        self._start(trainer, pl_module, "predict")
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule, command: str) -> None:
+        if self.created or self.path is None:
+            return
+        self._metrics, self._clock = {}, time.monotonic()
+        self._facts = self._first_facts(trainer, pl_module, command)
+        metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
+        problem = self._make(self.path, metrics_file) if trainer.is_global_zero else None
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:  # told to every rank, so that none waits for the others
+            raise ValueError(problem)
+        self.created, self._loggers = True, [metrics_file, events_file]
+        trainer.loggers = [*trainer.loggers, *self._loggers]
+
+    def _first_facts(self, trainer: Trainer, pl_module: LightningModule, command: str) -> dict[str, Any]:
+        seed = os.environ.get("PL_GLOBAL_SEED") if self.seed is None else self.seed
+        source = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+        return {
+            "seed": None if seed is None else int(seed),
+            "versions": versions(),
+            "command": command,
+            "stages": [],
+            "resumed_from": source if source is None or "://" in source else os.path.abspath(source),
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            **_facts(trainer, pl_module),
+        }
+
+    def _make(self, path: Path, metrics_file: MetricsFile) -> str | None:
+        """Makes the folder and its first files; returns what stood in the way."""
+        try:
+            with one_line_errors(path):
+                path.mkdir(parents=True, exist_ok=False)
+                metrics_file.experiment  # noqa: B018  (the writer wants to find the folder empty)
+                if self.config is not None:
+                    with replacing(path / "config.yaml") as temporary:
+                        temporary.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Lets the checkpoint callbacks keep their best score although the folder is another one."""
+        for saver in self._checkpoints:
+            state = checkpoint.get("callbacks", {}).get(saver.state_key)
+            if state is not None:
+                state["dirpath"] = saver.dirpath
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the configuration, the versions and the folder's name, in plain values, under ``"dinopl"``."""
+        about = {"config": self.config, "versions": versions(), "run": None if self.path is None else self.path.name}
+        checkpoint["dinopl"] = checkpoint.get("dinopl", {}) | about
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the results of a stage that came to its end."""
+        if self.created:
+            self._note(trainer)
+            self.status = "finished"
+            self._facts["stages"].append(stage)
+            self._write_results(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes what is known of a stage that did not; what goes wrong here never hides the exception itself."""
+        self.status = status_of(exception)
+        if not self.created:
+            return
+        if trainer.world_size == 1:  # otherwise reading a metric may wait for ranks that are gone
+            with contextlib.suppress(Exception):
+                self._note(trainer)
+        try:
+            self._write_results(trainer)
+        except ValueError as error:
+            rank_zero_warn(str(error))
+
+    def _note(self, trainer: Trainer) -> None:
+        self._metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    def _write_results(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero or self.path is None:
+            return
+        results = {
+            "status": self.status,
+            "metrics": self._metrics,
+            **self._facts,
+            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - self._clock, 3),
+            "config": self.config,
+        }
+        with one_line_errors(self.path), replacing(self.path / "results.json") as temporary:
+            temporary.write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
+
+
+def _facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    owners = {"data": getattr(trainer, "datamodule", None), "model": pl_module}
+    found = {name: getattr(owner, "facts", None) for name, owner in owners.items()}
+    return {name: plain(facts(), name) for name, facts in found.items() if callable(facts)}
+
+
+def folder_of(trainer: Trainer) -> Path | None:
+    """The folder of the run that ``trainer`` is at; None without a ``RunFolder`` callback or before its ``setup``."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from outside
+    return next((callback.path for callback in callbacks if isinstance(callback, RunFolder)), None)

@@ -1,0 +1,198 @@
+"""The selective scan for one rate for each head (Mamba-2), as matrix products.
+
+"Transformers are SSMs" (Dao and Gu, ICML 2024), section 6: within a chunk of tokens the recurrence is a masked product
+``(L * C B^T) U``, and only the state at the chunk's end goes on to the next; ``L_ts`` is the product of the decays
+after token s, up to token t. Runs on any device.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fprnn.ops.selective_scan.channels import chunk_slices
+
+CHUNK = 64  # tokens of a chunk, and between two states that are kept
+
+
+def forward(
+    inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, initial: Tensor, record: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, last state and what the backward pass needs.
+
+    Args:
+        inputs: ``(B, T, d)``.
+        delta: ``(B, T, heads)``.
+        rates: ``(heads,)``.
+        b: ``(B, T, G, N)``.
+        c: ``(B, T, G, N)``.
+        initial: ``(B, d, N)``, in the state's precision.
+        record: whether a backward pass will follow.
+
+    Returns:
+        Outputs ``(B, T, d)`` in the inputs' dtype, the last state ``(B, d, N)``, and the states before every
+        ``CHUNK``-th token, ``(B, ceil(T / CHUNK), d, N)``, none of them without ``record``.
+    """
+    outputs = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    chunks = chunk_slices(inputs.shape[1], CHUNK)
+    saved = initial.new_empty(initial.shape[0], len(chunks) if record else 0, *initial.shape[1:])
+    shape = Heads.of(inputs, delta, b)
+    state = shape.split_state(initial)
+    for index, tokens in enumerate(chunks):
+        if record:
+            saved[:, index] = state.reshape(initial.shape)
+        out, state = _Chunk.load(shape, (inputs, delta, b, c), rates, tokens, initial.dtype).advance(state)
+        outputs[:, tokens] = shape.join(out)
+    return outputs, state.reshape(initial.shape).clone(), saved
+
+
+def backward(
+    grad: Tensor, grad_final: Tensor, inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, saved: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients of :func:`forward`, chunk by chunk from the last to the first, each made again from its first state.
+
+    Args:
+        grad: with respect to the outputs, in their shape.
+        grad_final: with respect to the last state.
+        inputs: as in the forward pass.
+        delta: as in the forward pass.
+        rates: as in the forward pass.
+        b: as in the forward pass.
+        c: as in the forward pass.
+        saved: what the forward pass returned.
+
+    Returns:
+        The gradients of inputs, delta, rates, b, c and the initial state, each in its own shape and dtype.
+    """
+    shape, dtype = Heads.of(inputs, delta, b), saved.dtype
+    d_rates, carried = torch.zeros_like(rates, dtype=dtype), shape.split_state(grad_final)
+    d_inputs, d_delta, d_b, d_c = (
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x in (inputs, delta, b, c)
+    )
+    for index, tokens in reversed(list(enumerate(chunk_slices(inputs.shape[1], CHUNK)))):
+        chunk = _Chunk.load(shape, (inputs, delta, b, c), rates, tokens, dtype)
+        start = shape.split_state(saved[:, index])
+        gradients = chunk.gradients(start, shape.split(grad[:, tokens].to(dtype)), carried)
+        d_inputs[:, tokens] = shape.join(gradients.inputs)
+        steps = gradients.delta + shape.split_rates(rates).to(dtype) * gradients.logs
+        d_delta[:, tokens] = steps.flatten(1, 2).mT
+        d_b[:, tokens], d_c[:, tokens] = (x.transpose(1, 2) for x in (gradients.b, gradients.c))
+        d_rates += (chunk.delta * gradients.logs).sum((0, -1)).flatten()
+        carried = gradients.start
+    return d_inputs, d_delta, d_rates.to(rates.dtype), d_b, d_c, carried.reshape(grad_final.shape).clone()
+
+
+class Heads(NamedTuple):
+    """How channels are split: into G groups that share b and c, of m heads that share a rate, of P channels."""
+
+    groups: int
+    heads: int
+    channels: int
+
+    @classmethod
+    def of(cls, inputs: Tensor, delta: Tensor, b: Tensor) -> "Heads":
+        """From ``(B, T, d)``, ``(B, T, heads)`` and ``(B, T, G, N)``."""
+        heads, groups = delta.shape[2], b.shape[2]
+        return cls(groups, heads // groups, inputs.shape[2] // heads)
+
+    def split(self, sequence: Tensor) -> Tensor:
+        """``(B, L, d)`` to ``(B, G, m, L, P)``."""
+        return torch.unflatten(sequence, 2, self).permute(0, 2, 3, 1, 4)
+
+    def join(self, sequence: Tensor) -> Tensor:
+        """The inverse of :meth:`split`."""
+        return sequence.permute(0, 3, 1, 2, 4).flatten(2)
+
+    def split_state(self, state: Tensor) -> Tensor:
+        """``(B, d, N)`` to ``(B, G, m, P, N)``."""
+        return torch.unflatten(state, 1, self)
+
+    def split_rates(self, rates: Tensor) -> Tensor:
+        """``(heads,)`` to ``(G, m, 1)``."""
+        return rates.reshape(self.groups, self.heads, 1)
+
+
+class _Gradients(NamedTuple):
+    inputs: Tensor
+    delta: Tensor  # without what passes through the logarithms
+    logs: Tensor  # of each token's log decay
+    b: Tensor
+    c: Tensor
+    start: Tensor
+
+
+class _Chunk(NamedTuple):
+    """Some tokens of all sequences, in the state's precision."""
+
+    v: Tensor  # (B, G, m, L, P)
+    delta: Tensor  # (B, G, m, L)
+    b: Tensor  # (B, G, 1, L, N)
+    c: Tensor  # (B, G, 1, L, N)
+    sums: Tensor  # of the log decays so far, (B, G, m, L)
+
+    @classmethod
+    def load(
+        cls, shape: Heads, operands: tuple[Tensor, ...], rates: Tensor, tokens: slice, dtype: torch.dtype
+    ) -> "_Chunk":
+        v, delta, b, c = (tensor[:, tokens].to(dtype) for tensor in operands)
+        delta = torch.unflatten(delta.mT, 1, (shape.groups, shape.heads))
+        sums = (delta * shape.split_rates(rates).to(dtype)).cumsum(-1)
+        b, c = (vectors.transpose(1, 2).unsqueeze(2) for vectors in (b, c))
+        return cls(shape.split(v), delta, b, c, sums)
+
+    @property
+    def written(self) -> Tensor:
+        return self.delta.unsqueeze(-1) * self.v
+
+    def decays(self) -> tuple[Tensor, Tensor, Tensor]:
+        """From each token to each later one ``(..., L, L)``, from the start to each, from each to the end."""
+        between = self.sums.unsqueeze(-1) - self.sums.unsqueeze(-2)
+        past = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).tril()
+        to_end = self.sums[..., -1:] - self.sums
+        weights = between.masked_fill(~past, -torch.inf)
+        return tuple(map(_decay, (weights, self.sums.unsqueeze(-1), to_end.unsqueeze(-1))))  # type: ignore[return-value]
+
+    def advance(self, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs and last state from the state before the chunk, ``(B, G, m, P, N)``."""
+        between, since_start, to_end = self.decays()
+        out = (between * (self.c @ self.b.mT)) @ self.written + since_start * (self.c @ start.mT)
+        return out, since_start[..., -1:, :] * start + (to_end * self.written).mT @ self.b
+
+    def gradients(self, start: Tensor, grad: Tensor, carried: Tensor) -> _Gradients:
+        """From the gradients of the outputs and of the chunk's last state."""
+        between, since_start, to_end = self.decays()
+        scores, written = self.c @ self.b.mT, self.written
+        reads, writes = since_start * grad, to_end * written
+        d_weights = between * (grad @ written.mT)
+        d_scores = d_weights.sum(2)
+        d_b = d_scores.mT @ self.c.squeeze(2) + (writes @ carried).sum(2)
+        d_c = d_scores @ self.b.squeeze(2) + (reads @ start).sum(2)
+        d_written = (between * scores).mT @ grad + to_end * (self.b @ carried.mT)
+        d_start = since_start[..., -1:, :] * carried + reads.mT @ self.c
+        passed = torch.linalg.vecdot(reads, self.c @ start.mT), torch.linalg.vecdot(writes, self.b @ carried.mT)
+        through = since_start[..., -1, :] * (carried * start).sum((-2, -1)).unsqueeze(-1)
+        d_logs = _crossing(d_weights * scores, *passed) + through
+        d_delta = torch.linalg.vecdot(self.v, d_written)
+        return _Gradients(self.delta.unsqueeze(-1) * d_written, d_delta, d_logs, d_b, d_c, d_start)
+
+
+def _crossing(between: Tensor, since_start: Tensor, to_end: Tensor) -> Tensor:
+    """The gradient of each token's log decay: all that passes it, of what goes from one token to a later one.
+
+    Sums only: a difference of running sums would need no matrix, but loses what is small beside them.
+
+    Args:
+        between: from token s to token t at ``[t, s]``, ``(..., L, L)``.
+        since_start: from the chunk's start to each token, ``(..., L)``.
+        to_end: from each token to the chunk's end, ``(..., L)``.
+    """
+    later = torch.ones(between.shape[-2:], dtype=between.dtype, device=between.device).triu()
+    crossing = (later @ between).tril(-1).sum(-1) + since_start.flip(-1).cumsum(-1).flip(-1)
+    crossing[..., 1:] += to_end[..., :-1].cumsum(-1)
+    return crossing
+
+
+def _decay(logs: Tensor) -> Tensor:
+    """``exp``, but zero where its products could be subnormal numbers, whose arithmetic is a hundred times slower."""
+    return logs.masked_fill(logs < math.log(torch.finfo(logs.dtype).tiny) / 2, -torch.inf).exp()

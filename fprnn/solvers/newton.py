@@ -1,0 +1,184 @@
+"""The exact fixed point of one token, for any mixer and with or without an in-loop norm.
+
+Not in "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025). Given the previous token, everything but the hidden state
+itself is known, and what is left is ``h = norm(base + gate (I - Q) (h - drive))``. Without a norm that is a linear
+system, which the mixer solves (in closed form where it has one). With a norm it is iterated, in the end by Newton's
+method, each step of which is such a system; then there may be more than one fixed point, and the one found need not be
+the one that the parallel iteration finds. The gradient is that of the implicit function theorem: one transposed system.
+
+This is the engine of streaming, and the reference of :mod:`fprnn.solvers.reflections`.
+"""
+
+from math import inf
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dinopl.core.precision import at_least_float32
+from fprnn.mixers import Gain, Mixer
+from fprnn.ops.kernels import refuse_second_derivative
+from fprnn.solvers.base import Solution, SolveStatistics, relative_change
+
+ITERATION_CAP = 500  # with a norm
+NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
+PATIENCE = 150  # iterations with a norm after which plain steps are halved, and again after as many
+LoopNorm = nn.LayerNorm | nn.RMSNorm
+
+
+class TokenSolution(NamedTuple):
+    """One token of each sequence.
+
+    Attributes:
+        state: before the norm, what the next token's recurrence starts from, ``(B, d)``.
+        hidden: after it, ``(B, d)``.
+        residual: relative change under one more application, ``(B,)``.
+        iterations: of the slowest sequence; 1 without a norm.
+    """
+
+    state: Tensor
+    hidden: Tensor
+    residual: Tensor
+    iterations: int
+
+
+class TokenEquation(NamedTuple):
+    """``h = norm(base + gate (I - Q) (h - drive))``, with ``base = decay state_prev + gate drive``.
+
+    Attributes:
+        mixer: of Q.
+        parameters: of Q.
+        base: ``(B, d)``.
+        gate: ``(B, d)``.
+        drive: ``(B, d)``.
+        norm: in the loop; None is the identity.
+    """
+
+    mixer: Mixer
+    parameters: Any
+    base: Tensor
+    gate: Tensor
+    drive: Tensor
+    norm: LoopNorm | None
+
+    def state(self, hidden: Tensor) -> Tensor:
+        """The state before the norm."""
+        delta = hidden - self.drive
+        return torch.addcmul(self.base, self.gate, delta - self.mixer.mix(self.parameters, delta))
+
+    def gain(self, state: Tensor) -> Gain:
+        """How the image answers to the mixed input, at this state."""
+        return Gain(self.gate) if self.norm is None else norm_gain(self.norm, self.gate, state)
+
+
+def solve_token(equation: TokenEquation) -> TokenSolution:
+    """The token's fixed point, with its exact gradient in whatever the equation was computed from."""
+    with torch.no_grad():
+        hidden, iterations = _iterate(equation)
+    state = equation.state(hidden)
+    image = normalized(equation.norm, state)
+    with torch.no_grad():
+        residual = _change(image, hidden)
+    if torch.is_grad_enabled() and image.requires_grad:
+        image = _TokenAdjoint.apply(image, equation, state.detach())
+        state = equation.state(image)  # through the hidden state too
+    return TokenSolution(state if equation.norm is not None else image, image, residual, iterations)
+
+
+def join_tokens(tokens: list[TokenSolution], empty: Tensor) -> Solution:
+    """The solution of whole sequences from that of each token in turn.
+
+    Args:
+        tokens: T of them.
+        empty: the result for none, ``(B, 0, d)``.
+    """
+    hidden = torch.stack([token.hidden for token in tokens], 1) if tokens else empty
+    residual = torch.stack([token.residual for token in tokens], 1).amax(1) if tokens else hidden.new_zeros(len(hidden))
+    iterations = torch.full_like(residual, max((token.iterations for token in tokens), default=0), dtype=torch.int64)
+    return Solution(hidden, SolveStatistics(iterations, residual, residual < 100 * token_tolerance(residual.dtype)))
+
+
+def token_tolerance(dtype: torch.dtype) -> float:
+    """The relative change at which the iteration stops: 6e-6 in float32, 2e-12 in float64."""
+    return torch.finfo(dtype).eps ** 0.75
+
+
+def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
+    """The fixed point and the iterations it took.
+
+    With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a
+    fixed point, and Newton's from there: started earlier, those would as well find unstable points. A step of Newton's
+    that leads away is taken back, and the next one waits until the sequence is nearer. Where plain steps are many, they
+    become shorter, so as not to cycle; the norm's images lie in a ball, and so does all that is between them.
+    """
+    if equation.norm is None:
+        hidden = equation.base
+        return hidden + _newton_step(equation, hidden, equation.state(hidden)), 1
+    hidden, tol, iteration = torch.zeros_like(equation.base), token_tolerance(equation.base.dtype), 0
+    bound, plain, done = hidden.new_full((len(hidden), 1), NEWTON_RANGE), hidden, False
+    last, near = torch.full_like(bound, inf), torch.zeros_like(bound, dtype=torch.bool)
+    while not done and iteration < ITERATION_CAP:
+        state = equation.state(hidden)
+        image = normalized(equation.norm, state)
+        change = _change(image, hidden).unsqueeze(-1)
+        led_away = near & ~(change < last)
+        bound = torch.where(led_away, bound / 4, bound)
+        following = torch.where(led_away, plain, torch.lerp(hidden, image, 0.5 ** (iteration // PATIENCE)))
+        near = (change < bound) & ~led_away
+        if bool(near.any()):
+            plain, following = following, torch.where(near, hidden + _newton_step(equation, hidden, state), following)
+        last, hidden = change, torch.where(change <= tol, hidden, following)
+        iteration, done = iteration + 1, bool(((change <= tol) | change.isnan()).all())
+    return hidden, iteration
+
+
+def _change(image: Tensor, hidden: Tensor) -> Tensor:
+    """``|image - hidden|_inf / |image|_inf`` for each token ``(B, d)``, ``(B,)``."""
+    return relative_change(image.unsqueeze(1), hidden.unsqueeze(1))
+
+
+def _newton_step(equation: TokenEquation, hidden: Tensor, state: Tensor) -> Tensor:
+    update = normalized(equation.norm, state) - hidden
+    return equation.mixer.resolve(equation.parameters, equation.gain(state), update)
+
+
+class _TokenAdjoint(torch.autograd.Function):
+    """The identity, whose backward pass solves the transposed system ``(I - G (I - Q))^T s = cotangent``.
+
+    By ``s = g + (I - Q)^T r`` with ``(I - G^T (I - Q^T)) r = G^T g``, which is again a system of the mixer's kind.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, equation: TokenEquation, state: Tensor) -> Tensor:
+        ctx.equation, ctx.state = equation, state
+        return image.view_as(image)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative("solve_token")
+        mixer, gain = ctx.equation.mixer, ctx.equation.gain(ctx.state).transpose()
+        transposed = mixer.transpose(ctx.equation.parameters)
+        r = mixer.resolve(transposed, gain, gain(cotangent))
+        return cotangent + r - mixer.mix(transposed, r), None, None
+
+
+def normalized(norm: LoopNorm | None, state: Tensor) -> Tensor:
+    """The norm in at least float32 whatever its parameters' precision; None is the identity."""
+    if norm is None:
+        return state
+    weight = None if norm.weight is None else at_least_float32(norm.weight)
+    if isinstance(norm, nn.RMSNorm):
+        return F.rms_norm(state, state.shape[-1:], weight, norm.eps)
+    bias = None if norm.bias is None else at_least_float32(norm.bias)
+    return F.layer_norm(state, state.shape[-1:], weight, bias, norm.eps)
+
+
+def norm_gain(norm: LoopNorm, gate: Tensor, state: Tensor) -> Gain:
+    """The derivative of the norm at a state ``(..., d)``, times the gate."""
+    centers = isinstance(norm, nn.LayerNorm)
+    eps = torch.finfo(state.dtype).eps if norm.eps is None else norm.eps
+    centered = state - state.mean(-1, keepdim=True) if centers else state
+    inverse = (centered.square().mean(-1, keepdim=True) + eps).rsqrt()
+    weight = torch.ones_like(state) if norm.weight is None else at_least_float32(norm.weight).expand_as(state)
+    return Gain(gate, centered * inverse, weight * inverse, centers=centers)

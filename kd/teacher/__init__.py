@@ -1,0 +1,1 @@
+"""Where a teacher comes from, and what is kept of its outputs."""

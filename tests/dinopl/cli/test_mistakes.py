@@ -1,0 +1,393 @@
+"""Bad input: one line on standard error, exit code 2, nothing written."""
+
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from dinopl.cli import main
+from dinopl.distillation.module import SelfDistillation
+from dinopl.encoders import MiniVGG
+from fprnn.tasks import write_stories
+
+ShortRun = Callable[..., tuple[int, Path | None]]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command complained of: one line that starts with its name."""
+    complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
+    assert len(complaints) == 1
+    return complaints[0].removeprefix("dinopl: error: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--trainr.max_epochs", "3"], "--trainr.max_epochs: no such option; did you mean 'trainer.max_epochs'?"),
+        (["--trainer.max_epoch", "3"], "--trainer.max_epoch: no such option; did you mean 'trainer.max_epochs'?"),
+        (["--trainer.max_epochs", "many"], "--trainer.max_epochs: expected int, got many."),
+        (["--trainer.max_epochs", "-7"], "--trainer.max_epochs -7: must be at least 0, or -1 for no limit."),
+        (["--trainer.max_steps", "-3"], "--trainer.max_steps -3: must be at least 0, or -1 for no limit."),
+        (["--trainer.accumulate_grad_batches", "0"], "--trainer.accumulate_grad_batches 0: must be at least 1"),
+        (["--trainer.accumulate_grad_batches", "-1"], "--trainer.accumulate_grad_batches -1: must be at least 1"),
+        (["--trainer.check_val_every_n_epoch", "0"], "--trainer.check_val_every_n_epoch 0: must be at least 1"),
+        (
+            ["--trainer.gradient_clip_val", "-1"],
+            "--trainer.gradient_clip_val -1: must be at least 0; leave it out for no clipping.",
+        ),
+        (["--trainer.gradient_clip_val", ".nan"], "--trainer.gradient_clip_val nan: must be at least 0"),
+        (
+            ["--trainer.limit_train_batches", "-1"],
+            "--trainer.limit_train_batches: You have passed invalid value -1.0 for limit_train_batches",
+        ),
+        (["--model.encodr", "MiniVGG"], "SelfDistillation has no option 'encodr'; did you mean 'encoder'?"),
+        (["--model.encoder", "MiniVG"], "--model.encoder: no class 'MiniVG'; did you mean 'MiniVGG'?"),
+        (["--model", "SelfDistilation"], "--model: no class 'SelfDistilation'; did you mean 'SelfDistillation'?"),
+        (["--model.encoder.widths", "wide"], "--model.encoder.widths: expected tuple, got wide."),
+        (["--model.encoder.widths", "[0]"], "--model.encoder.widths must be at least 1 each, not [0]"),
+        (["--model.head.out_dim", "0"], "--model.head.out_dim must be at least 1, not 0"),
+        (["--model.student", "InterpolatedStart"], "--model.student: the following arguments are required: alpha"),
+        (
+            ["--model.student", "InterpolatedStart", "--model.student.alpha", "1.5"],
+            "--model.student.alpha must be in [0, 1], not 1.5",
+        ),
+        (["--model.probes+=KNNProb"], "--model.probes: no class 'KNNProb'; did you mean 'KNNProbe'?"),
+        (
+            ["--model.optimizer.lr", "-1"],
+            "--model.optimizer: Invalid learning rate: -1.0; give that argument another value.",
+        ),
+        (
+            ["--model.lr_scheduler", "CosineAnnealingWarmRestarts", "--model.lr_scheduler.T_0=-1"],
+            "--model.lr_scheduler: Expected positive integer T_0, but got -1; give that argument another value.",
+        ),
+        (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay must be at least 0, not -1"),
+        (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: nan is not a finite number; give one, such as 1."),
+        (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got fast."),
+        (["--model.bias_weight_decay", "nan"], "--model.bias_weight_decay: nan is not a finite number; give one"),
+        (["--trainer.limit_val_batches=-inf"], "--trainer.limit_val_batches: -inf is not a finite number; give one"),
+        (["--data.val_size", "some"], "--data.val_size: expected int or float, got some."),
+        (["--data.batch_size", "5000"], "--data.batch_size 5000: there are only 1167 training images"),
+        (["--data.image_size", "4"], "--model.encoder: MiniVGG halves the image 3 times"),
+        (["--threads", "0"], "--threads 0: must be at least 1"),
+        (["--threads", "1000000000000"], "--threads 1000000000000: must be at least 1 and at most 4096; leave it out"),
+        (["--seed_everything", "-1"], "--seed_everything -1: must be from 0 to 4294967295; give another seed."),
+        (["--seed_everything", "1000000000000"], "--seed_everything 1000000000000: must be from 0 to 4294967295"),
+        (["--ckpt_path", "none.ckpt"], "--ckpt_path: no file 'none.ckpt'"),
+        (["--ckpt_path", "last"], "--ckpt_path last: each run has its own folder"),
+        (["--name", "../outside"], "the run's name is '../outside'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+) -> None:
+    code, folder = short_run("fit", *options, cut=())
+    assert code == 2
+    assert complaint in said(capsys)
+    assert folder is None
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        (MemoryError(), "more memory than there is"),
+        (RuntimeError("can't allocate memory: you tried to allocate 4000 bytes."), "4000 bytes of memory that are not"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 9.5 GiB."), "9.5 GiB of memory that are not"),
+    ],
+)
+@pytest.mark.parametrize(("owner", "name"), [(MiniVGG, "__init__"), (SelfDistillation, "setup")])
+def test_too_little_memory_is_a_mistake_of_sizes(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type,
+    name: str,
+    error: Exception,
+    needed: str,
+) -> None:
+    @functools.wraps(getattr(owner, name))
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(owner, name, fail)
+    assert short_run("fit", cut=()) == (2, None)
+    told = said(capsys)
+    assert told.startswith(f"the configuration needs {needed}")
+    assert told.endswith("choose smaller sizes in --model or --data.")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "suggestion"),
+    [
+        ("layer.positions", "Rope", "; did you mean 'RoPE'?"),
+        ("layer.positions", "AdamWW", "."),
+        ("layer", "TransformerLaye", "; did you mean 'TransformerLayer'?"),
+        ("optimizer", "AdamWW", "; did you mean 'AdamW'?"),
+    ],
+)
+def test_only_a_class_that_the_option_takes_is_suggested(
+    run_main: Callable[..., int],
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    name: str,
+    suggestion: str,
+) -> None:
+    words = ("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", "--model.layer", "TransformerLayer")
+    assert run_main(*words, f"--model.{option}", name) == 2
+    assert said(capsys) == f"--model.{option}: no class {name!r}{suggestion}"
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "part"),
+    [
+        (("--config", "overlays/copying_paper"), "model.layer.d_state", "model"),
+        (("--config", "overlays/copying_paper", "--model", "SequenceModeling"), "data.task", "data"),
+        (("--model.layer", "FPMamba"), "model.layer", "model"),
+    ],
+)
+def test_options_of_no_class_want_a_configuration_before_them(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...], option: str, part: str
+) -> None:
+    assert run_main("fit", *words) == 2
+    told = said(capsys)
+    assert told.startswith(f"--{option}: nothing names the class of the {part}; give --{part} CLASS, or")
+    assert "--config FILE --config OVERLAY" in told
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "owner"),
+    [
+        ("model.d_model", "SequenceModeling"),
+        ("model.layer.lambda_h_dep", "FPMamba"),
+        ("model.layer.solver.tol", "PicardSolver"),
+        ("data.task.letters", "Copying"),
+    ],
+)
+@pytest.mark.parametrize("given_by", ["option", "file"])
+def test_null_is_refused_where_a_class_needs_a_value(
+    run_main: Callable[..., int],
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    owner: str,
+    given_by: str,
+) -> None:
+    words: tuple[object, ...] = (f"--{option}", "null")
+    if given_by == "file":
+        part, *places = option.split(".")
+        node: Any = None
+        for place in reversed(places):
+            node = {"init_args": {place: node}}
+        (tmp_path / "null.yaml").write_text(yaml.safe_dump({part: node}))
+        words = ("--config", tmp_path / "null.yaml")
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", *words) == 2
+    assert said(capsys) == f"--{option} null: {owner} cannot do without it; give a value."
+
+
+def test_null_is_refused_in_a_list_too(
+    run_main: Callable[..., int], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probes = "--model.probes=[{class_path: KNNProbe, init_args: {k: null}}]"
+    assert run_main("fit", "--config", root / "configs" / "random_teacher.yaml", probes) == 2
+    assert said(capsys) == "--model.probes.k null: KNNProbe cannot do without it; give a value."
+
+
+@pytest.mark.parametrize("option", ["model.layer.solver.init_args", "model.layer.init_args"])
+def test_the_arguments_of_a_class_are_not_null(
+    run_main: Callable[..., int], root: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / "copying.yaml", f"--{option}=null") == 2
+    assert said(capsys).startswith(f"--{option.removesuffix('.init_args')}")
+
+
+def test_training_cannot_end_before_the_checkpoint(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = short_run("fit", "--trainer.max_epochs=2", "--test_after_fit=false")
+    assert folder is not None
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    assert short_run("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=1") == (2, None)
+    assert said(capsys) == f"--trainer.max_epochs 1: is less than the 2 epochs of {checkpoint}; use 3 or more."
+    code, again = short_run("fit", "--ckpt_path", checkpoint, "--trainer.max_epochs=2", "--test_after_fit=false")
+    assert code == 0
+    assert again is not None
+
+
+def test_a_set_that_is_not_there_names_the_folder(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--data.dataset", "CIFAR10Images", "--data.root", "elsewhere", "--data.download", "false")
+    code, folder = short_run("fit", *options, cut=())
+    assert (code, folder) == (2, None)
+    assert "elsewhere/cifar-10-batches-py" in said(capsys)
+
+
+def corpora(folder: Path) -> None:
+    """Stories of two tasks, an empty text, one that is not UTF-8, and shards of two types."""
+    write_stories(folder / "en-valid", tasks=(1, 3), count=4)
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "latin.txt").write_bytes(b"caf\xe9")
+    (folder / "shards").mkdir()
+    np.save(folder / "shards" / "a.npy", np.zeros(9, np.uint16))
+    np.save(folder / "shards" / "b.npy", np.zeros(9, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "complaint"),
+    [
+        (
+            "catbabi",
+            ["--data.task.root={}/none"],
+            "--data.task.root: no folder en-valid in {}/none; unpack bAbI's tasks_1-20_v1-2 there, or name the folder "
+            "that has it, here or as $DINOPL_DATA.",
+        ),
+        (
+            "catbabi",
+            ["--data.task.root={}", "--data.task.tasks=[1,2,3]"],
+            "--data.task.tasks: task 2 is missing, there is no {}/en-valid/qa2_train.txt; complete the folder, or "
+            "leave the task out: [1, 3].",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/none.txt"],
+            "--data.task.path: nothing at {}/none.txt; give the path of a text file.",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/empty.txt"],
+            "--data.task.path: {}/empty.txt is empty; give a file with text.",
+        ),
+        (
+            "text",
+            ["--data.task.path={}/latin.txt"],
+            "--data.task.path: {}/latin.txt is not UTF-8 (byte 3); convert it, or use ByteText.",
+        ),
+        (
+            "text",
+            ["--data.task=TokenShards", "--data.task.folder={}/shards", "--data.task.vocab_size=10"],
+            "--data.task.folder: {}/shards/b.npy holds int32, but a.npy uint16; write one type.",
+        ),
+        (
+            "parity",
+            ["--model.layer=TransformerLayer", "--data.eval_lengths=[8,3000]"],
+            "--model.layer.max_length: 2048 is too short for a context of 3000 tokens; use 3000 or more, or null for "
+            "any, or shorter sequences",
+        ),
+    ],
+)
+def test_bad_sequence_data_are_refused_before_anything_is_written(
+    run_main: Callable[..., int],
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    options: list[str],
+    complaint: str,
+) -> None:
+    corpora(tmp_path / "data")
+    before = set(tmp_path.rglob("*"))
+    words = [word.replace("{}", str(tmp_path / "data")) for word in options]
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / f"{config}.yaml", *words) == 2
+    assert said(capsys) == complaint.replace("{}", str(tmp_path / "data"))
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({}, "x_train"),
+        ({"x_train": np.zeros((4, 8, 8), np.uint8), "y_train": np.zeros(3, int)}, ""),
+        ({"x_train": np.zeros((4, 8)), "y_train": np.zeros(4, int)}, ""),
+    ],
+)
+def test_a_malformed_npz_is_refused(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arrays: dict[str, np.ndarray],
+    complaint: str,
+) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays, x_test=np.zeros((2, 8, 8), np.uint8), y_test=np.zeros(2, int))
+    code, folder = short_run("fit", "--data.dataset", "NpzImages", "--data.dataset.path", tmp_path / "bad.npz", cut=())
+    assert (code, folder) == (2, None)
+    assert complaint in said(capsys)
+
+
+class Bomb:
+    """Unpickling this would make a file."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, ("exploded", "w")
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+@pytest.mark.parametrize("kind", ["empty", "truncated", "text", "hostile", "family", "state_dict"])
+def test_a_bad_checkpoint_is_refused_and_its_code_not_run(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str, command: str
+) -> None:
+    file = tmp_path / "bad.ckpt"
+    torch.save({"state_dict": {"w": torch.zeros(2)}, "dinopl": {"family": "SequenceModeling"}}, file)
+    match kind:
+        case "empty":
+            file.write_bytes(b"")
+        case "truncated":
+            file.write_bytes(file.read_bytes()[:200])
+        case "text":
+            file.write_text("not a checkpoint")
+        case "hostile":
+            file.write_bytes(pickle.dumps(Bomb()))
+        case "state_dict":
+            torch.save({"w": torch.zeros(2)}, file)
+    code, folder = short_run(command, "--ckpt_path", file)
+    assert (code, folder) == (2, None)
+    assert "--ckpt_path" in said(capsys)
+    assert not Path("exploded").exists()
+
+
+def test_weights_of_another_shape_are_refused(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
+    _, folder = short_run("fit")
+    assert folder is not None
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    capsys.readouterr()
+    code, folder = short_run("test", "--ckpt_path", checkpoint, "--model.head.out_dim", "32")
+    assert (code, folder) == (2, None)
+    assert "do not fit the configured model" in said(capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["fitt"], "fitt: no such command; did you mean 'fit'?"),
+        (["fit"], "required"),
+        (["fit", "--config", "none.yaml"], "--config none.yaml: no such file"),
+        (["configs", "show", "nothing"], "nothing is not among the shipped ones"),
+        (["configs", "frobnicate"], "usage is"),
+        (["export"], "--ckpt_path"),
+        (["export", "--ckpt_path", "none.ckpt"], "no file 'none.ckpt'"),
+    ],
+)
+def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str], words: list[str], complaint: str) -> None:
+    assert main(words) == 2
+    assert complaint in said(capsys)
+
+
+def test_traceback_shows_where(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--traceback", "--config", "none.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.rstrip().splitlines()[-1].startswith("dinopl: error: --config none.yaml")
+
+
+def test_other_errors_keep_their_traceback(short_run: ShortRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a bug in the middle of a run")
+
+    monkeypatch.setattr("dinopl.distillation.module.SelfDistillation.training_step", broken)
+    with pytest.raises(ValueError, match="a bug in the middle"):
+        short_run("fit")

@@ -1,0 +1,125 @@
+"""``dinopl report`` on true fits and on run folders written by hand; bad input is one line."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+
+from dinopl.cli import main
+from dinopl.reports import Run
+from tests.dinopl.cli.conftest import CUT
+from tests.dinopl.cli.test_mistakes import said
+from tests.dinopl.reports.run_trees import alpha_config, write_run, write_study, write_trial
+
+KNN = "probe/student/knn"
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory, root: Path) -> dict[tuple[float, int], Path]:
+    """Two alphas, one of them on two seeds, through the real command."""
+    folder, made = tmp_path_factory.mktemp("fits"), {}
+    for alpha, seed in ((0.1, 0), (1, 0), (1, 1)):
+        start = (f"--model.student.alpha={alpha}", f"--seed_everything={seed}", f"--name=alpha{alpha}-{seed}")
+        words = ["--model.student=InterpolatedStart", *start, f"--trainer.default_root_dir={folder / 'runs'}"]
+        assert main(["fit", "--config", str(root / "configs" / "random_teacher.yaml"), *CUT, *words]) == 0
+        made[alpha, seed] = next(folder.glob(f"runs/alpha{alpha}-{seed}/*"))
+    return made
+
+
+def test_a_table_a_csv_and_a_figure_of_fits(
+    fits: dict[tuple[float, int], Path],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = fits[1, 0].parent.parent
+    files = ("--csv", "out/runs.csv", "--markdown", "out/report.md", "--figure", "out/alpha.png")
+    assert main(["report", str(runs), "--baseline", "model.student.alpha=0.1", *files]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"{runs}: 3 runs: 3 finished\n")
+    assert "difference from model.student.alpha=0.1" in out
+    assert "(n=1)" in out  # one seed is shared
+    values = {key: Run.load(folder).metrics[KNN] for key, folder in fits.items()}
+    pair = [values[1, seed] or 0.0 for seed in (0, 1)]
+    (row,) = [line.split() for line in out.splitlines() if line.split()[:2] == ["1", "2"]]
+    assert float(row[2]) == pytest.approx(statistics.fmean(pair), abs=0.006)
+    with Path("out/runs.csv").open(newline="") as file:
+        rows = {(float(row["model.student.alpha"]), int(row["seed_everything"])): row for row in csv.DictReader(file)}
+    assert {key: float(row[KNN]) for key, row in rows.items()} == values
+    with Path("out/alpha.csv").open(newline="") as file:
+        drawn = [row for row in csv.DictReader(file) if row["metric"] == KNN]
+    assert [(row["model.student.alpha"], row["n"]) for row in drawn] == [("0.1", "1"), ("1", "2")]
+    assert float(drawn[1]["mean"]) == pytest.approx(statistics.fmean(pair))
+    assert Path("out/alpha.png").read_bytes().startswith(b"\x89PNG")
+    assert "| model.student.alpha | n |" in Path("out/report.md").read_text()
+
+
+def test_two_fits_side_by_side(fits: dict[tuple[float, int], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--compare", str(fits[0.1, 0]), str(fits[1, 0])]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["model.student.alpha", "0.1", "1"] in lines
+    assert not [line for line in lines if line[:1] == ["seed_everything"]]
+    (told,) = [line for line in lines if line[:1] == ["train/loss"]]
+    expected = [Run.load(fits[alpha, 0]).metrics["train/loss"] or 0.0 for alpha in (0.1, 1)]
+    assert [float(value) for value in told[1:3]] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    study = write_study(tmp_path / "locality", axes={"model.student.alpha": [0, 1]}, x="model.student.alpha")
+    for alpha in (0, 1):
+        for seed in (0, 1):
+            trial = write_trial(study, f"{alpha}{seed}", {"model.student.alpha": alpha, "seed_everything": seed})
+            write_run(trial, {KNN: 0.5 + seed / 10, "test/loss": 1.0}, seed, config=alpha_config(alpha))
+    return study
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "give a study or a folder of runs, before the options"),
+        (["--by", "model.student.alpha", "locality"], "give a study or a folder of runs, before the options"),
+        (["nowhere"], "no folder nowhere"),
+        (["empty"], "no runs in empty: a run folder holds results.json"),
+        (["locality", "--by", "model.studnt.alpha"], "no run has this option; did you mean 'model.student.alpha'?"),
+        (["locality", "--by", "alpha"], "no run has this option; did you mean 'model.student.alpha'?"),
+        (["locality", "--metric", "probe/student/kn"], f"no finished run has it; did you mean '{KNN}'?"),
+        (["locality", "--baseline", "7"], "no row has this value; rows have model.student.alpha=0, 1."),
+        (["locality", "--baseline", "model.studnt.alpha=0"], "rows are not by model.studnt.alpha; did you mean"),
+        (["locality", "--figure", "a.gif"], "--figure a.gif: must end in one of .png, .pdf, .svg."),
+        (["locality", "--figure", "a.png", "--csv", "./a.csv"], "--csv a.csv: the figure's own numbers go there"),
+        (["locality", "--figure", "a.png", "--x", "model.student.alph"], "did you mean 'model.student.alpha'?"),
+        (["locality", "--figure", "a.png", "--by"], "the runs differ in no option"),
+        (["locality", "--x", "length"], "--x length: is of a figure; give --figure FILE too."),
+        (["locality", "--level", "95"], "--level 95.0: give a number between 0 and 1"),
+        (["locality", "--metrics", "x"], "unrecognized arguments: --metrics"),
+        (["locality", "--csv", "empty"], "empty: Is a directory"),
+        (["--compare", "locality", "locality"], "--compare locality: holds 4 runs; name the folder of one."),
+        (["--compare", "locality"], "expected 2 arguments"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    study: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    Path("empty").mkdir()
+    before = sorted(Path().rglob("*"))
+    assert main(["report", *words]) == 2
+    assert complaint in said(capsys)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_damaged_file_is_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = next(study.rglob("results.json"))
+    results.write_text("{")
+    assert main(["report", str(study)]) == 2
+    assert str(results) in said(capsys)
+
+
+def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--baseline OPTION=VALUE" in out
+    assert max(map(len, out.splitlines())) <= 120

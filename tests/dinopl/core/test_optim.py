@@ -1,0 +1,94 @@
+import pytest
+import torch
+from torch import nn
+
+from dinopl.core.types import ImageShape
+from dinopl.encoders import ResNet18
+from dinopl.optim import parameter_groups
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.norm = nn.LayerNorm(3)
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.second = nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.table_bias = nn.Parameter(torch.ones(3, 3))  # a bias by name, though two-dimensional
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def names(self, group):
+        known = {id(p): name for name, p in self.named_parameters()}
+        return [known[id(p)] for p in group["params"]]
+
+
+def test_weights_and_biases():
+    module = Tied()
+    weights, biases = parameter_groups(module)
+    assert (weights["name"], biases["name"]) == ("weights", "biases")
+    assert module.names(weights) == ["first.weight"]
+    assert module.names(biases) == ["table_bias", "scale", "first.bias", "norm.weight", "norm.bias", "second.bias"]
+    assert biases["weight_decay"] == 0
+    assert "weight_decay" not in weights
+
+
+def test_every_trainable_parameter_once():
+    module = ResNet18(ImageShape(3, 32, 32))
+    groups = parameter_groups(module)
+    taken = [id(p) for group in groups for p in group["params"]]
+    assert sorted(taken) == sorted(id(p) for p in module.parameters())
+    assert sum(p.numel() for p in groups[1]["params"]) == 2 * 4800
+    assert all(p.ndim == 4 for p in groups[0]["params"])
+
+
+def test_empty_groups_are_left_out():
+    assert [group["name"] for group in parameter_groups(nn.Linear(2, 2, bias=False))] == ["weights"]
+    assert [group["name"] for group in parameter_groups(nn.LayerNorm(2))] == ["biases"]
+    assert parameter_groups(nn.Linear(2, 2).requires_grad_(False)) == []
+
+
+def step_without_gradient(bias_weight_decay, optimizer=torch.optim.AdamW, **kwargs):
+    module = nn.Linear(4, 4)
+    before = module.weight.clone(), module.bias.clone()
+    optimizer = optimizer(parameter_groups(module, bias_weight_decay), lr=0.1, **kwargs)
+    for p in module.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    return [(after / b).detach() for after, b in zip((module.weight, module.bias), before, strict=True)]
+
+
+def test_paper_setting_moves_nothing_without_gradient():
+    weight, bias = step_without_gradient(0.0, weight_decay=0)
+    assert (weight == 1).all()
+    assert (bias == 1).all()
+
+
+def test_reference_quirk_shrinks_biases():
+    weight, bias = step_without_gradient(0.01, weight_decay=0)
+    assert (weight == 1).all()
+    torch.testing.assert_close(bias, torch.full_like(bias, 1 - 0.1 * 0.01))
+
+
+@pytest.mark.parametrize(("bias_weight_decay", "factor"), [(0.0, 1.0), (None, 1 - 0.1 * 0.3)])
+def test_own_decay_of_the_optimiser(bias_weight_decay, factor):
+    weight, bias = step_without_gradient(bias_weight_decay, weight_decay=0.3)
+    torch.testing.assert_close(weight, torch.full_like(weight, 1 - 0.1 * 0.3))
+    torch.testing.assert_close(bias, torch.full_like(bias, factor))
+
+
+@pytest.mark.parametrize("bias_weight_decay", [0.0, 0.01, None])
+@pytest.mark.parametrize("optimizer", [torch.optim.Rprop, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adam])
+def test_other_optimisers(optimizer, bias_weight_decay):
+    module = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    made = optimizer(parameter_groups(module, bias_weight_decay), lr=0.1)
+    before = [p.clone() for p in module.parameters()]
+    module(torch.randn(2, 4)).square().mul(torch.randn(2, 4)).sum().backward()
+    made.step()
+    assert all(not torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True))
+    assert [group["name"] for group in made.param_groups] == ["weights", "biases"]
+
+
+def test_negative_decay():
+    with pytest.raises(ValueError, match=r"--model.bias_weight_decay must be at least 0, not -1"):
+        parameter_groups(nn.Linear(1, 1), -1)

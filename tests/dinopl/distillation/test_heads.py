@@ -1,0 +1,215 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from dinopl.core.divergences import cross_entropy, entropy
+from dinopl.core.seeds import seeded
+from dinopl.core.types import ImageShape
+from dinopl.distillation.heads import ProjectionHead, unit_rows
+from dinopl.distillation.network import draw_network
+from dinopl.encoders import VGG11
+
+
+def head(in_dim=6, hidden=(7, 5), bottleneck_dim=4, out_dim=11, seed=0, dtype=None, **kwargs):
+    with seeded(seed):
+        module = ProjectionHead(in_dim, hidden, bottleneck_dim, out_dim, **kwargs)
+    return module.to(dtype)
+
+
+def norm(module):
+    return torch.stack([torch.linalg.vector_norm(p.detach(), dtype=torch.float64) for p in module.parameters()]).norm()
+
+
+@pytest.fixture(scope="module")
+def paper_network():
+    return draw_network(VGG11, ProjectionHead, ImageShape(3, 32, 32), seed=0)
+
+
+def test_paper_head(paper_network):
+    module = paper_network.head
+    assert sum(p.numel() for p in module.parameters()) == 22_548_736
+    assert module.last_layer.weight.numel() == 16_777_216
+    assert norm(module) == pytest.approx(95.0, rel=0.01)
+    assert norm(paper_network) == pytest.approx(116.2, rel=0.01)
+
+
+def test_paper_head_at_the_start(paper_network):
+    module = paper_network.head
+    with torch.no_grad():
+        rows = module.last_layer.effective_weight(torch.float32).double().norm(dim=1)
+        assert (rows - 1).abs().max() < 1e-6
+        logits = module(torch.randn(4, 512))
+        other = module(torch.randn(4, 512))
+    assert logits.shape == (4, 65536)
+    assert logits.abs().max() <= 1 + 1e-6
+    assert logits.std().item() == pytest.approx(1 / 16, rel=0.02)
+    assert cross_entropy(other, logits).mean().item() == pytest.approx(11.09, abs=0.01)
+    assert entropy(logits).mean().item() == pytest.approx(math.log(65536) - 1 / 512, abs=2e-4)
+
+
+def test_initial_values():
+    module = head(64, (128,), 64, 512)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.06)
+            assert layer.weight.abs().max() < 0.2
+            assert layer.bias is None or not layer.bias.any()
+    assert head(64, (128,), 64, 512, init_std=1.0).last_layer.weight.std().item() == pytest.approx(1, rel=0.06)
+
+
+def oracle(module, x, weight_norm):
+    """The head in numpy, with the exact GELU."""
+    weights = {name: p.detach().numpy().astype(np.float64) for name, p in module.named_parameters()}
+    h = x
+    for i in range(0, len(module.mlp), 2):
+        h = h @ weights[f"mlp.{i}.weight"].T + weights[f"mlp.{i}.bias"]
+        h = h * 0.5 * (1 + np.vectorize(math.erf)(h / math.sqrt(2)))
+    z = h @ weights["neck.weight"].T + weights["neck.bias"]
+    z = z / np.maximum(np.sqrt((z**2).sum(1, keepdims=True)), 1e-12)
+    last = weights["last_layer.weight"]
+    if weight_norm:
+        last = last / np.sqrt((last**2).sum(1, keepdims=True))
+    return z, z @ last.T
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+@pytest.mark.parametrize("hidden", [(7, 5), (7,), ()])
+def test_equals_numpy(hidden, weight_norm):
+    module = head(hidden=hidden, weight_norm=weight_norm, dtype=torch.float64)
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.5)
+    x = torch.randn(9, 6, dtype=torch.float64)
+    z, logits = oracle(module, x.numpy(), weight_norm)
+    np.testing.assert_allclose(module.bottleneck(x).detach().numpy(), z, atol=1e-12)
+    np.testing.assert_allclose(module(x).detach().numpy(), logits, atol=1e-12)
+    assert torch.equal(module(x), module.classify(module.bottleneck(x)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    width=st.integers(1, 7),
+    scale=st.sampled_from([1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 2**32),
+)
+def test_unit_rows_equals_autograd_of_normalize(rows, width, scale, seed):
+    torch.manual_seed(seed)
+    ours = (torch.randn(rows, width, dtype=torch.float64) * scale).requires_grad_()
+    theirs = ours.detach().clone().requires_grad_()
+    upstream = torch.randn(rows, width, dtype=torch.float64)
+    a, b = unit_rows(ours), F.normalize(theirs, dim=-1)
+    a.backward(upstream)
+    b.backward(upstream)
+    torch.testing.assert_close(a, b)
+    torch.testing.assert_close(ours.grad * scale, theirs.grad * scale, atol=1e-9, rtol=1e-7)
+
+
+def test_unit_rows_derivatives():
+    rows = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(unit_rows, rows)
+    assert torch.autograd.gradgradcheck(unit_rows, rows)
+    strided = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: unit_rows(x.t()[::2]), strided)
+
+
+def test_unit_rows_under_vmap():
+    stack = torch.randn(3, 4, 5)
+    expected = torch.stack([unit_rows(rows) for rows in stack])
+    torch.testing.assert_close(torch.func.vmap(unit_rows)(stack), expected)
+    grads = torch.func.vmap(torch.func.grad(lambda rows: unit_rows(rows)[:, 0].sum()))(stack)
+    single = torch.func.grad(lambda rows: unit_rows(rows)[:, 0].sum())(stack[1])
+    torch.testing.assert_close(grads[1], single)
+
+
+def test_zero_rows_stay_finite():
+    rows = torch.zeros(2, 3, requires_grad=True)
+    out = unit_rows(rows)
+    out.sum().backward()
+    assert not out.any()
+    assert rows.grad.isfinite().all()
+    assert head(hidden=())(torch.zeros(2, 6)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(dtype):
+    module, x = head(), torch.randn(8, 6)
+    plain = module(x)
+    plain.square().sum().backward()
+    expected = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    with torch.autocast("cpu", dtype=dtype):
+        mixed = module(x)
+    mixed.square().sum().backward()
+    assert mixed.dtype == torch.float32
+    assert torch.equal(plain, mixed)
+    assert all(torch.equal(p.grad, expected[name]) for name, p in module.named_parameters())
+
+
+@pytest.mark.parametrize("weight_norm", [True, False])
+def test_low_precision_parameters_are_promoted(weight_norm):
+    module, x = head(dtype=torch.bfloat16, weight_norm=weight_norm), torch.randn(8, 6, dtype=torch.bfloat16)
+    promoted = head(weight_norm=weight_norm)
+    promoted.load_state_dict(module.state_dict())
+    logits = module(x)
+    assert module.bottleneck(x).dtype == logits.dtype == torch.float32
+    torch.testing.assert_close(logits, promoted(x.float()))
+    logits.square().sum().backward()
+    assert all(p.grad.dtype == torch.bfloat16 for p in module.parameters())
+
+
+def test_double_precision_stays():
+    x = torch.randn(8, 6, dtype=torch.float64)
+    assert head(dtype=torch.float64)(x).dtype == torch.float64
+    assert head()(x).dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "option"),
+    [
+        ({"out_dim": 0}, "--model.head.out_dim"),
+        ({"bottleneck_dim": -1}, "--model.head.bottleneck_dim"),
+        ({"hidden": (8, 0)}, "--model.head.hidden"),
+        ({"init_std": 0.0}, "--model.head.init_std"),
+    ],
+)
+def test_bad_options_are_named_in_one_line(kwargs, option):
+    with pytest.raises(ValueError, match=option) as caught:
+        head(**kwargs)
+    assert "\n" not in str(caught.value)
+
+
+class TestNetwork:
+    shape = ImageShape(1, 4, 4)
+
+    def draw(self, seed=0, head_factory=None):
+        head_factory = head_factory or (lambda r: ProjectionHead(r, (8,), 3, 5))
+        return draw_network(lambda shape: nn.Sequential(nn.Flatten(), nn.Linear(16, 6)), head_factory, self.shape, seed)
+
+    def test_parts(self):
+        network, x = self.draw(), torch.randn(2, 1, 4, 4)
+        assert network.embed_dim == 6
+        assert network.embed(x).shape == (2, 6)
+        assert network.bottleneck(x).shape == (2, 3)
+        assert network(x).shape == (2, 5)
+        assert torch.equal(network.classify(network.bottleneck(x)), network(x))
+
+    def test_a_head_without_bottleneck(self):
+        network, x = self.draw(head_factory=lambda r: nn.Linear(r, 9)), torch.randn(2, 1, 4, 4)
+        assert torch.equal(network.bottleneck(x), network.embed(x))
+        assert torch.equal(network.classify(network.bottleneck(x)), network(x))
+
+    def test_draw_depends_on_its_seed_alone(self):
+        torch.manual_seed(1)
+        state = torch.get_rng_state()
+        first = self.draw(seed=5).state_dict()
+        assert torch.equal(torch.get_rng_state(), state)
+        torch.manual_seed(2)
+        second, third = self.draw(seed=5).state_dict(), self.draw(seed=6).state_dict()
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        assert not any(torch.equal(first[name], third[name]) for name in first if name.endswith("weight"))

@@ -1,0 +1,326 @@
+"""SelfDistillation in a plain Trainer, without our command: the exact statements of the paper's setting."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+from torch.utils.data import DataLoader, TensorDataset
+
+from dinopl import ImageDataModule, SelfDistillation
+from dinopl.core.divergences import kl_divergence
+from dinopl.core.types import ImageShape
+from dinopl.data import CropFlip, WholeImage
+from dinopl.distillation.heads import ProjectionHead
+from dinopl.distillation.losses import KLViews, MSEViews
+from dinopl.distillation.student_start import IndependentStart, InterpolatedStart
+from dinopl.distillation.teachers import FrozenTeacher
+from dinopl.encoders import MiniVGG, ResNet18
+from dinopl.probes import KNNProbe
+
+DIGITS = ImageShape(1, 8, 8)
+HEAD = partial(ProjectionHead, hidden=(32, 32), bottleneck_dim=16, out_dim=128)
+ADAM = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    seed_everything(0, verbose=False)
+
+
+def module(**options: Any) -> SelfDistillation:
+    defaults: dict[str, Any] = {"encoder": partial(MiniVGG, widths=(8, 8, 16)), "head": HEAD, "optimizer": ADAM}
+    return SelfDistillation(DIGITS, **(defaults | options))
+
+
+def data(**options: Any) -> ImageDataModule:
+    return ImageDataModule(**({"batch_size": 64} | options))
+
+
+def trainer(steps: int, **options: Any) -> Trainer:
+    defaults: dict[str, Any] = {
+        "accelerator": "cpu",
+        "max_steps": steps,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "limit_val_batches": 0,
+    }
+    return Trainer(**(defaults | options))
+
+
+def fit(model: SelfDistillation, steps: int, datamodule: LightningDataModule | None = None, **options: Any) -> Trainer:
+    runner = trainer(steps, **options)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*module.s. in eval mode.*")
+        warnings.filterwarnings("ignore", ".*limit_val_batches.*")
+        warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+        runner.fit(model, datamodule=datamodule or data())
+    return runner
+
+
+def vector(network: nn.Module) -> Tensor:
+    return torch.cat([p.detach().flatten().double() for p in network.parameters()])
+
+
+def snapshot(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def test_with_mse_a_student_at_its_teacher_never_moves() -> None:
+    model = module(loss=MSEViews())
+    before = snapshot(model.student)
+    fit(model, 30)
+    assert all(torch.equal(value, before[name]) for name, value in model.student.state_dict().items())
+
+
+def test_with_cross_entropy_the_kl_starts_at_zero_and_the_student_leaves() -> None:
+    paper = {"encoder": MiniVGG, "head": partial(ProjectionHead, hidden=(256, 256), bottleneck_dim=64, out_dim=1024)}
+    model = module(cache_teacher=False, **paper)
+    teacher = snapshot(model.teacher)
+    images = torch.randn(64, *DIGITS)
+    with torch.no_grad():
+        assert kl_divergence(model.student(images), model.teacher(images)).abs().max() < 1e-6
+    start = vector(model.student)
+    fit(model, 20, data(batch_size=128))
+    assert (vector(model.student) - start).norm() > 1.0
+    assert all(torch.equal(value, teacher[name]) for name, value in model.teacher.state_dict().items())
+
+
+def test_the_teachers_batch_norm_never_sees_a_batch() -> None:
+    model = module(encoder=ResNet18)
+    fit(model, 2, data(batch_size=8))
+    teacher, student = model.teacher.state_dict(), model.student.state_dict()
+    means = [name for name in teacher if name.endswith("running_mean")]
+    assert len(means) == 20
+    assert all(not teacher[name].any() for name in means)
+    assert all(bool((value == 1).all()) for name, value in teacher.items() if name.endswith("running_var"))
+    assert any(student[name].any() for name in means)
+
+
+@pytest.mark.parametrize("start", [None, IndependentStart(), InterpolatedStart(0.3)])
+def test_cached_and_uncached_teachers_train_alike(start: Any) -> None:
+    cached, uncached = (module(student=start, cache_teacher=flag) for flag in (True, False))
+    assert torch.equal(vector(cached.student), vector(uncached.student))
+    fit(cached, 20)
+    fit(uncached, 20)
+    assert cached.teacher_cache.filled
+    assert not uncached.teacher_cache.filled
+    assert (vector(cached.student) - vector(uncached.student)).abs().max() < 1e-6
+
+
+def test_the_cache_is_used_only_where_it_is_exact() -> None:
+    automatic = module()
+    fit(automatic, 1)
+    assert automatic.teacher_cache.filled
+    for model, datamodule in (
+        (module(), data(views=[CropFlip()])),
+        (module(teacher=FrozenTeacher(batch_norm="train")), data()),
+        (module(head=partial(nn.Linear, out_features=32)), data()),
+    ):
+        fit(model, 1, datamodule)
+        assert not model.teacher_cache.filled
+
+
+@pytest.mark.parametrize(
+    ("options", "datamodule", "why"),
+    [
+        ({}, {"views": [CropFlip()]}, "the views are random"),
+        ({"teacher": FrozenTeacher(batch_norm="train")}, {}, "batch statistics"),
+        ({"head": partial(nn.Linear, out_features=32)}, {}, "no bottleneck"),
+    ],
+)
+def test_a_cache_that_cannot_be_is_refused(options: dict[str, Any], datamodule: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=f"--model.cache_teacher true: .*{why}"):
+        fit(module(cache_teacher=True, **options), 1, data(**datamodule))
+
+
+def test_only_the_students_parameters_are_optimised_and_biases_do_not_decay() -> None:
+    model = module(optimizer=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.5))
+    optimizer = model.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert optimised == {id(p) for p in model.student.parameters()}
+    before = {name: p.detach().clone() for name, p in model.student.named_parameters()}
+    for p in model.student.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.student.named_parameters():
+        shrunk = 1.0 if name.endswith("bias") else 1 - 0.1 * 0.5
+        torch.testing.assert_close(p.detach(), before[name] * shrunk)
+
+
+def test_the_training_kl_is_what_plain_torch_computes() -> None:
+    """Twenty steps against a hand-written loop on the same batches."""
+    model, reference = (module(student=IndependentStart(), loss=KLViews()) for _ in range(2))
+    datamodule = data()
+    runner = fit(model, 20, datamodule)
+    optimizer = torch.optim.AdamW(reference.student.parameters(), lr=1e-3, weight_decay=0.0)
+    datamodule = data()
+    datamodule.setup("fit")
+    loader, losses = datamodule.train_dataloader(), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            if len(losses) == 20:
+                break
+            p = reference.student(batch["views"][0]).log_softmax(-1)
+            q = reference.teacher(batch["views"][0]).detach().softmax(-1)
+            loss = (q * (q.log() - p)).sum(-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert runner.callback_metrics["train/kl"].item() == pytest.approx(losses[-1], rel=1e-3)
+    torch.testing.assert_close(vector(model.student), vector(reference.student), atol=1e-5, rtol=0)
+
+
+def test_shares_weigh_ragged_batches() -> None:
+    model = module(student=IndependentStart())
+    batch = {"views": [torch.randn(4, *DIGITS)], "label": torch.zeros(4), "index": torch.arange(4)}
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    assert model.training_step(batch | {"share": 0.5}, 0) == model.training_step(batch, 0) * 0.5
+
+
+class PlainData(LightningDataModule):
+    """Somebody else's data: plain loaders of images and labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        labels = torch.arange(60) % 3
+        images = torch.randn(60, *DIGITS) + labels[:, None, None, None]
+        self.set = TensorDataset(images, labels)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.set, 20, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.set, 20)
+
+
+def test_plain_batches_are_accepted_and_probed() -> None:
+    model = module(probes=[KNNProbe(k=3)])
+    runner = fit(model, 6, PlainData(), limit_val_batches=1.0)
+    assert runner.callback_metrics["probe_val/student/knn"] > 0.5
+    assert runner.callback_metrics["val/kl"] >= 0
+    assert not model.teacher_cache.filled
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_every_precision_learns(precision: Any) -> None:
+    model = module(student=IndependentStart())
+    seen: list[tuple[torch.dtype, float]] = []
+
+    def note(terms: Any) -> Any:
+        seen.append((terms.loss.dtype, float(terms.kl.mean())))
+        return terms
+
+    model.loss.register_forward_hook(lambda _, __, terms: note(terms))
+    fit(model, 40, precision=precision)
+    expected = torch.float64 if precision == "64-true" else torch.float32
+    assert {dtype for dtype, _ in seen} == {expected}
+    assert seen[-1][1] < seen[0][1] / 2
+
+
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_schedules_move_when_they_should(interval: Any) -> None:
+    model = module(lr_scheduler=partial(LambdaLR, lr_lambda=lambda n: 0.5**n), lr_scheduler_interval=interval)
+    runner = fit(model, 36, data(batch_size=128))  # 9 and a bit batches an epoch: 10 steps
+    moved = {"step": 36, "epoch": 3}[interval]
+    assert runner.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.5**moved)
+
+
+def test_a_plateau_schedule_watches_the_validation_loss() -> None:
+    configured = module(lr_scheduler=ReduceLROnPlateau).configure_optimizers()
+    assert isinstance(configured, dict)
+    assert configured["lr_scheduler"]["monitor"] == "val/loss"  # type: ignore[index]
+
+
+def test_a_teacher_rule_is_told_of_steps_not_of_batches() -> None:
+    class Counting(FrozenTeacher):
+        steps: list[int] = []  # noqa: RUF012
+        epochs: list[int] = []  # noqa: RUF012
+
+        def after_step(self, teacher: nn.Module, student: nn.Module, step: int) -> None:
+            self.steps.append(step)
+
+        def after_epoch(self, teacher: nn.Module, student: nn.Module, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    fit(module(teacher=Counting()), 10, data(batch_size=128), accumulate_grad_batches=2)
+    assert Counting.steps == list(range(1, 11))
+    assert Counting.epochs == [0, 1]
+
+
+def test_training_resumes_bit_for_bit_at_an_epoch_end(tmp_path: Path) -> None:
+    def epochs(count: int, checkpoint: Path | None) -> SelfDistillation:
+        seed_everything(0, verbose=False)
+        model, runner = module(), trainer(-1, max_epochs=count)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runner.fit(model, datamodule=data(), ckpt_path=checkpoint, weights_only=True)
+            runner.save_checkpoint(tmp_path / f"{count}.ckpt")
+        return model
+
+    epochs(2, None)
+    resumed = epochs(4, tmp_path / "2.ckpt")
+    straight = epochs(4, None)
+    assert torch.equal(vector(resumed.student), vector(straight.student))
+
+
+def test_draws_have_streams_of_their_own() -> None:
+    torch.rand(7)  # what else consumes random numbers changes nothing
+    one = module(student=IndependentStart())
+    seed_everything(0, verbose=False)
+    two = module(student=IndependentStart())
+    assert torch.equal(vector(one.teacher), vector(two.teacher))
+    assert torch.equal(vector(one.student), vector(two.student))
+    assert not torch.equal(vector(one.teacher), vector(one.student))
+    assert not {p.data_ptr() for p in one.teacher.parameters()} & {p.data_ptr() for p in one.student.parameters()}
+    seed_everything(1, verbose=False)
+    assert not torch.equal(vector(module().teacher), vector(one.teacher))
+
+
+def test_several_views_are_never_cached() -> None:
+    views = [WholeImage(), WholeImage(8)]
+    model = module(student=IndependentStart())
+    fit(model, 1, data(views=views))
+    assert not model.teacher_cache.filled
+    with pytest.raises(ValueError, match=r"--model.cache_teacher true: there are several views"):
+        fit(module(cache_teacher=True), 1, data(views=views))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_a_cached_teacher_is_the_teacher_in_every_precision(precision: Any) -> None:
+    """With the squared error a student at its teacher moves as soon as the cache differs in one bit."""
+    model = module(loss=MSEViews(), cache_teacher=True)
+    runner = fit(model, 20, precision=precision)
+    start = module(loss=MSEViews()).student
+    assert runner.global_step == 20
+    torch.testing.assert_close(vector(model.student), vector(start), atol=0, rtol=0)
+
+
+def test_a_pairing_without_pairs_is_refused_at_the_start() -> None:
+    with pytest.raises(ValueError, match=r"--model.loss.pairing: 'opposite' leaves no pair"):
+        fit(module(loss=KLViews(pairing="opposite")), 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [({"optimizer": None}, "--model.optimizer null"), ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay")],
+)
+def test_bad_options_are_refused_by_the_constructor(options: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        module(**options)
+
+
+def test_data_without_an_image_shape_are_told_apart() -> None:
+    with pytest.raises(ValueError, match=r"--model.image_shape: the data do not tell it"):
+        SelfDistillation(None)  # type: ignore[arg-type]

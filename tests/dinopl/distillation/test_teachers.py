@@ -1,0 +1,138 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dinopl.core.seeds import stream_seed
+from dinopl.core.types import ImageShape
+from dinopl.distillation.heads import ProjectionHead
+from dinopl.distillation.losses import CrossEntropyViews
+from dinopl.distillation.network import draw_network
+from dinopl.distillation.student_start import TeacherCopy
+from dinopl.distillation.teachers import FrozenTeacher, set_batch_norm_mode
+
+SHAPE = ImageShape(1, 6, 6)
+
+
+def encoder(shape):
+    layers = [nn.Conv2d(shape.channels, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*layers, nn.BatchNorm1d(128))
+
+
+def draw(seed):
+    return draw_network(encoder, lambda r: ProjectionHead(r, (32,), 16, 64), SHAPE, seed)
+
+
+def equal(state, other):
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def save(path, **networks):
+    weights = {
+        f"{w}.{name}": tensor for w, network in networks.items() for name, tensor in network.state_dict().items()
+    }
+    torch.save({"state_dict": weights, "dinopl": {"family": "SelfDistillation"}}, path)
+    return path
+
+
+def train(rule, teacher, steps=3):
+    """A few steps of distillation as a Lightning module drives them: modes, steps, epoch ends."""
+    student = TeacherCopy()(teacher, draw)
+    optimizer = torch.optim.AdamW(student.parameters())
+    for step in range(1, steps + 1):
+        x = torch.randn(16, *SHAPE) + 2
+        student.train()
+        teacher.train()
+        rule.set_mode(teacher, training=True)
+        loss = CrossEntropyViews()([student(x)], [teacher(x)]).loss.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rule.after_step(teacher, student, step)
+    rule.after_epoch(teacher, student, 0)
+    return student
+
+
+def test_drawn_from_its_stream_and_frozen():
+    torch.manual_seed(3)
+    teacher = FrozenTeacher().draw(draw)
+    assert equal(teacher.state_dict(), draw(stream_seed("teacher")).state_dict())
+    assert equal(FrozenTeacher(seed=9).draw(draw).state_dict(), draw(9).state_dict())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(layer.training for layer in teacher.modules())
+
+
+def test_training_leaves_the_default_teacher_bit_identical():
+    rule = FrozenTeacher()
+    teacher = rule.draw(draw)
+    before = copy.deepcopy(teacher.state_dict())
+    student = train(rule, teacher)
+    assert rule.static
+    assert equal(teacher.state_dict(), before)
+    assert all(p.grad is None for p in teacher.parameters())
+    for layer in teacher.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert not layer.running_mean.any()
+            assert (layer.running_var == 1).all()
+    assert student.encoder[1].running_mean.any()
+    assert not equal(student.state_dict(), before)
+
+
+def test_a_static_teacher_does_not_mix_samples():
+    rule = FrozenTeacher()
+    teacher = rule.draw(draw)
+    teacher.train()
+    rule.set_mode(teacher)
+    x = torch.randn(5, *SHAPE)
+    torch.testing.assert_close(teacher(x)[:2], teacher(x[:2]))
+
+
+def test_batch_statistics_move_buffers_only():
+    rule = FrozenTeacher(batch_norm="train")
+    teacher = rule.draw(draw)
+    before = copy.deepcopy(teacher)
+    train(rule, teacher)
+    assert not rule.static
+    assert equal(dict(teacher.named_parameters()), dict(before.named_parameters()))
+    assert teacher.encoder[1].running_mean.any()
+    assert teacher.encoder[1].num_batches_tracked == 3
+    rule.set_mode(teacher, training=False)
+    assert not any(layer.training for layer in teacher.modules())
+
+
+def test_batch_statistics_leave_dropout_off():
+    rule = FrozenTeacher(batch_norm="train")
+    teacher = rule.draw(draw)
+    rule.set_mode(teacher)
+    assert [layer.training for layer in teacher.encoder] == [False, True, False, False, False, True]
+    x = torch.randn(5, *SHAPE)
+    assert torch.equal(teacher(x), teacher(x))
+    expected = draw(stream_seed("teacher"))
+    set_batch_norm_mode(expected, batch_statistics=True)
+    torch.testing.assert_close(teacher(x), expected(x))
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_from_a_checkpoint(tmp_path, which):
+    saved = {"student": draw(11), "teacher": draw(12)}
+    train(FrozenTeacher(batch_norm="train"), saved["student"])
+    path = save(tmp_path / "last.ckpt", **saved)
+    teacher = FrozenTeacher(checkpoint=str(path), which=which).draw(draw)
+    assert equal(teacher.state_dict(), saved[which].state_dict())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher.training
+
+
+def test_a_checkpoint_of_another_shape(tmp_path):
+    other = draw_network(encoder, lambda r: ProjectionHead(r, (32,), 16, 65), SHAPE, 0)
+    rule = FrozenTeacher(checkpoint=save(tmp_path / "last.ckpt", teacher=other))
+    message = r"--model.teacher.checkpoint: .*head.last_layer.weight is \(65, 16\) there and \(64, 16\) here; set"
+    with pytest.raises(ValueError, match=message) as caught:
+        rule.draw(draw)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_checkpoint():
+    with pytest.raises(FileNotFoundError, match=r"--model.teacher.checkpoint: no file 'none.ckpt'"):
+        FrozenTeacher(checkpoint="none.ckpt").draw(draw)

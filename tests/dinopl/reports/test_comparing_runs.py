@@ -1,0 +1,33 @@
+"""Two runs side by side."""
+
+from dinopl.reports import Run, compare
+from tests.dinopl.reports.run_trees import alpha_config, write_run
+
+
+def test_what_differs(tmp_path):
+    a = write_run(tmp_path, {"test/loss": 2.0, "m": None, "same": 1.0}, 0, config=alpha_config(0.5), duration_s=10.0)
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    other = alpha_config(1)
+    other["model"]["init_args"]["optimizer"] = sgd
+    b = write_run(
+        tmp_path, {"test/loss": 1.5, "new": 3.0, "same": 1.0}, 1, "interrupted", config=other, duration_s=20.0
+    )
+    found = compare(Run.load(a), Run.load(b))
+    assert found.options == [
+        ("seed_everything", 0, 1),
+        ("model.student.alpha", 0.5, 1),
+        ("model.optimizer", "AdamW", "SGD"),
+        ("model.optimizer.momentum", None, 0.9),
+    ]
+    assert found.metrics == [("test/loss", 2.0, 1.5), ("new", None, 3.0)]
+    assert found.facts == [("status", "finished", "interrupted"), ("duration_s", 10.0, 20.0)]
+    assert (found.equal_options, found.equal_metrics) == (3, 2)
+    lines = found.text().splitlines()
+    assert ["test/loss", "2", "1.5", "-0.5"] in [line.split() for line in lines]
+    assert ["new", "-", "3", "-"] in [line.split() for line in lines]
+    assert "(3 other options equal)" in lines
+
+
+def test_equal_runs(tmp_path):
+    run = Run.load(write_run(tmp_path, {"test/loss": 2.0}))
+    assert compare(run, run).text() == "(1 option equal)\n\n(1 metric equal)"

@@ -1,0 +1,60 @@
+"""The table, against text written by hand."""
+
+import math
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dinopl.reports import distillation_table
+
+METRICS = {
+    "probe/input/linear": 0.96,
+    "probe/input/knn": 0.9664,
+    "probe/teacher/linear": 0.718,
+    "probe/teacher/knn": 0.858,
+    "probe/student/linear": 0.793,
+    "probe/student/knn": 0.853,
+    "probe/epoch": 20.0,
+    "val/loss": 1.0,
+}
+
+TABLE = """\
+Probe accuracy, test split (percent; gain in points)
+probe   input  teacher  student  gain
+-------------------------------------
+linear   96.0     71.8     79.3  +7.5
+knn      96.6     85.8     85.3  -0.5"""
+
+
+def test_table():
+    assert distillation_table(METRICS) == TABLE
+
+
+def test_validation_split_is_a_block_of_its_own():
+    renamed = {name.replace("probe/", "probe_val/"): value for name, value in METRICS.items()}
+    validation = TABLE.replace("test split", "validation split")
+    assert distillation_table({**renamed, **METRICS}) == f"{TABLE}\n\n{validation}"
+    assert distillation_table(renamed) == validation
+
+
+def test_gaps_are_dashes():
+    table = distillation_table({"probe/student/linear": 0.5, "probe/teacher/knn": None, "probe/student/knn": math.nan})
+    assert [line.split() for line in table.splitlines()[3:]] == [
+        ["linear", "-", "-", "50.0", "-"],
+        ["knn", "-", "-", "-", "-"],
+    ]
+
+
+def test_no_results():
+    assert distillation_table({"val/loss": 1.0, "probe/epoch": 3.0}) == "no probe results"
+
+
+@settings(max_examples=50, deadline=None)
+@given(teacher=st.floats(0, 1), student=st.floats(0, 1))
+def test_a_gain_always_has_a_sign_and_no_negative_zero(teacher, student):
+    table = distillation_table({"probe/teacher/a": teacher, "probe/student/a": student})
+    gain = table.split()[-1]
+    assert gain[0] in "+-"
+    assert gain != "-0.0"
+    assert abs(float(gain) - 100 * (student - teacher)) <= 0.05 + 1e-9
+    assert len({len(line) for line in table.splitlines()[1:]}) == 1
