@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from dinopl.cli.config import Config, class_name, class_paths
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
+from dinopl.core.moved import current_paths
 
 TRUSTED = ("dinopl.", "fprnn.", "kd.", "torch.optim.", "torch.nn.", "lightning.pytorch.")
 
@@ -50,7 +51,7 @@ def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption
     except (ValueError, OSError) as error:
         raise UserMistake(str(error)) from error
     ours = checkpoint.get("dinopl", {})
-    config = (ours.get("config") or {}) if isinstance(ours, dict) else None
+    config = current_paths(ours.get("config") or {}) if isinstance(ours, dict) else None
     if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
     if command == "fit" and not checkpoint.get("optimizer_states"):

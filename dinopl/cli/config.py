@@ -19,6 +19,7 @@ from jsonargparse import Namespace
 
 from dinopl.cli.tools.configs import config_name, config_names, shipped_config
 from dinopl.core.errors import UserMistake
+from dinopl.core.moved import current_paths
 from dinopl.core.suggest import did_you_mean
 
 Config = dict[str, Any]
@@ -98,7 +99,7 @@ def read_config(file: str, option: str = "--config") -> Config:
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else f"a {type(loaded).__name__}"
         raise UserMistake(f"{option} {file}: holds {found}; it must be a mapping such as `model: ...`.")
-    return _without_empty_arguments(loaded)
+    return current_paths(_without_empty_arguments(loaded))
 
 
 def _without_empty_arguments(node: Any) -> Any:

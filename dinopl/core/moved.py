@@ -20,7 +20,7 @@ MOVED = {
     "fprnn.layers.oracle": "fprnn.layers",
     "fprnn.mixers.lowrank": "fprnn.mixers",
     "fprnn.mixers.structured": "fprnn.mixers",
-    "fprnn.schedules": "dinopl.core.schedules",
+    "fprnn.schedules": "fprnn.schedules",
     "fprnn.solvers.iterative": "fprnn.solvers",
     "kd.objectives": "kd.losses",
     "kd.teacher_outputs": "kd.teacher.outputs",
