@@ -41,3 +41,13 @@ def test_its_code_runs(code: str, tmp_path: Path) -> None:
 def test_its_commands_are_understood(command: str, run_main: Callable[..., int]) -> None:
     words = [str(ROOT / word) if word.startswith("configs/") else word for word in shlex.split(command)[1:]]
     assert run_main(*words, "--print_config") == 0
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *CARDS], ids=lambda page: page.stem)
+def test_its_tables_are_those_of_the_measured_rows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from card_tables import MARKED, filled
+
+    text = page.read_text(encoding="utf-8")
+    assert MARKED.search(text)
+    assert filled(text) == text, "run: python benchmarks/card_tables.py"
