@@ -9,6 +9,31 @@ import torch
 from dinopl.cli import main
 
 ROOT = Path(__file__).parent.parent
+LIBRARIES = ("dinopl", "fprnn", "kd")  # the folders of numerical tests
+# Parts of the names of their tests that compute nothing that another processor would round, or take long: what runs
+# the command, reads files, draws integers, or compiles.
+NOT_NUMERICAL = (
+    "command",
+    "study",
+    "/cli/",
+    "/sweep/",
+    "/reports/",
+    "/training/",
+    "/data/",
+    "tasks",
+    "processes",
+    "triton",
+    "compile",
+    "kernels",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what ``make test-kernels`` runs once more, with the kernels of an older processor."""
+    for item in items:
+        folder, *_ = item.path.relative_to(ROOT / "tests").parts
+        if folder in LIBRARIES and not any(word in item.nodeid for word in NOT_NUMERICAL):
+            item.add_marker(pytest.mark.numerical)
 
 
 @pytest.fixture(autouse=True)

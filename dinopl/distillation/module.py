@@ -52,7 +52,8 @@ class SelfDistillation(LightningModule):
         bias_weight_decay: weight decay of biases and normalisation weights. 0.01 with AdamW is what the reference code
             did by oversight; null leaves the optimiser's own.
         cache_teacher: keep the teacher's bottleneck vectors by sample index instead of computing them in each step.
-            Null: when views are deterministic, the teacher is frozen in eval mode and the head has a bottleneck.
+            Null: when views are deterministic, the teacher is frozen in eval mode, the head has a bottleneck and the
+            loss is not ``MSEViews``. What is kept equals what a step computes up to rounding (1e-5 in float32).
         probes: what measures the features of input, teacher and student; labels are used here only.
         probe_epochs: after every how many epochs to probe, or after which. Before training and at the end always.
         num_classes: number of classes of the probing data. The command links it from the data.
@@ -136,7 +137,7 @@ class SelfDistillation(LightningModule):
         if views is not None:
             view_pairs(len(views), len(views), self.loss.pairing)
         if stage == "fit":
-            self.teacher_cache.decide(self.teacher_rule, self.teacher, self.trainer)
+            self.teacher_cache.decide(self.teacher_rule, self.teacher, self.loss, self.trainer)
 
     def on_train_start(self) -> None:
         """Fills the teacher's cache."""

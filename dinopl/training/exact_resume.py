@@ -51,8 +51,8 @@ def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
 class ExactResume(Callback):
     """Stores the random states of every process in each checkpoint and takes them up again when a fit resumes.
 
-    Covered: a run resumed from a checkpoint of an epoch's end, with as many processes as before; on the CPU bit for bit
-    (Python, NumPy, torch; CUDA's states are restored too, but its kernels need not be deterministic). The order of
+    Covered: a run resumed from a checkpoint of an epoch's end, with as many processes as before; on one CPU bit for
+    bit (Python, NumPy, torch; CUDA's states are restored too, but its kernels need not be deterministic). The order of
     samples is covered where the sampler draws from torch's global generator, as ``RandomSampler`` does, or depends on
     seed and epoch alone; loader workers are, as far as their seeds come from that generator.
 

@@ -187,7 +187,7 @@ class CachedOutputs(OutputSource):
     """The teacher's outputs are computed once and kept by sample index.
 
     Exact where what the student sees depends on the index alone, or, with ``data.augmentations``, on the index and the
-    number of the augmentation.
+    number of the augmentation; up to rounding, since matrix products may round differently in batches of another size.
 
     Args:
         folder: of a memory-mapped file for all samples of the pool, which students of all fractions share, in turn or

@@ -234,7 +234,7 @@ def table(study: str) -> dict[str, dict[str, float]]:
 
 @pytest.mark.timeout(900)  # seconds on a quiet machine
 def test_a_study_killed_at_its_teacher_goes_on_to_the_same_table(run_main: Callable[..., int], tmp_path: Path) -> None:
-    sweep = small_study(tmp_path / "study.sweep.yaml", ("labels", "distilled"), teacher_steps=800)
+    sweep = small_study(tmp_path / "study.sweep.yaml", ("labels", "distilled"), teacher_steps=400)
     words = ("sweep", "--config", str(CONFIG), "--sweep", str(sweep), "--workers", "1")
     command = [sys.executable, "-m", "dinopl", *words]
     study = Path("runs/killed")

@@ -103,9 +103,10 @@ class TestEveryTransform:
         assert whole.isfinite().all()
         order = torch.randperm(B, generator=torch.Generator().manual_seed(1))
         parts = [transform(U[i], Y[i], INDEX[i], visit[i], 20.0) for i in order.split(7)]
-        torch.testing.assert_close(torch.cat(parts), whole[order], rtol=0, atol=0)
+        # Logarithms and powers may round differently in a vector register and in what is left over at its end.
+        torch.testing.assert_close(torch.cat(parts), whole[order], rtol=1e-12, atol=1e-12)
         one = transform(U[5:6], Y[5:6], INDEX[5:6], int(visit[5]), 20.0)
-        torch.testing.assert_close(one, whole[5:6], rtol=0, atol=0)
+        torch.testing.assert_close(one, whole[5:6], rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize(
         "objective",

@@ -100,7 +100,9 @@ def test_the_label_risk_peaks_where_samples_and_dimension_meet():
         for name in ("label", "distilled")
     )
     assert label[50] < label[90] < label[100] > label[110] > label[200]
-    assert distilled[50] > distilled[90] > distilled[100] >= distilled[200]
+    assert distilled[50] > distilled[90] > distilled[100]
+    # From M = D on both are the teacher, and differ by the rounding of two least-squares solves.
+    assert distilled[100] == pytest.approx(distilled[200], rel=1e-9)
 
 
 # Linear classification with a known posterior

@@ -12,6 +12,7 @@ import yaml
 from dinopl.cli import main
 from dinopl.cli.config import Arguments, drop_replaced
 from dinopl.cli.runs import run
+from tests.dinopl.cli.conftest import CUT
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 SGD = '{"class_path": "SGD", "init_args": {"lr": 0.5, "momentum": 0.9}}'
@@ -135,8 +136,7 @@ def test_the_last_checkpoint_is_the_last_step_whenever_validation_runs(short_run
 
 @pytest.mark.parametrize("given", ["LearningRateMonitor", "RunProgress", '{"class_path": "FiniteGuard"}'])
 def test_a_single_callback_joins_or_replaces_ours(config: str, given: str, tmp_path: Path) -> None:
-    options = ("--trainer.limit_train_batches=1", "--trainer.max_epochs=1", "--trainer.accelerator=cpu")
-    words = ["--config", config, *options, f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks={given}"]
+    words = ["--config", config, *CUT, f"--trainer.default_root_dir={tmp_path}", f"--trainer.callbacks={given}"]
     callbacks = run("fit", words).trainer.callbacks
     kinds = [type(callback).__name__ for callback in callbacks]
     for name in (

@@ -41,13 +41,20 @@ def test_kl_equals_relative_entropy():
 
 @pytest.mark.parametrize("m", [1024, 65536])
 def test_small_kl_survives_float32(m):
-    """A KL of 1e-6 between logits of the paper's scale: cross-entropy minus entropy cannot resolve it."""
-    t = logits(16, m, scale=0.06)
-    s = t + logits(16, m, seed=1, scale=1.5e-3)
-    exact = kl_divergence(s, t).mean()
-    ours = kl_divergence(s.float(), t.float()).mean()
+    """A mean KL of 1e-6 between logits of the paper's scale.
+
+    A sample's KL is off by the rounding of ``log m``, with a standard deviation of 2e-7 to 8e-7 that depends on the
+    processor's vector width; so the mean is over 256 samples, where that leaves 5e-8.
+    """
+    exact, ours = [], []
+    for seed in range(0, 32, 2):
+        t = logits(16, m, seed=seed, scale=0.06)
+        s = t + logits(16, m, seed=seed + 1, scale=1.5e-3)
+        exact.append(kl_divergence(s, t))
+        ours.append(kl_divergence(s.float(), t.float()).double())
+    exact, ours = (float(torch.cat(found).mean()) for found in (exact, ours))
     assert 5e-7 < exact < 2e-6
-    assert ours.item() == pytest.approx(exact.item(), rel=0.2)
+    assert ours == pytest.approx(exact, rel=0.2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

@@ -74,10 +74,14 @@ def snapshot(network: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in network.state_dict().items()}
 
 
-def test_with_mse_a_student_at_its_teacher_never_moves() -> None:
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
+def test_with_mse_a_student_at_its_teacher_never_moves(precision: Any) -> None:
+    """Both compute the same batch, so their logits are equal bit for bit on any processor."""
     model = module(loss=MSEViews())
     before = snapshot(model.student)
-    fit(model, 30)
+    runner = fit(model, 20, precision=precision)
+    assert runner.global_step == 20
+    assert not model.teacher_cache.filled
     assert all(torch.equal(value, before[name]) for name, value in model.student.state_dict().items())
 
 
@@ -96,7 +100,7 @@ def test_with_cross_entropy_the_kl_starts_at_zero_and_the_student_leaves() -> No
 
 def test_the_teachers_batch_norm_never_sees_a_batch() -> None:
     model = module(encoder=ResNet18)
-    fit(model, 2, data(batch_size=8))
+    fit(model, 2, data(batch_size=8, train_size=40))
     teacher, student = model.teacher.state_dict(), model.student.state_dict()
     means = [name for name in teacher if name.endswith("running_mean")]
     assert len(means) == 20
@@ -109,14 +113,14 @@ def test_the_teachers_batch_norm_never_sees_a_batch() -> None:
 def test_cached_and_uncached_teachers_train_alike(start: Any) -> None:
     cached, uncached = (module(student=start, cache_teacher=flag) for flag in (True, False))
     assert torch.equal(vector(cached.student), vector(uncached.student))
-    fit(cached, 20)
-    fit(uncached, 20)
+    for model in (cached, uncached):  # in float64: AdamW turns the rounding of a gradient near zero into whole steps
+        fit(model, 20, precision="64-true")
     assert cached.teacher_cache.filled
     assert not uncached.teacher_cache.filled
     assert (vector(cached.student) - vector(uncached.student)).abs().max() < 1e-6
 
 
-def test_the_cache_is_used_only_where_it_is_exact() -> None:
+def test_the_cache_is_used_only_where_it_changes_rounding_at_most() -> None:
     automatic = module()
     fit(automatic, 1)
     assert automatic.teacher_cache.filled
@@ -124,6 +128,7 @@ def test_the_cache_is_used_only_where_it_is_exact() -> None:
         (module(), data(views=[CropFlip()])),
         (module(teacher=FrozenTeacher(batch_norm="train")), data()),
         (module(head=partial(nn.Linear, out_features=32)), data()),
+        (module(loss=MSEViews()), data()),
     ):
         fit(model, 1, datamodule)
         assert not model.teacher_cache.filled
@@ -161,7 +166,8 @@ def test_the_training_kl_is_what_plain_torch_computes() -> None:
     """Twenty steps against a hand-written loop on the same batches."""
     model, reference = (module(student=IndependentStart(), loss=KLViews()) for _ in range(2))
     datamodule = data()
-    runner = fit(model, 20, datamodule)
+    runner = fit(model, 20, datamodule, precision="64-true")  # AdamW would magnify the rounding of float32
+    reference.double()
     optimizer = torch.optim.AdamW(reference.student.parameters(), lr=1e-3, weight_decay=0.0)
     datamodule = data()
     datamodule.setup("fit")
@@ -171,15 +177,16 @@ def test_the_training_kl_is_what_plain_torch_computes() -> None:
         for batch in loader:
             if len(losses) == 20:
                 break
-            p = reference.student(batch["views"][0]).log_softmax(-1)
-            q = reference.teacher(batch["views"][0]).detach().softmax(-1)
+            view = batch["views"][0].double()
+            p = reference.student(view).log_softmax(-1)
+            q = reference.teacher(view).detach().softmax(-1)
             loss = (q * (q.log() - p)).sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-    assert runner.callback_metrics["train/kl"].item() == pytest.approx(losses[-1], rel=1e-3)
-    torch.testing.assert_close(vector(model.student), vector(reference.student), atol=1e-5, rtol=0)
+    assert runner.callback_metrics["train/kl"].item() == pytest.approx(losses[-1], rel=1e-6)
+    torch.testing.assert_close(vector(model.student), vector(reference.student), atol=1e-9, rtol=0)
 
 
 def test_shares_weigh_ragged_batches() -> None:
@@ -297,14 +304,35 @@ def test_several_views_are_never_cached() -> None:
         fit(module(cache_teacher=True), 1, data(views=views))
 
 
-@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-mixed"])
-def test_a_cached_teacher_is_the_teacher_in_every_precision(precision: Any) -> None:
-    """With the squared error a student at its teacher moves as soon as the cache differs in one bit."""
+@pytest.mark.parametrize(("precision", "tolerance"), [("32-true", 1e-5), ("64-true", 1e-12), ("bf16-mixed", None)])
+def test_a_cached_teacher_is_the_teacher_in_every_precision(precision: Any, tolerance: float | None) -> None:
+    """Up to rounding, which may depend on the size and order of a batch: logits of at most 1, in each step."""
     model = module(loss=MSEViews(), cache_teacher=True)
-    runner = fit(model, 20, precision=precision)
-    start = module(loss=MSEViews()).student
-    assert runner.global_step == 20
-    torch.testing.assert_close(vector(model.student), vector(start), atol=0, rtol=0)
+    views: list[Tensor] = []
+    kept, online, full = [], [], []
+
+    def compare(_: nn.Module, logits: Any) -> None:
+        with torch.no_grad():
+            kept.append(logits[1][0])
+            online.append(model.teacher(views.pop()))
+
+    def look(_: nn.Module, view: Any) -> None:
+        views.append(view[0])
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            full.append(model.teacher(view[0]))
+
+    model.student.register_forward_pre_hook(look)
+    model.loss.register_forward_pre_hook(compare)
+    fit(model, 20, precision=precision)
+    assert model.teacher_cache.filled
+    assert len(kept) == 20
+    error = (torch.cat(kept) - torch.cat(online)).abs()
+    if tolerance is None:  # kept at the precision of the encoder: in float32 nearly every logit is another number
+        gap = (torch.cat(full) - torch.cat(online)).abs()
+        assert error.mean() < 0.1 * gap.mean()
+        assert error.max() < 3 * gap.max()
+    else:
+        assert error.max() < tolerance
 
 
 def test_a_pairing_without_pairs_is_refused_at_the_start() -> None:

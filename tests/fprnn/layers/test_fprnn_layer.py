@@ -234,19 +234,20 @@ def test_prefix_consistency(conv_width: int | None, tol: float, error: float) ->
     with torch.no_grad():
         whole, prefix = model(u)[:, :9], model(u[:, :9])
         assert (whole - prefix).norm() / whole.norm() < error
-        exact = with_solver(model, SequentialSolver())
-        torch.testing.assert_close(exact(u)[:, :9], exact(u[:, :9]), atol=1e-6, rtol=1e-5)
+        exact, u = with_solver(model, SequentialSolver()).double(), u.double()  # lengths may round differently
+        torch.testing.assert_close(exact(u)[:, :9], exact(u[:, :9]), atol=1e-10, rtol=1e-9)
 
 
 @pytest.mark.parametrize("solver", [PicardSolver(), AndersonSolver(), SequentialSolver(), FixedCountSolver(5)])
 def test_outputs_do_not_depend_on_the_batch(solver: FixedPointSolver) -> None:
-    model = layer(solver=solver)
-    u = torch.randn(6, 12, 8) * torch.tensor([0.1, 1.0, 5.0, 1.0, 2.0, 0.5])[:, None, None]
+    """But for rounding, which may depend on the shape of a matrix product; in float64, where it is far below 1e-10."""
+    model = layer(solver=solver).double()
+    u = torch.randn(6, 12, 8, dtype=torch.float64) * torch.tensor([0.1, 1.0, 5.0, 1.0, 2.0, 0.5])[:, None, None]
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     with torch.no_grad():
         together = model(u)
-        assert (model(u[order]) - together[order]).abs().max() < 1e-6
-        assert (model(u[:2]) - together[:2]).abs().max() < 1e-6
+        assert (model(u[order]) - together[order]).abs().max() < 1e-10
+        assert (model(u[:2]) - together[:2]).abs().max() < 1e-10
         assert torch.equal(model(u), together)  # and are the same every time
 
 
