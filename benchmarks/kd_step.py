@@ -27,10 +27,10 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 from turns import synchronize, time_turns
 
+from dinopl.core.optimizer import parameter_groups
 from dinopl.data import CIFAR10Images, DigitsImages, ImageDataModule, NoiseImages
 from dinopl.data.sources import ImageSource
 from dinopl.encoders import ConvNet, MiniMLP
-from dinopl.optim import parameter_groups
 from dinopl.training import ExactResume, FiniteGuard
 from kd.data import DataFraction
 from kd.losses import KLDistillation, LabelCrossEntropy

@@ -30,6 +30,7 @@ from torch import Tensor
 from turns import synchronize, time_turns
 
 from dinopl.cli.runs import run
+from dinopl.core.optimizer import parameter_groups
 from dinopl.core.types import ImageShape
 from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.losses import CrossEntropyViews
@@ -37,7 +38,6 @@ from dinopl.distillation.network import Network, draw_network
 from dinopl.distillation.student_start import TeacherCopy
 from dinopl.distillation.teachers import FrozenTeacher
 from dinopl.encoders import VGG11, MiniVGG
-from dinopl.optim import parameter_groups
 
 SKIPPED = 2  # first steps of a run that are not timed, inside the command and outside
 

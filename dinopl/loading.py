@@ -5,7 +5,6 @@ code of the file's; the encoder's class must be one of ``dinopl.encoders``, or i
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 import dinopl.encoders
 from dinopl.__about__ import __version__
 from dinopl.core.checkpoints import load_checkpoint, network_state
+from dinopl.core.files import replacing
 from dinopl.core.types import ImageShape
 
 
@@ -37,9 +37,9 @@ def export_weights(checkpoint: str | Path, output: str | Path | None = None) -> 
     target = Path(output) if output else Path(checkpoint).with_suffix(".safetensors")
     tensors, metadata = _read_checkpoint(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished, {"dinopl": json.dumps(metadata)})
-    unfinished.replace(target)
+    with replacing(target) as temporary:
+        whole = {key: value.contiguous() for key, value in tensors.items()}
+        save_file(whole, temporary, {"dinopl": json.dumps(metadata)})
     return target
 
 

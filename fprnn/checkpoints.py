@@ -10,20 +10,6 @@ from fprnn.solvers import FixedPointSolver
 FAMILY = "SequenceModeling"
 
 
-def check_family(ours: Mapping[str, Any]) -> None:
-    """Refuses the checkpoint of another family.
-
-    Args:
-        ours: the checkpoint's entry ``dinopl``; empty if another project wrote it.
-
-    Raises:
-        ValueError: in one line.
-    """
-    family = ours.get("family")
-    if family not in (None, FAMILY):
-        raise ValueError(f"--ckpt_path: a checkpoint of {family}, and the model is {FAMILY}; give one of that")
-
-
 def check_vocabulary(ours: Mapping[str, Any], **options: int) -> None:
     """Refuses the checkpoint of a model with other tokens or targets.
 

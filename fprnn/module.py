@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
+from dinopl.core.module import BaseModule
+from dinopl.core.optimizer import check_weight_decay, decay_groups
 from fprnn.baselines import TransformerLayer
 from fprnn.batches import as_sequence_batch, check_range, first_rows, row_numbers
-from fprnn.checkpoints import FAMILY, adopt_solvers, check_family, check_shapes, check_vocabulary
+from fprnn.checkpoints import FAMILY, adopt_solvers, check_shapes, check_vocabulary
 from fprnn.counting import (
     IterationCounter,
     fixed_point_layers,
@@ -27,10 +27,9 @@ from fprnn.counting import (
     solve_summary,
 )
 from fprnn.iteration_caps import RandomIterations, capped_solvers, check_caps, training_cap
-from fprnn.layers import FPRNN, decay_kinds
+from fprnn.layers import FPRNN
 from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
 from fprnn.model import SequenceModel
-from fprnn.schedules import DescendingSchedule
 from fprnn.solvers import FixedCountSolver, IterativeSolver
 from fprnn.solvers.picard import check_tolerance
 from fprnn.tasks.task import SequenceBatch
@@ -39,7 +38,7 @@ Split = Literal["val", "test"]
 LENGTHS = {"val": "val_lengths", "test": "eval_lengths"}  # what a data module calls them
 
 
-class SequenceModeling(LightningModule):
+class SequenceModeling(BaseModule):
     """A sequence model trained to answer at each scored position, and scored by length.
 
     Logged are ``train/loss`` and ``train/sequence_accuracy`` of each batch, how its fixed points were solved
@@ -79,6 +78,8 @@ class SequenceModeling(LightningModule):
         ValueError: if an option is out of range; the message names it.
     """
 
+    family = FAMILY
+
     def __init__(
         self,
         vocab_size: int,
@@ -101,10 +102,10 @@ class SequenceModeling(LightningModule):
         iterations: IterativeSolver | bool = True,
         iteration_sequences: int | None = 256,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         _check_given({"vocab_size": vocab_size, "num_targets": num_targets}, layer, optimizer)
         _check_counts(eval_max_iterations=eval_max_iterations, iteration_sequences=iteration_sequences)
-        _check_decays(bias_weight_decay=bias_weight_decay, exempt_weight_decay=exempt_weight_decay)
+        check_weight_decay(bias_weight_decay=bias_weight_decay, exempt_weight_decay=exempt_weight_decay)
         self.model = SequenceModel(
             vocab_size,
             num_targets,
@@ -117,9 +118,7 @@ class SequenceModeling(LightningModule):
             norm_eps,
             scale_output,
         )
-        self.optimizer = optimizer
         self.bias_weight_decay, self.exempt_weight_decay = bias_weight_decay, exempt_weight_decay
-        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.random_max_iterations = random_max_iterations
         self.counter = None
         if iterations is not False:
@@ -138,21 +137,9 @@ class SequenceModeling(LightningModule):
         """Logits ``(B, T, num_targets)`` for tokens ``(B, T)``."""
         return self.model(tokens)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over the trainable parameters, and its schedule where there is one.
-
-        Raises:
-            ValueError: if the schedule's length is left to a training without end.
-        """
-        optimizer = self.optimizer(self._parameter_groups())
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, DescendingSchedule) and scheduler.total_steps is None:
-            scheduler.total_steps = _whole_training(self.trainer.estimated_stepping_batches)
-        monitor = getattr(scheduler, "monitor", "val/loss")  # read only of a schedule that watches something
-        schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": monitor}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group for each weight decay."""
+        return decay_groups(self.model, self.bias_weight_decay, self.exempt_weight_decay)
 
     def setup(self, stage: str) -> None:
         """Compares vocabulary and longest context with the data's, and tolerances with the precision.
@@ -258,8 +245,9 @@ class SequenceModeling(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint with its family, the vocabulary, and where random caps are drawn from."""
-        ours = checkpoint.setdefault("dinopl", {})
-        ours.update(family=FAMILY, vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
+        super().on_save_checkpoint(checkpoint)
+        ours = checkpoint["dinopl"]
+        ours.update(vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
         if self.random_max_iterations is not None:
             ours["iteration_seed"] = self.random_max_iterations.seed
 
@@ -269,26 +257,14 @@ class SequenceModeling(LightningModule):
         Raises:
             ValueError: if it is another one's.
         """
+        super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get("dinopl", {})
-        check_family(ours)
         check_vocabulary(ours, vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
         check_shapes(checkpoint["state_dict"], self)
         adopt_solvers(checkpoint["state_dict"], self)
         caps = self.random_max_iterations
         if caps is not None and caps.derived:
             caps.seed = ours.get("iteration_seed", caps.seed)
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """One group for each weight decay; that of None has the optimiser's own."""
-        decays = {"weight": None, "bias": self.bias_weight_decay, "exempt": self.exempt_weight_decay}
-        groups: dict[float | None, list[nn.Parameter]] = {None: []}
-        for parameter, kind in decay_kinds(self.model):
-            groups.setdefault(decays[kind], []).append(parameter)
-        return [
-            {"params": parameters} if decay is None else {"params": parameters, "weight_decay": decay}
-            for decay, parameters in groups.items()
-            if parameters
-        ]
 
     def _sequences(self, batch: Any, batch_idx: int, answered: bool = True) -> SequenceBatch:
         """The batch in one form. Its ids are looked at: on a CPU always, elsewhere in a first batch, since it waits."""
@@ -383,16 +359,6 @@ class SequenceModeling(LightningModule):
         return getattr(self.trainer, "datamodule", None)
 
 
-def _whole_training(steps: float) -> int:
-    """The trainer's estimate, if it has an end."""
-    if steps == float("inf"):
-        raise ValueError(
-            "--model.lr_scheduler.init_args.total_steps: null, and the training has no end; give a number, or "
-            "--trainer.max_steps"
-        )
-    return int(steps)
-
-
 def _check_given(sizes: dict[str, int | None], layer: Any, optimizer: Any) -> None:
     """Refuses null where an object or a number must be, which the command can pass whatever the annotation says."""
     for name, size in sizes.items():
@@ -402,12 +368,6 @@ def _check_given(sizes: dict[str, int | None], layer: Any, optimizer: Any) -> No
         raise ValueError("--model.layer null: the model needs a layer; give a class such as FPRNN")
     if optimizer is None:
         raise ValueError("--model.optimizer null: the model needs an optimiser; give a class such as AdamW")
-
-
-def _check_decays(**decays: float | None) -> None:
-    for name, decay in decays.items():
-        if decay is not None and not decay >= 0:
-            raise ValueError(f"--model.{name}: {decay} is negative; 0 switches it off")
 
 
 def _check_counts(**counts: int | None) -> None:

@@ -15,18 +15,17 @@ from itertools import islice
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
 from dinopl.core.divergences import entropy
+from dinopl.core.module import BaseModule
+from dinopl.core.optimizer import check_weight_decay, parameter_groups
 from dinopl.core.seeds import seeded, stream_seed
 from dinopl.core.types import ImageBatch
 from dinopl.data.batch import as_batch
 from dinopl.encoders import evaluation
-from dinopl.optim import check_bias_weight_decay, parameter_groups
 from kd.data import DataFraction
 from kd.evaluation import Measuring
 from kd.features import FeatureCapture, FeatureObjective
@@ -48,7 +47,7 @@ from kd.teacher.outputs import (
 from kd.teacher.sources import FAMILY, HeldTeacher, Teacher, check_classes, count_correct
 
 
-class KnowledgeDistillation(LightningModule):
+class KnowledgeDistillation(BaseModule):
     """A classifier trained on labels, on a teacher's outputs, or on both.
 
     Logged in training, every ``trainer.log_every_n_steps``: ``train/loss``, ``train/accuracy``, and with a teacher's
@@ -84,6 +83,9 @@ class KnowledgeDistillation(LightningModule):
         ValueError: if an option is out of range, or the teacher cannot serve; the message names it.
     """
 
+    family = FAMILY
+    monitored = "val/nll"
+
     def __init__(
         self,
         input_shape: tuple[int, ...],
@@ -103,7 +105,7 @@ class KnowledgeDistillation(LightningModule):
         measure_subset: bool = True,
         check_teacher: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         _check(input_shape, num_classes, optimizer, bias_weight_decay)
         self.input_shape = as_shape(input_shape)
         self.num_classes = num_classes
@@ -115,8 +117,7 @@ class KnowledgeDistillation(LightningModule):
         if isinstance(self.objective, FeaturesAlone) and not features:
             raise ValueError("--model.objective FeaturesAlone: there are none; give --model.features.")
         self.outputs = outputs
-        self.optimizer, self.bias_weight_decay = optimizer, bias_weight_decay
-        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+        self.bias_weight_decay = bias_weight_decay
         self.measured_features = measured_features
         self.measure_subset = measure_subset
         self.check_teacher = check_teacher
@@ -143,18 +144,9 @@ class KnowledgeDistillation(LightningModule):
             "teacher": None if self._teacher is None else self._teacher.facts(),
         }
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over the student's parameters, and its schedule where there is one."""
-        trained = nn.ModuleList([self.student, *self.features])
-        optimizer = self.optimizer(parameter_groups(trained, self.bias_weight_decay))
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler: Any = self.lr_scheduler(optimizer)
-        if getattr(scheduler, "total_steps", 0) is None:
-            scheduler.total_steps = _whole_training(self.trainer.estimated_stepping_batches)
-        monitor = getattr(scheduler, "monitor", "val/nll")  # read only of a schedule that watches something
-        schedule: Any = {"scheduler": scheduler, "interval": self.lr_scheduler_interval, "monitor": monitor}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters of the student and of maps between features: weights, then biases with normalisation weights."""
+        return parameter_groups(nn.ModuleList([self.student, *self.features]), self.bias_weight_decay)
 
     def setup(self, stage: str) -> None:
         """Gets the teacher ready, and checks everything that depends on the data.
@@ -221,8 +213,7 @@ class KnowledgeDistillation(LightningModule):
             loss = loss + sum(part(ours, theirs) for part in self.features)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._log_step(loss, student, target, label)
-        share: float = batch.get("share", 1.0)
-        return loss if share == 1.0 else loss * share
+        return self.weighted(loss, batch)
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last epoch's counts."""
@@ -265,9 +256,10 @@ class KnowledgeDistillation(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint with its family, and with the teacher that it learnt from."""
-        ours = {"family": FAMILY, "input_shape": list(self.input_shape), "num_classes": self.num_classes}
+        super().on_save_checkpoint(checkpoint)
+        ours = {"input_shape": list(self.input_shape), "num_classes": self.num_classes}
         teacher = None if self._teacher is None else self._teacher.fingerprint
-        checkpoint.setdefault("dinopl", {}).update(ours, teacher=teacher)
+        checkpoint["dinopl"].update(ours, teacher=teacher)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up a checkpoint of the same family and, to train on, of the same teacher.
@@ -275,10 +267,8 @@ class KnowledgeDistillation(LightningModule):
         Raises:
             ValueError: if it is another one's.
         """
+        super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get("dinopl") or {}
-        if ours.get("family") not in (None, FAMILY):
-            found = ours["family"]
-            raise ValueError(f"--ckpt_path: a checkpoint of {found}, and the model is {FAMILY}; give one of it")
         if not self._in_training():
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if not name.startswith("features.")}
@@ -477,7 +467,7 @@ def _check(input_shape: Any, num_classes: Any, optimizer: Any, bias_weight_decay
         raise ValueError(f"--model.num_classes {num_classes}: give at least 2.")
     if optimizer is None:
         raise ValueError("--model.optimizer null: a student needs an optimiser; give a class such as AdamW.")
-    check_bias_weight_decay(bias_weight_decay)
+    check_weight_decay(bias_weight_decay=bias_weight_decay)
 
 
 def _check_views(data: Any) -> None:
@@ -487,13 +477,6 @@ def _check_views(data: Any) -> None:
     if len(inner.views) != 1:
         option = "--data.views" if inner is data else "--data.data.views"
         raise ValueError(f"{option}: {len(inner.views)} views of a sample; KnowledgeDistillation takes one.")
-
-
-def _whole_training(steps: float) -> int:
-    """The number of steps that a schedule needs; ValueError if training has no end."""
-    if steps == float("inf"):
-        raise ValueError("--model.lr_scheduler.total_steps null: training has no end; set --trainer.max_epochs.")
-    return int(steps)
 
 
 def _outputs_of(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:

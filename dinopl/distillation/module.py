@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
 from dinopl.core.checkpoints import FAMILY
 from dinopl.core.divergences import entropy
+from dinopl.core.module import BaseModule
+from dinopl.core.optimizer import check_weight_decay, parameter_groups
 from dinopl.core.types import ImageBatch, ImageShape
 from dinopl.data.batch import as_batch
 from dinopl.distillation.heads import ProjectionHead
@@ -31,11 +32,10 @@ from dinopl.distillation.student_start import StudentStart, TeacherCopy
 from dinopl.distillation.teacher_cache import TeacherCache
 from dinopl.distillation.teachers import FrozenTeacher, TeacherRule
 from dinopl.encoders import MiniVGG
-from dinopl.optim import check_bias_weight_decay, parameter_groups
 from dinopl.probes import Probe, ProbeCallback
 
 
-class SelfDistillation(LightningModule):
+class SelfDistillation(BaseModule):
     """A student trained to reproduce a teacher's softmax output; labels are never used.
 
     Args:
@@ -63,6 +63,8 @@ class SelfDistillation(LightningModule):
         ValueError: if an option is out of range; the message names it.
     """
 
+    family = FAMILY
+
     def __init__(
         self,
         image_shape: ImageShape,
@@ -81,7 +83,7 @@ class SelfDistillation(LightningModule):
         num_classes: int | None = None,
         predict_logits: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         _check(image_shape, optimizer, bias_weight_decay)
         self.image_shape = ImageShape(*image_shape)
 
@@ -92,9 +94,6 @@ class SelfDistillation(LightningModule):
         self.teacher = self.teacher_rule.draw(draw)
         self.student = (student or TeacherCopy())(self.teacher, draw)
         self.loss = loss or CrossEntropyViews()
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.lr_scheduler_interval = lr_scheduler_interval
         self.bias_weight_decay = bias_weight_decay
         self.num_classes = num_classes
         self.predict_logits = predict_logits
@@ -116,16 +115,9 @@ class SelfDistillation(LightningModule):
         """Attaches the probes."""
         return [self.probe_callback] if self.probe_callback else []
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser over the student's parameters, and its schedule where there is one."""
-        optimizer = self.optimizer(parameter_groups(self.student, self.bias_weight_decay))
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        monitor = getattr(scheduler, "monitor", "val/loss")  # read only of a schedule that watches something
-        interval = self.lr_scheduler_interval
-        schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The student's parameters: weights, then biases with normalisation weights."""
+        return parameter_groups(self.student, self.bias_weight_decay)
 
     def setup(self, stage: str) -> None:
         """Decides whether the teacher is cached, and whether there is anything to compare; both depend on the data.
@@ -140,8 +132,8 @@ class SelfDistillation(LightningModule):
             self.teacher_cache.decide(self.teacher_rule, self.teacher, self.loss, self.trainer)
 
     def on_train_start(self) -> None:
-        """Fills the teacher's cache."""
-        self._steps_seen = self.trainer.global_step
+        """Fills the teacher's cache, and moves a teacher that its checkpoint left behind the student."""
+        self._follow()
         self.teacher_cache.fill(self.teacher, self.trainer, self.device)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -159,13 +151,11 @@ class SelfDistillation(LightningModule):
         loss, kl = terms.loss.mean(), terms.kl.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/kl", kl, prog_bar=True)
-        return loss * batch.get("share", 1.0)
+        return self.weighted(loss, batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Moves the teacher after each optimiser step, not after each batch of an accumulation."""
-        if self.trainer.global_step > self._steps_seen:
-            self._steps_seen = self.trainer.global_step
-            self.teacher_rule.after_step(self.teacher, self.student, self.trainer.global_step)
+        self._follow()
 
     def on_train_epoch_end(self) -> None:
         """Moves a teacher that follows epochs."""
@@ -192,7 +182,22 @@ class SelfDistillation(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint with its family, so that another refuses it in one line, and its image shape."""
-        checkpoint.setdefault("dinopl", {}).update(family=FAMILY, image_shape=list(self.image_shape))
+        super().on_save_checkpoint(checkpoint)
+        # Callbacks save after an optimiser step and before the teacher has followed it.
+        checkpoint["dinopl"] |= {"image_shape": list(self.image_shape), "teacher_step": self._steps_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up a checkpoint of the same family, with the number of steps that its teacher has followed."""
+        super().on_load_checkpoint(checkpoint)
+        step = checkpoint.get("global_step", 0)
+        self._steps_seen = (checkpoint.get("dinopl") or {}).get("teacher_step", step)
+
+    def _follow(self) -> None:
+        """Lets the teacher follow an optimiser step that it has not followed yet."""
+        step, seen = self.trainer.global_step, self._steps_seen
+        self._steps_seen = step
+        if step > seen:
+            self.teacher_rule.after_step(self.teacher, self.student, step)
 
     def _teacher_logits(self, batch: ImageBatch) -> list[Tensor]:
         with torch.no_grad():
@@ -220,4 +225,4 @@ def _check(image_shape: Any, optimizer: Any, bias_weight_decay: float | None) ->
         raise ValueError("--model.image_shape: the data do not tell it; give [channels, height, width].")
     if optimizer is None:
         raise ValueError("--model.optimizer null: a student needs an optimiser; give a class such as AdamW.")
-    check_bias_weight_decay(bias_weight_decay)
+    check_weight_decay(bias_weight_decay=bias_weight_decay)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from dinopl.core.files import replacing
 from dinopl.core.statistics import Summary
 from dinopl.reports.groups import VARIANT, Group
 from dinopl.reports.metrics import place
@@ -337,9 +338,13 @@ def save_report_figure(
     if path.suffix not in FORMATS:
         raise ValueError(f"{path}: a figure ends in one of {', '.join(FORMATS)}; the CSV goes beside it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:])
     metrics = {line.metric for line in lines}
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path.with_suffix(".csv")) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["metric", "line", x, "n", "mean", "sd", "low", "high", "source"])
         writer.writerows(_row(line, point) for line in lines for point in line.points)

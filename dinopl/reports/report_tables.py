@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dinopl.core.files import replacing
 from dinopl.core.statistics import Summary
 from dinopl.reports.collection import OTHERS, Trial
 from dinopl.reports.groups import VARIANT, Group
@@ -176,7 +177,7 @@ def write_runs(path: str | Path, trials: Sequence[Trial], options: Sequence[str]
     path.parent.mkdir(parents=True, exist_ok=True)
     found = list(metrics) or names_of(trial.run.metrics for trial in trials if trial.run)
     columns = [VARIANT] * (VARIANT in options) + [SEED] + [name for name in options if name not in (VARIANT, SEED)]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["run", "status", "earlier_attempts", *columns, "duration_s", *found])
         for trial in trials:

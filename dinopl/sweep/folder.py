@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from dinopl.cli.config import Config
+from dinopl.core.files import replacing
 from dinopl.reports.run import is_whole
 from dinopl.sweep.file import Sweep
 from dinopl.sweep.identity import changed
@@ -159,7 +160,6 @@ def _write(path: Path, facts: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    from dinopl.core.files import replacing  # Lightning comes along, which reading does not need
 
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -108,7 +108,7 @@ def settle_and_prepare(request: Request, file: Sweep, points: Sequence[Point]) -
     Raises:
         UserMistake: before anything is written.
     """
-    from dinopl.core.files import obstacle
+    from dinopl.training.files import obstacle
 
     settled = settle(request, file, points)
     if problem := obstacle(settled.study.folder.path):

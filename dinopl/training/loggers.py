@@ -4,6 +4,7 @@ What differs: rows go to the disk by the clock and not one by one, which would c
 time, most of it spent on TensorBoard's writer thread; and there is no ``hparams.yaml``, as ``config.yaml`` holds more.
 """
 
+import csv
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
+
+from dinopl.core.files import replacing
 
 
 class MetricsFile(CSVLogger):
@@ -44,13 +47,36 @@ class MetricsFile(CSVLogger):
     def save(self) -> None:
         """Writes the rows if it is time."""
         if time.monotonic() - self._saved >= self.seconds:
-            super().save()
+            self._write()
             self._saved = time.monotonic()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Writes the rows; Lightning calls this at the end of a stage and after an exception."""
+        """Writes the rows, at the end of a stage and after an exception, which a full disk then does not hide."""
+        try:
+            self._write()
+        except OSError as error:
+            if status == "success":
+                raise
+            rank_zero_warn(f"{self.save_dir}: the last rows of metrics.csv are lost: {error.strerror or error}")
+
+    def _write(self) -> None:
+        self._add_columns()
         super().save()
+
+    def _add_columns(self) -> None:
+        """Gives the file the columns of new metrics; Lightning's writer would truncate it first, and then fill it."""
+        writer: Any = self.experiment
+        names, path = sorted(set(writer.metrics_keys).union(*writer.metrics)), Path(writer.metrics_file_path)
+        if names == writer.metrics_keys or not path.is_file():
+            return
+        with path.open(newline="") as old:
+            rows = list(csv.DictReader(old))
+        with replacing(path) as temporary, temporary.open("w", newline="") as new:
+            columns = csv.DictWriter(new, fieldnames=names)
+            columns.writeheader()
+            columns.writerows(rows)
+        writer.metrics_keys = names
 
 
 class EventsFile(TensorBoardLogger):

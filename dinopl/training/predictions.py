@@ -11,7 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from dinopl.core.files import one_line_errors, replacing
+from dinopl.core.files import replacing
+from dinopl.training.files import one_line_errors
 from dinopl.training.run_folder import folder_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]

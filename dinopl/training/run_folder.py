@@ -21,7 +21,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from dinopl.core.files import cannot_write, obstacle, one_line_errors, replacing
+from dinopl.core.files import replacing
+from dinopl.training.files import cannot_write, make_checkpoints_atomic, obstacle, one_line_errors
 from dinopl.training.loggers import EventsFile, MetricsFile
 from dinopl.training.metadata import finite, plain, versions
 
@@ -90,7 +91,8 @@ class RunFolder(Callback):
         self._checkpoints: list[ModelCheckpoint] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Decides where the folder will be, and tells the checkpoint callbacks."""
+        """Decides where the folder will be, and has all checkpoints written there or elsewhere appear whole."""
+        make_checkpoints_atomic(trainer)
         goes_on = self.status == "finished" and any(logger in self._loggers for logger in trainer.loggers)
         if stage == "fit" or not goes_on:
             self._decide(trainer)

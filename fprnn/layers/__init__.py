@@ -1,5 +1,6 @@
 """Recurrent layers: FP-RNN, FP-Mamba and FP-Mamba-2, their diagonal controls, and the dense oracle."""
 
+from dinopl.core.optimizer import decay_kinds, weight_decay_groups
 from fprnn.layers.convolution import ShortConvolution, short_convolution
 from fprnn.layers.dense import DenseSolver, dense_recurrence, dense_transition
 from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
@@ -8,7 +9,6 @@ from fprnn.layers.fpmamba2 import DiagonalMamba2, FPMamba2
 from fprnn.layers.fprnn import FPRNN, DenseRNN, DiagonalRNN, FPRNNCache
 from fprnn.layers.matrix_state import MambaEquation, MatrixState
 from fprnn.layers.selection import Selection, Selector
-from fprnn.layers.weight_decay import decay_kinds, weight_decay_groups
 from fprnn.solvers.newton import TokenEquation, TokenSolution, solve_token
 from fprnn.solvers.reflections import Recurrence, solve_reflections
 

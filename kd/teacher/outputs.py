@@ -325,7 +325,6 @@ class CachedOutputs(OutputSource):
         content = {"key": key(facts), "facts": facts, "shapes": shapes, "num_classes": self._num_classes}
         with replacing(path / SIDECAR) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            _synchronise(temporary)
         return content
 
     def _parts(self, around: Surroundings, index: Tensor) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:

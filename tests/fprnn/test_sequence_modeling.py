@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from dinopl.core.schedules import WarmupCosine, warmup_cosine
 from dinopl.training import ExactResume, PredictionWriter
 from fprnn import SequenceDataModule, SequenceModeling
 from fprnn.baselines import LSTMLayer
@@ -23,7 +24,6 @@ from fprnn.iteration_caps import GammaIterations
 from fprnn.layers import FPRNN, DiagonalRNN, FPMamba
 from fprnn.layers.equation import FPRNNEquation
 from fprnn.mixers import HouseholderMixer
-from fprnn.schedules import WarmupCosine, warmup_cosine
 from fprnn.solvers import AutomaticSolver, FixedCountSolver, PicardSolver, SequentialSolver, SolveStatistics
 from fprnn.tasks import AdaptiveLengths, LengthCurriculum, WordProblem
 from fprnn.tasks.task import Ratio
@@ -338,7 +338,7 @@ def test_the_schedule_moves_with_the_optimiser_and_ends_with_the_training(tmp_pa
 
 def test_a_training_without_end_needs_a_number(tmp_path: Path) -> None:
     model = module(lr_scheduler=WarmupCosine)
-    with pytest.raises(ValueError, match="total_steps: null, and the training has no end; give a number"):
+    with pytest.raises(ValueError, match="total_steps=None: the whole training, which has no end; give a number"):
         trainer(tmp_path, max_epochs=-1, max_time="00:00:01:00").fit(model, data())
 
 
@@ -457,7 +457,7 @@ def test_a_model_that_does_not_match_is_refused_in_one_line(
 
 
 def test_another_familys_checkpoint_is_refused() -> None:
-    with pytest.raises(ValueError, match="--ckpt_path: a checkpoint of KnowledgeDistillation"):
+    with pytest.raises(ValueError, match="ckpt_path: a checkpoint of KnowledgeDistillation"):
         module().on_load_checkpoint({"dinopl": {"family": "KnowledgeDistillation"}, "state_dict": {}})
 
 
@@ -630,8 +630,8 @@ def test_a_fixed_count_that_diverges_is_refused_where_the_statistics_are_logged(
             "--model.layer: HouseholderMixer is a part of a layer; give a layer such as FPRNN",
         ),
         ({"optimizer": None}, "--model.optimizer null: the model needs an optimiser"),
-        ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay: -1.0 is negative"),
-        ({"exempt_weight_decay": -1.0}, "--model.exempt_weight_decay: -1.0 is negative"),
+        ({"bias_weight_decay": -1.0}, "bias_weight_decay=-1.0: must be at least 0"),
+        ({"exempt_weight_decay": -1.0}, "exempt_weight_decay=-1.0: must be at least 0"),
         ({"eval_max_iterations": 0}, "--model.eval_max_iterations: 0 is too small"),
         ({"iteration_sequences": 0}, "--model.iteration_sequences: 0 is too small"),
         ({"layer": LSTMLayer, "eval_max_iterations": 3}, "--model.eval_max_iterations: 3, but no layer is solved"),

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
+from dinopl.core.optimizer import parameter_groups
 from dinopl.data import DigitsImages, ImageDataModule, WholeImage
-from dinopl.optim import parameter_groups
 from dinopl.training import ExactResume
 from kd.data import DataFraction
 from kd.features import CKAMatching, FeatureMSE, refit_head
@@ -425,7 +425,7 @@ def test_an_image_data_module_serves_without_a_fraction(teacher: Callable[[], Ru
         ({"features": [FeatureMSE(["encoder"])]}, "--model.features needs a teacher"),
         ({"objective": FeaturesAlone()}, "--model.objective FeaturesAlone: there are none; give --model.features"),
         ({"optimizer": None}, "--model.optimizer null"),
-        ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay must be at least 0"),
+        ({"bias_weight_decay": -1.0}, "bias_weight_decay=-1.0: must be at least 0"),
     ],
 )
 def test_mistakes_of_the_constructor(options: dict[str, Any], complaint: str) -> None:

@@ -70,7 +70,7 @@ def command_starts() -> bool:
 
 def obstacle_to_runs(folder: Path) -> str | None:
     """What keeps run folders from being written; None if nothing is seen."""
-    from dinopl.core.files import obstacle
+    from dinopl.training.files import obstacle
 
     return obstacle(folder.absolute() / "run")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dinopl
 from dinopl.core.errors import UserMistake
+from dinopl.core.files import replacing
 
 USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY] | schema"
 SCHEMA = "schema.json"
@@ -83,7 +84,8 @@ def configs(arguments: Sequence[str]) -> int:
             if target.exists():
                 raise UserMistake(f"configs cp {name}: {target} exists; remove it, or name another directory.")
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(_with_schema(source.read_text(encoding="utf-8")), encoding="utf-8")
+            with replacing(target) as temporary:
+                temporary.write_text(_with_schema(source.read_text(encoding="utf-8")), encoding="utf-8")
             sys.stdout.write(f"{target}\n")
         case ["schema"]:
             from dinopl.cli.tools.schema import as_text, build_schema

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dinopl.core.errors import UserMistake
+from dinopl.core.files import replacing
 from dinopl.core.suggest import did_you_mean
 
 DESCRIPTION = """\
@@ -125,7 +126,8 @@ def _report(options: argparse.Namespace) -> None:
         sys.stdout.write(f"\nruns: {write_runs(options.csv, made.collection.trials, list(columns), chosen)}\n")
     if options.markdown:
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        options.markdown.write_text(made.markdown() + "\n", encoding="utf-8")
+        with replacing(options.markdown) as temporary:
+            temporary.write_text(made.markdown() + "\n", encoding="utf-8")
         sys.stdout.write(f"\nmarkdown: {options.markdown}\n")
     if plot:
         figure = report_figure(plot.lines, plot.x, options.band, plot.marks, plot.log, options.level)

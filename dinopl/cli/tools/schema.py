@@ -32,7 +32,7 @@ HOMES = (
         "dinopl.distillation.student_start",
     ),
     *("dinopl.distillation.losses", "dinopl.probes", "dinopl.distillation.teachers"),
-    *("fprnn", "fprnn.baselines", "fprnn.iteration_caps", "fprnn.layers", "fprnn.mixers", "fprnn.schedules"),
+    *("fprnn", "fprnn.baselines", "fprnn.iteration_caps", "fprnn.layers", "fprnn.mixers", "dinopl.core.schedules"),
     *("fprnn.solvers", "fprnn.tasks"),
     *("kd", "kd.features", "kd.losses", "kd.targets"),
     *("torch.optim", "torch.optim.lr_scheduler", "lightning.pytorch.callbacks", "lightning.pytorch.loggers"),

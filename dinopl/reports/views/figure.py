@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dinopl.core.files import replacing
 from dinopl.reports.run import Run
 from dinopl.reports.views.table import SPLITS, SUBJECTS
 
@@ -83,8 +84,12 @@ def save_figure(figure: "Figure", path: str | Path, x: str = "epoch") -> Path:
     if path.suffix != ".png":
         raise ValueError(f"path={str(path)!r} must end in .png: the CSV goes beside it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160)
-    with path.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=160, format=path.suffix[1:])
+    with (
+        replacing(path.with_suffix(".csv")) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(["metric", x, "value"])
         for line in (line for axes in figure.axes for line in axes.get_lines()):

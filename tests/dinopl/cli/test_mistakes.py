@@ -66,7 +66,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             ["--model.lr_scheduler", "CosineAnnealingWarmRestarts", "--model.lr_scheduler.T_0=-1"],
             "--model.lr_scheduler: Expected positive integer T_0, but got -1; give that argument another value.",
         ),
-        (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay must be at least 0, not -1"),
+        (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay=-1.0: must be at least 0"),
         (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: nan is not a finite number; give one, such as 1."),
         (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got fast."),
         (["--model.bias_weight_decay", "nan"], "--model.bias_weight_decay: nan is not a finite number; give one"),

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from dinopl.core.optimizer import parameter_groups
 from dinopl.core.types import ImageShape
 from dinopl.encoders import ResNet18
-from dinopl.optim import parameter_groups
 
 
 class Tied(nn.Module):
@@ -90,5 +90,5 @@ def test_other_optimisers(optimizer, bias_weight_decay):
 
 
 def test_negative_decay():
-    with pytest.raises(ValueError, match=r"--model.bias_weight_decay must be at least 0, not -1"):
+    with pytest.raises(ValueError, match=r"bias_weight_decay=-1: must be at least 0"):
         parameter_groups(nn.Linear(1, 1), -1)

@@ -342,7 +342,7 @@ def test_a_pairing_without_pairs_is_refused_at_the_start() -> None:
 
 @pytest.mark.parametrize(
     ("options", "complaint"),
-    [({"optimizer": None}, "--model.optimizer null"), ({"bias_weight_decay": -1.0}, "--model.bias_weight_decay")],
+    [({"optimizer": None}, "--model.optimizer null"), ({"bias_weight_decay": -1.0}, "bias_weight_decay=-1.0: must")],
 )
 def test_bad_options_are_refused_by_the_constructor(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):

@@ -398,7 +398,7 @@ def test_a_full_disk_never_hides_the_error_that_ended_the_run(tmp_path: Path, mo
     monkeypatch.setattr(os, "replace", full)
     run = RunFolder()
     with pytest.warns(UserWarning, match="No space left"), pytest.raises(RuntimeError, match="out of luck"):
-        fit(tmp_path, run, model=Tiny(fail))
+        make_trainer(tmp_path, run).fit(Tiny(fail), loader(), loader())
     assert run.path is not None
     assert not any("json" in p.name for p in run.path.iterdir())  # no temporary file either
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from fprnn.schedules import (
+from dinopl.core.schedules import (
     WarmupConstant,
     WarmupCosine,
     WarmupLinear,

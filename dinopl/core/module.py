@@ -1,0 +1,110 @@
+"""What the modules of all families share: optimiser, schedule and its length, the mark of the family in checkpoints."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.optimizer import Optimizer
+
+from dinopl.core.optimizer import training_length
+from dinopl.core.schedules import WarmupConstant
+
+
+class BaseModule(LightningModule):
+    """A module of one family; a subclass adds its networks and its training step.
+
+    Args:
+        optimizer: makes the optimiser from groups of parameters.
+        lr_scheduler: makes the learning-rate schedule. One with ``total_steps`` None gets the length of the whole
+            training, in units of the interval.
+        lr_scheduler_interval: whether the schedule moves every optimiser step or every epoch. ``ReduceLROnPlateau`` on
+            a metric of the validation moves every epoch, since there is no new value in between.
+
+    Attributes:
+        family: what checkpoints are marked with, so that another family refuses them.
+        monitored: the metric that a schedule watches unless it names one.
+    """
+
+    family: ClassVar[str]
+    monitored: ClassVar[str] = "val/loss"
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable[Any]], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None,
+        lr_scheduler_interval: Literal["step", "epoch"],
+    ) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+
+    @abstractmethod
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser is made of: the trained parameters, in groups by weight decay."""
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser over the trained parameters, and its schedule where there is one.
+
+        Raises:
+            ValueError: if the schedule's length is left to a training without end, or its warm-up takes all of
+                one that no limit on steps or batches cuts short.
+        """
+        optimizer = self.optimizer(self.parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler: Any = self.lr_scheduler(optimizer)
+        monitor = getattr(scheduler, "monitor", self.monitored)  # read only of a schedule that watches something
+        interval = self.lr_scheduler_interval
+        if isinstance(scheduler, ReduceLROnPlateau) and not monitor.startswith("train/"):
+            interval = "epoch"
+        open_ended = getattr(scheduler, "total_steps", 0) is None
+        warmup = scheduler.warmup_steps if isinstance(scheduler, WarmupConstant) else 0
+        length = training_length(self.trainer, interval) if open_ended or warmup else None
+        if open_ended and length is None:
+            raise ValueError(
+                "total_steps=None: the whole training, which has no end; give a number, or the training an end by "
+                "max_epochs or max_steps"
+            )
+        if length is not None and warmup >= length + (not open_ended) and self._is_whole():
+            unit = f"{interval}{'' if length == 1 else 's'}"
+            raise ValueError(
+                f"warmup_steps={warmup}: the whole training has {length} {unit}; use a shorter warm-up, or train longer"
+            )
+        if open_ended:
+            scheduler.total_steps = length
+        schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _is_whole(self) -> bool:
+        """Whether no limit cuts the training short; a trial that one does may end in its warm-up."""
+        trainer: Any = self.trainer
+        return trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and not trainer.fast_dev_run
+
+    @staticmethod
+    def weighted(loss: Tensor, batch: Mapping[str, Any]) -> Tensor:
+        """A mean over this process's samples, as its part in the mean over the samples of all processes.
+
+        Args:
+            loss: the mean over the batch.
+            batch: with "share" where it is not 1: its size times the number of processes, over that of all of them.
+        """
+        share: float = batch.get("share", 1.0)
+        return loss if share == 1.0 else loss * share
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Marks the checkpoint with its family."""
+        checkpoint.setdefault("dinopl", {})["family"] = self.family
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up a checkpoint of the same family, or one that another project wrote.
+
+        Raises:
+            ValueError: if it is another family's.
+        """
+        found = (checkpoint.get("dinopl") or {}).get("family")
+        if found not in (None, self.family):
+            raise ValueError(f"ckpt_path: a checkpoint of {found}, and the model is {self.family}; give one of that")

@@ -1,0 +1,81 @@
+"""What is written to a run's folder: checkpoints that appear whole, and errors of the file system in one line."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from dinopl.core.files import replacing
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, and replace an older one only when they are whole.
+
+    Lightning's own way writes to the folder for temporary files, and copies from there where that is another file
+    system: a process killed meanwhile leaves neither the old checkpoint nor the new one.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes ``checkpoint`` to ``path``; a path of a remote file system is left to Lightning.
+
+        Raises:
+            OSError: if the file cannot be written; what was there before is kept.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # torch, writing to a file, hides what the system says of a full disk
+        torch.save(checkpoint, content)
+        with replacing(target) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
+def make_checkpoints_atomic(trainer: Trainer) -> None:
+    """Lets a trainer write checkpoints as ``AtomicCheckpoints`` does, whichever callback asks for them.
+
+    A ``CheckpointIO`` plugin of the user's stays, as do strategies that write checkpoints themselves.
+    """
+    strategy = trainer.strategy
+    with contextlib.suppress(NotImplementedError):  # a strategy without any such plugin
+        if type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AtomicCheckpoints()
+
+
+@contextmanager
+def one_line_errors(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into one line that names the folder and the remedy.
+
+    Raises:
+        ValueError: for every ``OSError`` inside the block (read-only, no space, a file in the way).
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(cannot_write(path, error.strerror or str(error))) from error
+
+
+def cannot_write(path: Path, reason: str) -> str:
+    """The message for a folder that cannot be written to."""
+    return f"cannot write to {path}: {reason}; choose another folder with --trainer.default_root_dir DIR"
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why ``folder`` could not be made or written to, found out without touching the disk; None if nothing is seen."""
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        return cannot_write(folder, error.strerror or str(error))
+    if not existing.is_dir():
+        return cannot_write(folder, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return cannot_write(folder, f"no permission to write in {existing}")
+    return None
