@@ -1,20 +1,20 @@
 """Weights out of a checkpoint, and an encoder back in one line.
 
 An exported file is safetensors: tensors, and as metadata what it takes to build the encoder again. Reading it runs no
-code of the file's; the encoder's class must be one of ``dinopl.encoders``, or is given by the caller.
+code of the file's; the encoder's class must be one of ours (``dinopl.core.trust``), or is given by the caller.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-import dinopl.encoders
 from dinopl.__about__ import __version__
 from dinopl.core.checkpoints import load_checkpoint, network_state
 from dinopl.core.files import replacing
+from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
 
 
@@ -53,7 +53,8 @@ def load_encoder(
     Args:
         path: an exported ``.safetensors`` file, or a checkpoint.
         which: the student's or the teacher's.
-        encoder: makes the encoder that the weights belong to; needed only if it is not one of ``dinopl.encoders``.
+        encoder: makes the encoder that the weights belong to; needed only if it is not one of ours. (Within
+            ``dinopl.core.trust.admitting("my_package")`` the file may also name that package's.)
 
     Returns:
         The module; normalised images ``(B, C, H, W)`` to embeddings ``(B, embed_dim)``.
@@ -64,7 +65,10 @@ def load_encoder(
     """
     tensors, metadata = (_read_export if Path(path).suffix == ".safetensors" else _read_checkpoint)(path)
     make = encoder or _encoder_factory(metadata, path)
-    module = make(ImageShape(*metadata["image_shape"]))
+    try:
+        module = make(ImageShape(*metadata["image_shape"]))
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: does not describe its encoder ({error}); pass `encoder=`.") from error
     prefix = f"{which}.encoder."
     module.load_state_dict({key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)})
     return module.eval()
@@ -79,9 +83,11 @@ def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     ours = checkpoint["dinopl"]
     if "image_shape" not in ours:
         raise ValueError(f"{path}: tells no image shape, so its encoder cannot be built; use a checkpoint of a run.")
-    model = (ours.get("config") or {}).get("model", {}).get("init_args", {})
+    model: Any = ours.get("config")
+    for key in ("model", "init_args"):
+        model = model.get(key) if isinstance(model, Mapping) else None
     metadata = {"family": ours["family"], "image_shape": ours["image_shape"], "version": __version__}
-    return tensors, metadata | {"encoder": model.get("encoder")}
+    return tensors, metadata | {"encoder": model.get("encoder") if isinstance(model, Mapping) else None}
 
 
 def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -102,9 +108,11 @@ def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _encoder_factory(metadata: dict[str, Any], path: str | Path) -> Callable[[ImageShape], nn.Module]:
     """The class that the file names, if it is one of ours; a file must not choose what is imported."""
-    spec = metadata.get("encoder") or {}
-    module, _, name = str(spec.get("class_path", "")).rpartition(".")
-    if not module.startswith("dinopl.encoders") or name not in dinopl.encoders.__all__:
-        raise ValueError(f"{path}: its encoder is {spec.get('class_path')}, not one of ours; pass `encoder=`.")
-    cls, arguments = getattr(dinopl.encoders, name), spec.get("init_args") or {}
-    return lambda shape: cls(shape, **arguments)
+    spec = metadata.get("encoder")
+    try:
+        spec = checked(spec if isinstance(spec, Mapping) else {"class_path": spec}, place="encoder")
+        made = resolve(spec["class_path"])
+    except (ValueError, KeyError) as error:
+        named = spec.get("class_path") if isinstance(spec, Mapping) else spec
+        raise ValueError(f"{path}: its encoder is {named}, not one of ours ({error}); pass `encoder=`.") from error
+    return lambda shape: made(shape, **spec.get("init_args") or {})

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from dinopl.core.seeds import seeded
+from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size
 from kd.text import TextShape
 
 Shape = ImageShape | TextShape
 NetworkFactory = Callable[[Any, int], nn.Module]
-
-# Packages whose classes a file of somebody else's may name.
-TRUSTED = ("dinopl.", "kd.", "torch.nn.")
 
 
 def as_shape(shape: Any) -> Shape:
@@ -172,22 +170,16 @@ def build(config: Any, *arguments: Any) -> Any:
         *arguments: positional arguments, those that a factory is called with.
 
     Raises:
-        ValueError: if it names a class that a file of somebody else's may not import, or one that there is not.
+        ValueError: if it names what another's file may not (``dinopl.core.trust``), or what there is not; nothing has
+            been called then.
     """
-    return _factory(config)(*arguments)
+    return _factory(checked(config, NetworkFactory))(*arguments)
 
 
 def _factory(config: Any) -> Callable[..., Any]:
-    path = config if isinstance(config, str) else config["class_path"]
-    if not path.startswith(TRUSTED):
-        raise ValueError(f"names {path}, which a checkpoint may not import")
-    module, _, name = path.rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        raise ValueError(f"names {path}, which is not there") from None
+    cls = resolve(config if isinstance(config, str) else config["class_path"])
     given = {} if isinstance(config, str) else config.get("init_args") or {}
-    hints = get_type_hints(cls.__init__) if inspect.isclass(cls) else {}
+    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
     return partial(cls, **{key: _value(value, hints.get(key)) for key, value in given.items()})
 
 
@@ -195,6 +187,8 @@ def _value(value: Any, hint: Any) -> Any:
     """An argument: a factory where its annotation says so, otherwise an object, a list of such, or a plain value."""
     if isinstance(value, list):
         return [_value(item, None) for item in value]
+    if isinstance(value, str) and get_origin(hint) is Callable and "." in value:
+        return resolve(value)  # of an activation, and the like
     if not (isinstance(value, Mapping) and "class_path" in value):
         return value
     factory = _factory(value)

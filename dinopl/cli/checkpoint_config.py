@@ -1,18 +1,17 @@
 """What a checkpoint brings to a run: its family and its configuration, as the lowest layer.
 
-A checkpoint may come from somebody else, so it does not choose what is imported: the classes that its configuration
-names must be ours, torch's or Lightning's. Others need a configuration file, which the user can read.
+A checkpoint may be of another's making, so it does not choose what is imported or called: ``dinopl.core.trust``
+decides what its configuration may name. The rest must be named by a file or an option, which the user can read.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from dinopl.cli.config import Config, class_name, class_paths
+from dinopl.cli.config import Config, class_name
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
 from dinopl.core.moved import current_paths
-
-TRUSTED = ("dinopl.", "fprnn.", "kd.", "torch.optim.", "torch.nn.", "lightning.pytorch.")
+from dinopl.core.trust import checked_run
 
 
 class Resumption(NamedTuple):
@@ -27,7 +26,7 @@ class Resumption(NamedTuple):
     """How many it has been trained for."""
 
 
-def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption:
+def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption:
     """Reads a checkpoint's family and configuration.
 
     ``fit`` takes all of the configuration. The others take model, data, seed and name: devices and folders belong to
@@ -36,7 +35,8 @@ def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption
     Args:
         path: the checkpoint.
         command: what is to be run.
-        files_given: whether there are configuration files, which may then name classes that the checkpoint must not.
+        model_given: whether a configuration file or an option names the model. A checkpoint whose configuration may not
+            be used then serves for its weights alone.
 
     Raises:
         UserMistake: if the file is missing, is no checkpoint, cannot be resumed from, or names foreign classes.
@@ -56,14 +56,16 @@ def read_resumption(path: str, command: str, *, files_given: bool) -> Resumption
         raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
     if command == "fit" and not checkpoint.get("optimizer_states"):
         raise UserMistake(f"--ckpt_path {path}: holds no optimiser state to resume; give last.ckpt of a run.")
-    foreign = [name for name in class_paths(config) if not name.startswith(TRUSTED)]
-    if foreign and not files_given:
-        raise UserMistake(
-            f"--ckpt_path {path}: its configuration names {foreign[0]}, which a checkpoint may not import; look at the "
-            "run's config.yaml and give it with --config."
-        )
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything", "name")
-    kept = {} if foreign else {key: config[key] for key in keep if key in config and key != "ckpt_path"}
+    try:
+        kept = checked_run({key: config[key] for key in keep if key in config})
+    except ValueError as error:
+        if not model_given:
+            raise UserMistake(
+                f"--ckpt_path {path}: its configuration {error}; read the run's config.yaml and give it with --config, "
+                "or admit a module of your own with --trusted-modules NAME."
+            ) from error
+        kept = {}
     return Resumption(path, ours.get("family"), kept, _epochs(checkpoint))
 
 

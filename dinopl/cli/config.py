@@ -33,11 +33,15 @@ class Arguments:
     files: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
     print_config: bool = False
+    trusted_modules: list[str] = field(default_factory=list)
+    """Modules that a checkpoint may name, beside the listed ones; an option of the command alone, never of a file."""
 
     @classmethod
     def parse(cls, subcommand: str, tokens: Sequence[str]) -> "Arguments":
         """Separates ``--config`` files from the options, so that an option wins wherever it stands."""
-        arguments, rest = cls(subcommand), iter(tokens)
+        arguments = cls(subcommand)
+        arguments.trusted_modules, tokens = split_trusted_modules(tokens)
+        rest = iter(tokens)
         for token in rest:
             name, equals, value = token.partition("=")
             if token == "--print_config":
@@ -66,9 +70,42 @@ class Arguments:
             if not name.endswith("+"):
                 yield name.split("."), value
 
+    def values(self) -> Iterator[str]:
+        """The text of every value; the names of options are left out."""
+        for token in self.options:
+            name, equals, value = token.partition("=")
+            yield value if name.startswith("--") and equals else "" if token.startswith("--") else token
+
     def value(self, name: str) -> str | None:
         """The last value given for the option ``name``."""
         return next((value for path, value in reversed(list(self.pairs())) if path == [name]), None)
+
+
+def split_trusted_modules(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Takes ``--trusted-modules NAME...`` out of a command line.
+
+    Returns:
+        The names, and the other words.
+
+    Raises:
+        UserMistake: if there is no name, or one is not a module's.
+    """
+    names: list[str] = []
+    others: list[str] = []
+    taking = False
+    for token in tokens:
+        option, equals, value = token.partition("=")
+        if option in ("--trusted-modules", "--trusted_modules"):
+            taking, before = True, len(names)
+            names += [value] if equals else []
+        elif taking and not token.startswith("-"):
+            names.append(token)
+        else:
+            others.append(token)
+            taking = False
+        if taking and not all(part.isidentifier() for name in names[before:] for part in name.split(".")):
+            raise UserMistake(f"--trusted-modules {names[-1]}: give names of modules, such as my_package.networks.")
+    return names, others
 
 
 def read_config(file: str, option: str = "--config") -> Config:

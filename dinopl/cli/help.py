@@ -24,6 +24,7 @@ tools:
 options of every run (all of them: dinopl fit --help, dinopl fit --model.help SelfDistillation):
   --config FILE            YAML; several are laid over one another, a later one wins, an option wins over all
   --ckpt_path FILE         resume (fit) or use (validate, test, predict) a checkpoint
+  --trusted-modules NAME ...   your own modules that a checkpoint's configuration may name
   --seed_everything N      the run's seed, 0 by default
   --name NAME              the run's folder is DIR/NAME/TIME; by default the first configuration's name
   --trainer.default_root_dir DIR   where run folders go, runs by default

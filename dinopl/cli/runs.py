@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jsonargparse
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -37,6 +38,7 @@ from dinopl.cli.checkpoint_config import check_resumption, read_resumption, with
 from dinopl.cli.config import (
     Arguments,
     Config,
+    class_name,
     differences,
     drop_replaced,
     explicit_paths,
@@ -49,6 +51,7 @@ from dinopl.cli.messages import innermost, memory_shortage, one_line, optimisati
 from dinopl.cli.nulls import check_nulls
 from dinopl.cli.quiet import quiet
 from dinopl.cli.summary import show_differences, show_summary
+from dinopl.core import trust
 from dinopl.core.errors import UserMistake
 from dinopl.core.suggest import did_you_mean
 from dinopl.data import ImageDataModule  # noqa: F401
@@ -62,6 +65,12 @@ OPTIONS = (
     *("model", "data", "trainer", "seed_everything", "name", "threads", "test_after_fit", "ckpt_path", "weights_only"),
     *("config", "print_config", "traceback"),
 )
+
+# Beside what jsonargparse itself denies, such as os, subprocess, pickle and importlib.
+DENIED = [
+    *("lightning.pytorch.core.saving", "lightning.fabric.utilities.cloud_io", "torch.load", "torch.serialization"),
+    *("torch.hub", "torch.utils.cpp_extension", "torch.jit", "numpy.load", "joblib", "dill", "cloudpickle"),
+]
 
 # What the model must know of the data. A class that has no such argument is not told; what the data do not tell stays
 # as it was given.
@@ -150,9 +159,13 @@ class DinoplCLI(LightningCLI):
         command = self.arguments.subcommand
         files = [read_config(file) for file in self.arguments.files]
         path = self.arguments.value("ckpt_path") or merged_value(files, "ckpt_path")
+        self.named = trust.named_paths(files, list(self.arguments.values()))
+        _lock_imports(self.named)
         start = None
         if path not in (None, "null"):
-            start = read_resumption(str(path), command, files_given=bool(files))
+            model_given = any(class_name(file.get("model")) for file in files) or bool(self.arguments.value("model"))
+            with trust.admitting(self.arguments.trusted_modules, self.named):
+                start = read_resumption(str(path), command, model_given=model_given)
         composed: Config = {}
         for layer in [start.config if start else {}, *files]:
             composed = merge(composed, layer)
@@ -197,13 +210,14 @@ class DinoplCLI(LightningCLI):
             self.config = parsed.clone()
             self.config[command] = without_sources(parsed[command])
         try:
-            super().instantiate_classes()
+            with trust.admitting(named=self.named):
+                super().instantiate_classes()
         except Exception as error:  # a bare MemoryError makes jsonargparse raise an IndexError
             if (shortage := memory_shortage(error)) is not None:
                 raise UserMistake(shortage) from error
             if not isinstance(error, MISTAKES):
                 raise
-            raise UserMistake(placed(innermost(str(error)), self.recorded_config)) from error
+            raise UserMistake(_with_remedy(placed(innermost(str(error)), self.recorded_config))) from error
         finally:
             self.config = parsed
 
@@ -270,7 +284,8 @@ class DinoplCLI(LightningCLI):
         Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes.
         """
         try:
-            yield
+            with trust.admitting(named=self.named):  # a teacher's file is read in `setup`
+                yield
         except SIGTERMException:
             raise SystemExit(128 + signal.SIGTERM) from None  # Lightning would leave with 0
         except SystemExit as stop:
@@ -282,7 +297,7 @@ class DinoplCLI(LightningCLI):
         except (*MISTAKES, RuntimeError, MemoryError) as error:
             if self.run_folder.created or not _is_mistake(error):
                 raise
-            raise UserMistake(placed(_first_line(error), self.recorded_config)) from error
+            raise UserMistake(_with_remedy(placed(_first_line(error), self.recorded_config))) from error
         finally:
             show_summary(self.run_folder)
 
@@ -308,13 +323,27 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
     """
     arguments = Arguments.parse(command, tokens)
     importable_from_here()
-    with quiet():
+    with quiet(), trust.admitting(arguments.trusted_modules):  # teachers' files are read while the run is set up
         return DinoplCLI(arguments)
 
 
 def merged_value(files: Sequence[Config], key: str) -> Any:
     """The value of a top-level key in the last file that has it."""
     return next((file[key] for file in reversed(files) if key in file), None)
+
+
+def _lock_imports(named: frozenset[str]) -> None:
+    """A second lock behind ``dinopl.core.trust``: the parser refuses what runs commands, loads code or unpickles.
+
+    What the user's files and options name is let through. It is a setting of the whole process, which is why every run
+    says it anew.
+
+    Args:
+        named: dotted names in the user's files and options.
+    """
+    if "import_path_denylist" in inspect.signature(jsonargparse.set_parsing_settings).parameters:  # from 4.53 on
+        allowed = sorted(path for path in named if path.split(".")[0] != "jsonargparse")
+        jsonargparse.set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=allowed)
 
 
 def _refuse_unknown(composed: Config) -> None:
@@ -345,6 +374,13 @@ def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
 def _is_mistake(error: BaseException) -> bool:
     """Of other errors, only weights that do not fit and too little memory are a user's mistake."""
     return isinstance(error, MISTAKES) or "loading state_dict" in str(error) or memory_shortage(error) is not None
+
+
+def _with_remedy(text: str) -> str:
+    """Adds the option that admits what a teacher's file may not name."""
+    if trust.REFUSED not in text:
+        return text
+    return f"{text.rstrip('.')}, or admit a module of your own with --trusted-modules NAME."
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,9 +12,10 @@ from torch.optim.optimizer import Optimizer
 
 from dinopl.core.optimizer import training_length
 from dinopl.core.schedules import WarmupConstant
+from dinopl.core.trust import CheckedLoading
 
 
-class BaseModule(LightningModule):
+class BaseModule(CheckedLoading, LightningModule):
     """A module of one family; a subclass adds its networks and its training step.
 
     Args:

@@ -420,7 +420,9 @@ def _recorded_network(ours: Mapping[str, Any], path: Path) -> Callable[[Any, int
 
     def make(shape: Any, num_classes: int) -> nn.Module:
         with _named(path):
-            network: nn.Module = build(config, shape, num_classes)
+            network = build(config, shape, num_classes)
+            if not isinstance(network, nn.Module):
+                raise TypeError(f"it makes a {type(network).__name__}")
         return network
 
     return make

@@ -147,7 +147,9 @@ def test_teachers_of_another_kind_are_refused(
     foreign["dinopl"]["config"]["model"]["init_args"]["student"]["class_path"] = "somebody.elses.Network"
     torch.save(foreign, tmp_path / "foreign.ckpt")
     assert fit(f"--model.teacher.path={tmp_path / 'foreign.ckpt'}") == (2, None)
-    assert "names somebody.elses.Network, which a checkpoint may not import" in said(capsys)
+    message = said(capsys)
+    assert "names somebody.elses.Network, which a checkpoint may not import" in message
+    assert "admit a module of your own with --trusted-modules NAME" in message
 
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     label = np.arange(40) % 4

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dinopl.cli.config import class_paths
+from dinopl.core.moved import current_path
 
 FAMILIES = ("dinopl", "fprnn", "kd")
 # Packages whose classes need no remark if nothing is known of them.
@@ -38,7 +39,7 @@ def bibliography(config: Any) -> tuple[dict[str, list[str]], list[str]]:
     entries: dict[str, list[str]] = {}
     unknown: list[str] = []
     for path in dict.fromkeys([*class_paths(config), *_data_set_paths(config)]):
-        module, _, name = path.rpartition(".")
+        module, _, name = current_path(path).rpartition(".")
         cls = getattr(importlib.import_module(module), name)
         found = citations_of(cls) if inspect.isclass(cls) else []
         for entry in found:

@@ -4,12 +4,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dinopl.cli.config import Arguments, Config
+from dinopl.cli.config import Arguments, Config, class_paths, split_trusted_modules
 from dinopl.core.errors import UserMistake
 
 HELP = """\
 usage: dinopl cite --config FILE ... [--OPTION VALUE ...]
-       dinopl cite RUN_FOLDER
+       dinopl cite RUN_FOLDER [--trusted-modules NAME ...]
 
 Prints BibTeX of the paper, data set, architecture and optimiser that a configuration uses, defaults included, or that a
 run used. What can be given to `dinopl fit` can be given here. A class of your own is cited if it has a class attribute
@@ -26,7 +26,8 @@ def cite(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("--help", "-h"):
         sys.stdout.write(HELP)
         return 0
-    config = _of_run(arguments) if not arguments[0].startswith("-") else _of_options(arguments)
+    trusted, arguments = split_trusted_modules(arguments)
+    config = _of_run(arguments, trusted) if arguments[:1] and arguments[0][:1] != "-" else _of_options(arguments)
 
     from dinopl.cli.tools.citations import bibliography
 
@@ -40,7 +41,9 @@ def cite(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _of_run(arguments: Sequence[str]) -> Config:
+def _of_run(arguments: Sequence[str], trusted: Sequence[str]) -> Config:
+    """The configuration that a run kept. The folder may be of another's making, so it may not name everything."""
+    from dinopl.core.trust import admitting, resolve
     from dinopl.reports import Run
 
     folder, *rest = arguments
@@ -54,6 +57,15 @@ def _of_run(arguments: Sequence[str]) -> Config:
         raise UserMistake(f"cite: {error}") from error
     if not config:
         raise UserMistake(f"cite {folder}: the run did not keep its configuration; give --config FILE.")
+    try:
+        with admitting(trusted):
+            for path in class_paths(config):
+                resolve(path)
+    except ValueError as error:
+        raise UserMistake(
+            f"cite {folder}: its configuration {error}; read it and give --config {folder}/config.yaml, or admit a "
+            "module of your own with --trusted-modules NAME."
+        ) from error
     return config
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 
 from dinopl.cli import main
 from dinopl.cli.tools.citations import FAMILIES, citations_of
+from dinopl.core.module import BaseModule
 from dinopl.data import CIFAR100Images, FashionMNISTImages, NoiseImages
 from dinopl.encoders import MiniVGG, ResNet18
 from fprnn.layers import DenseRNN
@@ -75,9 +76,8 @@ def test_classes_and_entries_belong_together(package: str) -> None:
     found = METADATA[package]
     there = classes(package)
     assert set(found.CITATIONS) <= set(there)
-    families = [
-        cls for cls in there.values() if issubclass(cls, LightningModule) and cls.__module__.startswith(package)
-    ]
+    modules = [cls for cls in there.values() if issubclass(cls, LightningModule) and cls.__module__.startswith(package)]
+    families = [cls for cls in modules if cls is not BaseModule]
     assert all(citations_of(cls) for cls in families)
     elsewhere = getattr(found, "ELSEWHERE", {})
     used = {key for keys in [*found.CITATIONS.values(), *elsewhere.values()] for key in keys}
@@ -131,7 +131,10 @@ def test_what_a_run_used(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
     monkeypatch.syspath_prepend(tmp_path)
     layer = {"class_path": "fprnn.layers.DiagonalRNN", "init_args": {"mixer": {"class_path": "my_encoders.Cited"}}}
     model = {"class_path": "my_encoders.Uncited", "init_args": {"layers": [layer, layer]}}
-    assert main(["cite", str(write_run(tmp_path, config={"model": model}))]) == 0
+    run = str(write_run(tmp_path, config={"model": model}))
+    assert main(["cite", run]) == 2  # the folder may be of another's making
+    assert "--trusted-modules NAME" in said(capsys)
+    assert main(["cite", run, "--trusted-modules", "my_encoders"]) == 0
     out = capsys.readouterr().out
     assert re.findall(r"^%.*|^@\w+\{\w+", out, re.MULTILINE) == [
         *("% DiagonalRNN", "@inproceedings{movahedi2025fixed", "% Cited", "@misc{own2026"),
@@ -145,7 +148,8 @@ def test_what_a_run_used(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
         (["nowhere"], "no run folder nowhere"),
         (["file.yaml"], "file.yaml: is a file; give --config file.yaml."),
         (["run", "extra"], "takes no further words, got extra"),
-        (["run"], "No module named 'elsewhere'"),
+        (["run"], "names elsewhere.Model, which a checkpoint may not import"),
+        (["run", "--trusted-modules", "elsewhere"], "names elsewhere.Model, which is not there"),
         (["--config", "none.yaml"], "--config none.yaml: no such file"),
     ],
 )

@@ -1,0 +1,468 @@
+"""What a file of another's making may name: classes on a closed list, and nothing that is called with its arguments.
+
+A checkpoint, an export, a run folder or a teacher's file holds a configuration in plain values, and a configuration is
+code: ``class_path: os.system`` with ``init_args`` is a command. What the user's own files and options name is the
+user's. What another's file names is decided here, for every door, and before anything is imported:
+
+- **A class path** must lead to a class, by the path at which the class is defined or by the one at which a package
+  above it exports it, and the class must be on the list: ours, but for the command, the sweeps and the reports; layers
+  of ``torch.nn``; optimisers and schedules of ``torch.optim``, except for ``LambdaLR`` and ``MultiplicativeLR``; models
+  of torchvision and timm; and of Lightning what ``LIGHTNING`` names. No function, and no attribute of a module that
+  another module imported (``dinopl.loading.os.popen``).
+- **A string** counts by the annotation of its argument. Where that takes a class or a callable, the string must be such
+  a path; where it takes plain text only, it is text; in doubt, a dotted name is a path. The activation functions of
+  ``FUNCTIONS`` may be named in this way: a layer calls them with tensors and not with what the file says.
+- **An argument** of a listed class that says where to write (``PLACES``) must stay below the working directory. One
+  that makes another library load a file is refused.
+
+Of Lightning's callbacks, those are listed that watch, print, save, stop or average. Not ``LambdaCallback``,
+``ModelPruning`` or ``ThroughputMonitor``, which call what they are given; not the finders of batch size and learning
+rate, which set an attribute that the file names. Of its loggers, those that write to this machine; not those that send
+to a host that the file names. Strategies, plugins and profilers may be named by their short words only (``ddp``,
+``simple``).
+
+Not guarded against: how large a network is, which local file a data set is read from, where data sets are downloaded
+to, and below which folder the new run folder is made.
+"""
+
+import importlib
+import inspect
+import os
+import pickle
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dinopl.core.moved import current_path
+
+REFUSED = "which a checkpoint may not import"
+
+OURS = ("dinopl", "fprnn", "kd")
+# Parts of ours that no configuration names: the command, what starts processes, and what reads run folders.
+OUTSIDE = frozenset({"cli", "core", "loading", "reports", "sweep"})
+LIGHTNING = frozenset(
+    f"lightning.pytorch.{name}"
+    for name in (
+        *("callbacks.BackboneFinetuning", "callbacks.DeviceStatsMonitor", "callbacks.EMAWeightAveraging"),
+        "callbacks.EarlyStopping",
+        *("callbacks.GradientAccumulationScheduler", "callbacks.LearningRateMonitor", "callbacks.ModelCheckpoint"),
+        *("callbacks.ModelSummary", "callbacks.OnExceptionCheckpoint", "callbacks.RichModelSummary"),
+        *("callbacks.RichProgressBar", "callbacks.StochasticWeightAveraging", "callbacks.TQDMProgressBar"),
+        *("callbacks.Timer", "loggers.CSVLogger", "loggers.TensorBoardLogger", "cli.ReduceLROnPlateau"),
+    )
+)
+CALLING_SCHEDULES = frozenset({"LambdaLR", "MultiplicativeLR"})
+# LSUN unpickles an index beside its data, unchecked; DatasetFolder calls its loader.
+CALLING_DATA_SETS = frozenset({"DatasetFolder", "LSUN", "LSUNClass"})
+FUNCTIONS = frozenset(
+    {f"torch.{name}" for name in ("relu", "sigmoid", "tanh")}
+    | {
+        f"torch.nn.functional.{name}"
+        for name in (
+            *(
+                "celu",
+                "elu",
+                "gelu",
+                "hardsigmoid",
+                "hardswish",
+                "hardtanh",
+                "leaky_relu",
+                "logsigmoid",
+                "mish",
+                "relu",
+            ),
+            *("relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
+        )
+    }
+)
+# Arguments that say where something is written, by class and argument.
+PLACES = frozenset(
+    {
+        *("CSVLogger.name", "CSVLogger.save_dir", "CSVLogger.version"),
+        *("ModelCheckpoint.dirpath", "ModelCheckpoint.filename"),
+        *("OnExceptionCheckpoint.dirpath", "OnExceptionCheckpoint.filename"),
+        *("PredictionWriter.folder", "CachedOutputs.folder"),
+        *("TensorBoardLogger.name", "TensorBoardLogger.save_dir", "TensorBoardLogger.sub_dir"),
+        "TensorBoardLogger.version",
+    }
+)
+# Of timm.create_model: each names a file or an address to load weights from.
+LOADING_ARGUMENTS = frozenset({"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
+
+DEPTH = 60
+_WORD = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
+# A mapping or a list written as text, in YAML.
+_STRUCTURE = re.compile(r"[{}\[\]\n]|: |:$|^- |^[!&*]")
+_PLAIN_TYPES = (str, int, float, bool, complex, bytes, type(None), Path, PurePath)
+_UNKNOWN: Any = inspect.Parameter.empty
+
+# A context and not an argument: the user admits modules, and an argument of a class could be given by the file itself.
+_ADMITTED: ContextVar[tuple[str, ...]] = ContextVar("admitted_modules", default=())
+_NAMED: ContextVar[frozenset[str]] = ContextVar("named_paths", default=frozenset())
+
+
+@contextmanager
+def admitting(modules: Iterable[str] = (), named: Iterable[str] = ()) -> Iterator[None]:
+    """Within it, a file may also name what the user trusts.
+
+    Args:
+        modules: names of modules or packages. What they define may be named, classes and functions alike.
+        named: paths that the user's own files and options name.
+
+    Raises:
+        ValueError: if a module's name is none.
+    """
+    modules = tuple(modules)
+    for module in modules:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ValueError(f"trusted_modules={module}: must be the name of a module, such as my_package.networks")
+    admitted = _ADMITTED.set(_ADMITTED.get() + modules)
+    paths = _NAMED.set(_NAMED.get() | frozenset(named))
+    try:
+        yield
+    finally:
+        _NAMED.reset(paths)
+        _ADMITTED.reset(admitted)
+
+
+def named_paths(*nodes: Any) -> frozenset[str]:
+    """Every dotted name in the values of configurations, also within longer text."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, str):
+            found.update(_WORD.findall(node))
+        elif isinstance(node, Mapping):
+            found |= named_paths(*node.values())
+        elif isinstance(node, list | tuple):
+            found |= named_paths(*node)
+    return frozenset(found)
+
+
+def resolve(path: str) -> Any:
+    """The class that another's file names; or what the user admitted, or one of ``FUNCTIONS``, by its name.
+
+    Args:
+        path: a dotted path.
+
+    Returns:
+        The class. Of a module that the user admitted it may be a function, too.
+
+    Raises:
+        ValueError: if the file may not name it. Nothing was imported then, but for a module of a listed package.
+    """
+    path = current_path(path)
+    parts = path.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
+        raise ValueError(_refusal(path, "not the path of a class"))
+    module, name = ".".join(parts[:-1]), parts[-1]
+    admitted = path in _NAMED.get() or _is_admitted(module)
+    if not (admitted or path in FUNCTIONS or _is_listed(module)):
+        raise ValueError(_refusal(path, "not of a package that it may name"))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"names {_shown(path)}, which is not there") from None
+    if path in _NAMED.get() or path in FUNCTIONS:
+        return found
+    home = str(getattr(found, "__module__", None))
+    if admitted and _is_admitted(home) and callable(found):
+        return found
+    if not inspect.isclass(found):
+        raise ValueError(_refusal(path, "no class"))
+    if found.__qualname__ != name or not (home == module or home.startswith(f"{module}.")):
+        raise ValueError(_refusal(path, f"{home}.{found.__qualname__} under another name"))
+    if not _is_listed(home) or not _is_on_the_list(found, module):
+        raise ValueError(_refusal(path, "not on the list of classes that it may name"))
+    return found
+
+
+def checked(config: Any, kind: Any = _UNKNOWN, place: str = "") -> Any:
+    """A configuration of another's making, if all that it names may be named.
+
+    Args:
+        config: plain values: a class's path, or a mapping with ``class_path`` and ``init_args``; also lists of such.
+        kind: the annotation of the argument that it is given for.
+        place: its name, for messages.
+
+    Returns:
+        A copy, with what has moved under its present path.
+
+    Raises:
+        ValueError: if it names anything else, or holds what is no plain value.
+    """
+    return _checked(config, kind, place, 0)
+
+
+def checked_run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for the complete configuration of a run, of which only options of a run are kept.
+
+    Where checkpoints and further files are read from is not among them.
+    """
+    kinds = {
+        "model": LightningModule,
+        "data": LightningDataModule,
+        "seed_everything": bool | int,
+        "name": str,
+        "threads": int,
+        "test_after_fit": bool,
+    }
+    kept = {key: _checked(config[key], kind, key, 0) for key, kind in kinds.items() if key in config}
+    if isinstance(trainer := config.get("trainer"), Mapping):
+        kept["trainer"] = _arguments(trainer, Trainer, "trainer", 0)
+    elif trainer is not None:
+        raise ValueError(f"gives trainer {_shown(trainer)}, which is no mapping")
+    return kept
+
+
+class CheckedLoading:
+    """Lightning's ``load_from_checkpoint``, but that a file may not choose how its hyper-parameters become objects.
+
+    To stand before ``LightningModule`` among the bases of a class.
+    """
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """See ``LightningModule.load_from_checkpoint``; always with ``weights_only=True``.
+
+        Raises:
+            ValueError: if the file asks for code to be run, or names what makes its hyper-parameters into objects.
+        """
+        try:
+            content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"'{checkpoint_path}' is no checkpoint, or asks for code to be run") from error
+        kept = [value for key, value in content.items() if isinstance(value, Mapping) and key != "state_dict"]
+        # Lightning would call it with the rest of them, and build every class that they name.
+        if any("_instantiator" in value for value in kept):
+            raise ValueError(f"'{checkpoint_path}': its hyper-parameters have an _instantiator, {REFUSED}")
+        if hasattr(checkpoint_path, "seek"):
+            checkpoint_path.seek(0)
+        kwargs["weights_only"] = True
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
+
+
+def _checked(value: Any, kind: Any, place: str, depth: int) -> Any:
+    if depth > DEPTH:
+        raise ValueError(f"nests deeper than {DEPTH} levels at {place[:60]}")
+    if isinstance(value, str):
+        return _checked_text(value, kind, place)
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            return _node(value, place, depth)
+        item = _items(kind)
+        for key in value:
+            # The parser reads "encoder.class_path" and "callbacks+" as options of their own.
+            if isinstance(key, str) and not key.isidentifier() and ("class_path" in key or _is_open(item)):
+                raise ValueError(f"has an option {_shown(key)} in {place or 'its configuration'}, which is no name")
+        return {key: _checked(below, item, f"{place}.{key}", depth + 1) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(below, _items(kind), place, depth + 1) for below in value]
+    if value is None or type(value) in (bool, int, float):
+        return value
+    raise ValueError(f"holds a {type(value).__name__} at {place}, which is no plain value")
+
+
+def _node(node: Mapping[str, Any], place: str, depth: int) -> dict[str, Any]:
+    path = node["class_path"]
+    if not isinstance(path, str):
+        raise ValueError(f"names {_shown(path)} at {place}, which is no class path")
+    if current_path(path) in FUNCTIONS:  # with arguments it would be called with them
+        raise ValueError(_refusal(path, "no class", place))
+    maker = _resolved(path, place)
+    node = {**node, "class_path": current_path(path)}
+    for key, below in node.items():
+        if key == "class_path":
+            continue
+        if key not in ("init_args", "dict_kwargs") or not isinstance(below, Mapping | None):
+            raise ValueError(
+                f"has {_shown(key)} {_shown(below)} beside the class at {place}; only init_args may stand there"
+            )
+        node[key] = _arguments(below or {}, maker, place, depth)
+    return node
+
+
+def _arguments(given: Mapping[str, Any], maker: Any, place: str, depth: int) -> dict[str, Any]:
+    """Arguments of a class or of an admitted function."""
+    kinds, found = _annotations(maker), {}
+    for name, value in given.items():
+        where = f"{place}.{name}"
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"has an option {_shown(name)} in {place}, which is no name")
+        found[name] = _checked(value, kinds.get(name, _UNKNOWN), where, depth + 1)
+        if inspect.isclass(maker):
+            _check_argument(maker, name, value, where)
+    return found
+
+
+def _check_argument(maker: type, name: str, value: Any, place: str) -> None:
+    """Refuses arguments by which a listed class would reach further than its name says."""
+    option = {f"{cls.__name__}.{name}" for cls in maker.__mro__}
+    if option & PLACES and isinstance(value, str):
+        parts = PurePath(value).parts
+        if PurePath(value).is_absolute() or ".." in parts or value.startswith("~") or ":" in value or "\\" in value:
+            raise ValueError(f"gives {place} {_shown(value)}, a place outside the working directory to write to")
+    if "TorchvisionImages.dataset" in option and isinstance(value, str):
+        _check_data_set(value, place)
+    if "TimmClassifier.name" in option and not re.fullmatch(r"[\w.-]+", str(value)):
+        raise ValueError(f"gives {place} {_shown(value)}, which is not a model of timm's own")
+    if "TimmClassifier.arguments" in option and isinstance(value, Mapping) and LOADING_ARGUMENTS & value.keys():
+        raise ValueError(f"gives {place} {min(LOADING_ARGUMENTS & value.keys())}, which loads another file")
+    if option & {"Trainer.model_registry"} and value is not None:
+        raise ValueError(f"gives {place} {_shown(value)}, which sends checkpoints away")
+
+
+def _check_data_set(path: str, place: str) -> None:
+    """A data set's path is annotated as text, since the class that takes it imports it itself."""
+    module, _, name = path.rpartition(".")
+    if path in _NAMED.get() or _is_admitted(module):
+        return
+    if module != "torchvision.datasets" or name in CALLING_DATA_SETS or name.startswith("_"):
+        raise ValueError(_refusal(path, "not a data set of torchvision's that reads checked files", place))
+
+
+def _checked_text(value: str, kind: Any, place: str) -> str:
+    """Text where text is taken; elsewhere the path of a class."""
+    members = list(_members(kind))
+    if not any(map(_is_open, members)):  # the parser imports nothing for such an option
+        return value
+    in_doubt = kind is _UNKNOWN or Any in members
+    if _is_dotted(value) or not (in_doubt or any(map(_is_text, members))):
+        if not (current_path(value) in FUNCTIONS and not in_doubt):
+            _resolved(value, place)
+        return current_path(value)
+    # Here the parser would also take a mapping written as text, a file that holds one, or the short name of a class.
+    takes_class = any(_is_open(member) and not _is_text(member) and member is not Any for member in members)
+    short_name = value.isidentifier() and not value.islower()
+    if _STRUCTURE.search(value) or (takes_class and (short_name or "/" in value or "\\" in value)):
+        raise ValueError(_refusal(value, "not the path of a class", place))
+    return value
+
+
+def _resolved(path: str, place: str) -> Any:
+    try:
+        return resolve(path)
+    except ValueError as error:
+        raise ValueError(f"{error} at {place}") from None
+
+
+def _is_admitted(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in _ADMITTED.get())
+
+
+def _is_listed(module: str) -> bool:
+    """Whether a module is of a package whose classes may be named; what it defines is looked at later."""
+    parts = module.split(".")
+    if any(part.startswith("_") for part in parts):
+        return False
+    match parts:
+        case [package, *below] if package in OURS:
+            return not below or below[0] not in OUTSIDE or below == ["core", "schedules"]
+        case ["torch", "nn"] | ["torch", "nn", "modules", *_] | ["torch", "optim", *_]:
+            return True
+        case ["torchvision" | "timm", "models", *_] | ["timm", "layers", *_]:
+            return True
+        case ["lightning", "pytorch", "callbacks" | "loggers", *_] | ["lightning", "pytorch", "cli"]:
+            return True
+    return False
+
+
+def _is_on_the_list(found: type, module: str) -> bool:
+    package = module.split(".")[0]
+    if package in OURS:
+        return not issubclass(found, tuple | dict | BaseException | Logger)
+    if package == "lightning":
+        return f"lightning.pytorch.{module.split('.')[2]}.{found.__name__}" in LIGHTNING
+    if module.startswith("torch.optim"):
+        return issubclass(found, Optimizer | LRScheduler) and not any(
+            cls.__name__ in CALLING_SCHEDULES for cls in found.__mro__
+        )
+    return issubclass(found, nn.Module)
+
+
+def _annotations(maker: Any) -> dict[str, Any]:
+    """Annotations of arguments; of a class also those that it passes on to the classes above it."""
+    found: dict[str, Any] = {}
+    for owner in reversed(maker.__mro__) if inspect.isclass(maker) else [maker]:
+        function = vars(owner).get("__init__") if inspect.isclass(maker) else owner
+        if function is None or owner is object:
+            continue
+        try:
+            found |= typing.get_type_hints(function)
+        except (NameError, TypeError, AttributeError):  # what cannot be resolved is in doubt
+            found |= dict.fromkeys(getattr(function, "__annotations__", {}), _UNKNOWN)
+    return found
+
+
+def _members(kind: Any) -> Iterator[Any]:
+    """The alternatives of an annotation."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        for member in typing.get_args(kind):
+            yield from _members(member)
+    elif typing.get_origin(kind) is typing.Annotated:
+        yield from _members(typing.get_args(kind)[0])
+    elif isinstance(kind, typing.TypeAliasType if hasattr(typing, "TypeAliasType") else ()):
+        yield from _members(kind.__value__)
+    else:
+        yield kind
+
+
+def _items(kind: Any) -> Any:
+    """The annotation of what a list or a mapping of this kind holds."""
+    found: list[Any] = []
+    for member in _members(kind):
+        if member in (Any, dict, list, tuple):
+            return Any
+        found += _item_types(member)
+    return typing.Union[tuple(found)] if found else _UNKNOWN  # noqa: UP007
+
+
+def _item_types(member: Any) -> list[Any]:
+    origin, inner = typing.get_origin(member), typing.get_args(member)
+    if not inspect.isclass(origin) or origin in (type, Callable, types.UnionType):
+        return []
+    return [item for item in (inner[-1:] if issubclass(origin, Mapping) else inner) if item is not Ellipsis]
+
+
+def _is_text(member: Any) -> bool:
+    of = typing.get_origin(member) or member
+    return of in (str, Path, PurePath, os.PathLike, typing.Literal)
+
+
+def _is_open(kind: Any) -> bool:
+    """Whether a string given for this annotation may be taken for something to import."""
+    if kind in _PLAIN_TYPES:
+        return False
+    origin = typing.get_origin(kind)
+    if origin is typing.Literal or (inspect.isclass(kind) and issubclass(kind, Enum)):
+        return False
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(map(_is_open, _members(kind)))
+    items = _item_types(kind)
+    return any(map(_is_open, items)) if items else True
+
+
+def _is_dotted(value: str) -> bool:
+    # The parser strips blanks and quotes from what it reads as YAML.
+    return re.fullmatch(rf"\W*{_WORD.pattern}\W*", value) is not None
+
+
+def _refusal(path: str, reason: str, place: str = "") -> str:
+    return f"names {_shown(path)}, {REFUSED} ({reason}){f' at {place}' if place else ''}"
+
+
+def _shown(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
