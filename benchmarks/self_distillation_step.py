@@ -130,7 +130,7 @@ def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[s
         def loss(student: Network) -> Tensor:
             with torch.no_grad():
                 logits = target()
-            return loss_fn([student(images)], [logits]).loss.mean()
+            return loss_fn([student(images)], [logits])[0].mean()
 
         return loss
 

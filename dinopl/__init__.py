@@ -3,33 +3,25 @@
 The names below are imported when they are first used, so that ``import dinopl`` costs next to nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dinopl.__about__ import __version__
+from dinopl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from dinopl.core.types import ImageShape
     from dinopl.data.module import ImageDataModule
     from dinopl.distillation.module import SelfDistillation
     from dinopl.loading import export_weights, load_encoder
 
-__all__ = ["ImageDataModule", "SelfDistillation", "__version__", "export_weights", "load_encoder"]
+__all__ = ["ImageDataModule", "ImageShape", "SelfDistillation", "__version__", "export_weights", "load_encoder"]
 
-_HOME = {
-    "ImageDataModule": "dinopl.data.module",
-    "SelfDistillation": "dinopl.distillation.module",
-    "export_weights": "dinopl.loading",
-    "load_encoder": "dinopl.loading",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name from its home."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "dinopl.core.types": ["ImageShape"],
+        "dinopl.data.module": ["ImageDataModule"],
+        "dinopl.distillation.module": ["SelfDistillation"],
+        "dinopl.loading": ["export_weights", "load_encoder"],
+    },
+)

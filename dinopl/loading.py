@@ -79,10 +79,10 @@ def _read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any
     try:
         tensors = {f"{w}.{key}": t for w in ("student", "teacher") for key, t in network_state(checkpoint, w).items()}
     except ValueError as error:
-        raise ValueError(f"--ckpt_path: '{path}': {error}") from None
+        raise ValueError(f"'{path}': {error}") from None
     ours = checkpoint["dinopl"]
     if "image_shape" not in ours:
-        raise ValueError(f"{path}: tells no image shape, so its encoder cannot be built; use a checkpoint of a run.")
+        raise ValueError(f"'{path}': holds no image shape, so its encoder cannot be built; use a checkpoint of a run")
     model: Any = ours.get("config")
     for key in ("model", "init_args"):
         model = model.get(key) if isinstance(model, Mapping) else None
@@ -94,15 +94,15 @@ def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file; `dinopl export --ckpt_path FILE` makes one.")
+        raise FileNotFoundError(f"'{path}': no such file; `dinopl export` or export_weights makes one")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get("dinopl")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file, or damaged ({error}); export it again.") from None
+        raise ValueError(f"'{path}': not a safetensors file, or damaged ({error}); export it again") from None
     if metadata is None:
-        raise ValueError(f"{path}: was not written by `dinopl export`; export the checkpoint with it.")
+        raise ValueError(f"'{path}': was not written by `dinopl export`; export the checkpoint with it")
     return tensors, json.loads(metadata)
 
 
@@ -114,5 +114,5 @@ def _encoder_factory(metadata: dict[str, Any], path: str | Path) -> Callable[[Im
         made = resolve(spec["class_path"])
     except (ValueError, KeyError) as error:
         named = spec.get("class_path") if isinstance(spec, Mapping) else spec
-        raise ValueError(f"{path}: its encoder is {named}, not one of ours ({error}); pass `encoder=`.") from error
+        raise ValueError(f"'{path}': its encoder is {named}, not one of ours ({error}); pass `encoder=`") from error
     return lambda shape: made(shape, **spec.get("init_args") or {})

@@ -3,8 +3,9 @@
 The names below are imported when they are first used, so that ``import fprnn`` costs next to nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dinopl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from fprnn.model import SequenceModel
@@ -13,20 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SequenceDataModule", "SequenceModel", "SequenceModeling"]
 
-_HOME = {
-    "SequenceDataModule": "fprnn.tasks",
-    "SequenceModel": "fprnn.model",
-    "SequenceModeling": "fprnn.module",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name from its home."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "fprnn.model": ["SequenceModel"],
+        "fprnn.module": ["SequenceModeling"],
+        "fprnn.tasks": ["SequenceDataModule"],
+    },
+)

@@ -3,8 +3,9 @@
 The names below are imported when they are first used, so that ``import kd`` costs next to nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dinopl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from kd.data import DataFraction
@@ -48,43 +49,19 @@ __all__ = [
     "refit_head",
 ]
 
-_HOME = {
-    "CachedOutputs": "kd.teacher.outputs",
-    "CausalTransformer": "kd.transformer",
-    "DataFraction": "kd.data",
-    "EncoderClassifier": "kd.networks",
-    "FeatureCapture": "kd.features",
-    "FeatureObjective": "kd.features",
-    "FidelityMetrics": "kd.metrics",
-    "KLDistillation": "kd.losses",
-    "KnowledgeDistillation": "kd.module",
-    "LabelCrossEntropy": "kd.losses",
-    "Mixture": "kd.losses",
-    "NetworkTeacher": "kd.teacher.sources",
-    "Objective": "kd.losses",
-    "OnlineOutputs": "kd.teacher.outputs",
-    "OutputSource": "kd.teacher.outputs",
-    "PermutedNonTargets": "kd.targets",
-    "RunTeacher": "kd.teacher.sources",
-    "SelfDistilledTeacher": "kd.teacher.sources",
-    "TargetTransform": "kd.targets",
-    "Teacher": "kd.teacher.sources",
-    "TeacherOutputs": "kd.losses",
-    "TextDataModule": "kd.text",
-    "TimmClassifier": "kd.networks",
-    "TorchvisionClassifier": "kd.networks",
-    "WholeTeacher": "kd.targets",
-    "refit_head": "kd.features",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a public name from its home."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
-
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return __all__
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "kd.data": ["DataFraction"],
+        "kd.features": ["FeatureCapture", "FeatureObjective", "refit_head"],
+        "kd.losses": ["KLDistillation", "LabelCrossEntropy", "Mixture", "Objective", "TeacherOutputs"],
+        "kd.metrics": ["FidelityMetrics"],
+        "kd.module": ["KnowledgeDistillation"],
+        "kd.networks": ["EncoderClassifier", "TimmClassifier", "TorchvisionClassifier"],
+        "kd.targets": ["PermutedNonTargets", "TargetTransform", "WholeTeacher"],
+        "kd.teacher.outputs": ["CachedOutputs", "OnlineOutputs", "OutputSource"],
+        "kd.teacher.sources": ["NetworkTeacher", "RunTeacher", "SelfDistilledTeacher", "Teacher"],
+        "kd.text": ["TextDataModule"],
+        "kd.transformer": ["CausalTransformer"],
+    },
+)

@@ -49,7 +49,7 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
     try:
         checkpoint = load_checkpoint(path)
     except (ValueError, OSError) as error:
-        raise UserMistake(str(error)) from error
+        raise UserMistake(f"--ckpt_path {error}") from error
     ours = checkpoint.get("dinopl", {})
     config = current_paths(ours.get("config") or {}) if isinstance(ours, dict) else None
     if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:

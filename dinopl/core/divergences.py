@@ -1,6 +1,7 @@
 """Cross-entropy, Kullback-Leibler divergence and entropy of softmax outputs, and the distance of logits.
 
-All take logits and are computed in at least float32. The KL divergence is ``sum q (log q - log p)``, not cross-entropy
+All take logits and are computed in at least float32; ``*_of_probs`` take what softmax and log-softmax gave, for callers
+that need it more than once. The KL divergence is ``sum q (log q - log p)``, not cross-entropy
 minus entropy: the KL of interest in "Random Teachers are Good Teachers" (1e-7 to 1e-4) would drown in the rounding of
 two numbers near 11.
 """
@@ -23,7 +24,7 @@ def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """
     # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2
     q = F.softmax(at_least_float32(teacher), dim=-1)
-    return -(q * F.log_softmax(at_least_float32(student), dim=-1)).sum(dim=-1)
+    return cross_entropy_of_probs(F.log_softmax(at_least_float32(student), dim=-1), q)
 
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -39,8 +40,18 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
         ``(...)``: one value per sample.
     """
     student, teacher = at_least_float32(student), at_least_float32(teacher)
-    log_ratio = F.log_softmax(teacher, dim=-1) - F.log_softmax(student, dim=-1)
-    return (F.softmax(teacher, dim=-1) * log_ratio).sum(dim=-1)
+    log_p, log_q = F.log_softmax(student, dim=-1), F.log_softmax(teacher, dim=-1)
+    return kl_of_probs(log_p, log_q, F.softmax(teacher, dim=-1))
+
+
+def cross_entropy_of_probs(log_p: Tensor, q: Tensor) -> Tensor:
+    """``-sum_c q_c log p_c`` of log-probabilities and probabilities: ``(..., m)`` each to ``(...)``."""
+    return -(q * log_p).sum(dim=-1)
+
+
+def kl_of_probs(log_p: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+    """``sum_c q_c (log q_c - log p_c)``: ``(..., m)`` each to ``(...)``; ``q`` is not ``exp(log_q)``, see above."""
+    return (q * (log_q - log_p)).sum(dim=-1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -1,8 +1,73 @@
-"""A user's mistake, told in one line."""
+"""Errors that several parts share: a user's mistake, a run that diverged; the nearest name; checks of sizes."""
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+MOST = 10**9  # of a size; a smaller one that exceeds the memory fails when the memory is asked for
+MOST_PARTS = 10**4  # layers or factors, which are built one by one
+MOST_NAMES = 10**7  # tokens of a vocabulary, which are named one by one
 
 
-class UserMistake(Exception):  # noqa: N818 - it is told as what it is
-    """Something that the user can put right: the command prints the message and exits with 2."""
+class UserMistake(Exception):  # noqa: N818 - a mistake, not a failure of the program
+    """What the user can correct: the command prints the message and exits with 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class DivergenceError(FloatingPointError, RuntimeError):
+    """The loss, the gradient or the state of a run is no longer finite, or a solver's states grow without end."""
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` for the nearest of ``names``; a full stop where none is near.
+
+    Where no whole name is near, one whose last part is: ``model.student.alpha`` for ``alpha``.
+    """
+    known = list(names)
+    near = [name for name in known if name.lower() == word.lower()][:1]
+    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:
+        by_last = {re.split("[./]", name)[-1]: name for name in reversed(known)}
+        near = [by_last[last] for last in difflib.get_close_matches(word, by_last, n=1, cutoff=0.8)]
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def check_sizes(most: int = MOST, /, **sizes: int | None) -> None:
+    """Refuses sizes below 1 or beyond ``most``, by name; None stands for a default and passes.
+
+    Args:
+        most: the largest size.
+        **sizes: arguments of a layer, by name.
+
+    Raises:
+        ValueError: if one is out of range; the message names it.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name}: {size} is too small; use 1 or more.")
+        if size is not None and size > most:
+            raise ValueError(f"{name}: {size} is too large; use {most} or less.")
+
+
+def check_rank(rank: int, most: int = MOST) -> None:
+    """Refuses a mixer's rank, its number of factors, below 1 or beyond ``most``.
+
+    Raises:
+        ValueError: if it is out of range.
+    """
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
+    check_sizes(most, rank=rank)
+
+
+def check_norm_eps(norm_eps: float) -> None:
+    """Refuses an epsilon that does not keep a norm from dividing by zero.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if not 0 < norm_eps < math.inf:
+        raise ValueError(f"norm_eps={norm_eps} must be positive: it keeps a norm from dividing by zero; use 1e-6, say")

@@ -9,6 +9,10 @@ from typing import Any
 
 MOVED = {
     "dinopl.callbacks": "dinopl.training",
+    "dinopl.data.sources.digits": "dinopl.data.sources.published",
+    "dinopl.encoders.conv_net": "dinopl.encoders.small",
+    "dinopl.encoders.mini_mlp": "dinopl.encoders.small",
+    "dinopl.encoders.mini_vgg": "dinopl.encoders.vgg",
     "dinopl.export": "dinopl.loading",
     "dinopl.heads": "dinopl.distillation.heads",
     "dinopl.initialization": "dinopl.distillation.student_start",

@@ -39,7 +39,7 @@ def mix(x: Tensor) -> Tensor:
 
 
 def sample_keys(seed: int, epoch: int | Tensor, index: Tensor) -> Tensor:
-    """One key a sample, which changes from epoch to epoch.
+    """One key per sample, which changes from epoch to epoch.
 
     Args:
         seed: of the augmentation's stream.

@@ -32,7 +32,7 @@ class Summary(NamedTuple):
     Attributes:
         n: number of values.
         mean: None without values.
-        sd: standard deviation of a sample (divided by ``n - 1``); None below two values.
+        sd: standard deviation (divided by ``n - 1``); None below two values.
         interval: of the mean; None below two values.
     """
 

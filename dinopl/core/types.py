@@ -1,7 +1,8 @@
 """What the parts of the package pass to one another: image shapes and batches."""
 
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
+import torch
 from torch import Tensor
 
 
@@ -14,7 +15,7 @@ class ImageShape(NamedTuple):
 
 
 class ImageBatch(TypedDict):
-    """A batch of images: one entry a sample in every tensor."""
+    """A batch of images: one entry per sample in every tensor."""
 
     views: list[Tensor]
     """Views of the same images, each ``(B, C, H, W)``, floating point and normalised."""
@@ -28,5 +29,31 @@ class ImageBatch(TypedDict):
     1 but for a ragged last batch. Losses are multiplied by it: the mean over processes is then the mean over samples.
     """
     visit: NotRequired[int]
-    """How many passes over the data came before this one; missing in the first. What is drawn anew in every pass, and
-    is not to depend on the trainer's epochs, follows from it and the index."""
+    """How many passes over the data came before this one; missing in the first. What is drawn in every pass, and must
+    not depend on the trainer's epochs, is keyed by it and the index."""
+
+
+def as_batch(batch: Any) -> ImageBatch:
+    """A loader's batch as an ``ImageBatch``.
+
+    Args:
+        batch: an ``ImageBatch``; or images ``(B, C, H, W)``; or a list or tuple whose first item is images or a list of
+            views, whose second, if any, is labels, and whose third, if any, is indices.
+
+    Returns:
+        An ``ImageBatch``. Missing labels and indices are -1.
+
+    Raises:
+        ValueError: if the batch is none of these.
+    """
+    if isinstance(batch, dict):
+        if "views" not in batch:
+            raise ValueError(f"a batch that is a dict must hold 'views', got {', '.join(map(repr, batch)) or 'none'}.")
+        return batch  # type: ignore[return-value]
+    images, *rest = batch if isinstance(batch, list | tuple) else (batch,)
+    views = list(images) if isinstance(images, list | tuple) else [images]
+    if not views or not all(isinstance(view, Tensor) for view in views):
+        raise ValueError(f"a batch must hold image tensors, got {type(batch).__name__} of {type(images).__name__}.")
+    missing = torch.full((len(views[0]),), -1, device=views[0].device)
+    label, index = (*rest, missing, missing)[:2] if len(rest) < 2 else rest[:2]
+    return {"views": views, "label": label, "index": index}

@@ -1,6 +1,6 @@
 """Image data: sources, stratified subsets, one order for all processes, views, loaders, and their DataModule."""
 
-from dinopl.data.batch import as_batch
+from dinopl.core.types import as_batch
 from dinopl.data.images import ImageArrays, ImageFiles
 from dinopl.data.indexed import IndexedDataModule
 from dinopl.data.loader import ImageLoader

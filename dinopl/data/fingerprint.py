@@ -1,4 +1,4 @@
-"""What identifies data, whatever they are called and wherever they lie: for caches and for results."""
+"""What identifies data, whatever their name and folder: for caches and for results."""
 
 import hashlib
 import json
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAMPLES = 64  # whose content is looked at, spread evenly; of all others the label is
+SAMPLES = 64  # whose content is read, spread evenly; of the others only the label counts
 
 
 def spread(count: int) -> Tensor:

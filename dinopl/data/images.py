@@ -1,4 +1,4 @@
-"""Images as a source hands them over: arrays in memory, or files that are decoded one at a time."""
+"""Images as a source provides them: arrays in memory, or files that are decoded one at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dinopl.core.types import ImageShape
 from dinopl.data.views import resize
@@ -45,34 +46,44 @@ class ImageArrays:
         return replace(self, images=torch.cat(pieces))
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """All images of one split, on disk.
+class ImageFiles(Dataset[Tensor]):
+    """All images of one split, on disk: a map from row to image, which worker processes can be given.
 
-    Attributes:
+    Args:
         read: gives the image of a row, as a PIL image, an array ``(H, W)`` or ``(H, W, C)``, or a tensor
             ``(C, H, W)``; it must survive pickling, since worker processes call it.
         label: class of each image, ``(N,)`` int64.
         shape: what each image is decoded to.
         squared: whether to resize and crop to that shape; otherwise an image of another size is an error.
         in_memory: whether to decode all of them once at the start.
+        scale: the decoded value that means white.
     """
 
-    read: Callable[[int], Any]
-    label: Tensor
-    shape: ImageShape
-    squared: bool = False
-    in_memory: bool = False
-    scale: float = 255.0
+    def __init__(
+        self,
+        read: Callable[[int], Any],
+        label: Tensor,
+        shape: ImageShape,
+        squared: bool = False,
+        in_memory: bool = False,
+        scale: float = 255.0,
+    ) -> None:
+        self.read = read
+        self.label = label
+        self.shape = shape
+        self.squared = squared
+        self.in_memory = in_memory
+        self.scale = scale
 
     def __len__(self) -> int:
         return len(self.label)
 
     def resized(self, size: int) -> "ImageFiles":
         """The same images as squares of side ``size``; see ``square``."""
-        return replace(self, shape=ImageShape(self.shape.channels, size, size), squared=True)
+        shape = ImageShape(self.shape.channels, size, size)
+        return ImageFiles(self.read, self.label, shape, True, self.in_memory, self.scale)
 
-    def decode(self, row: int) -> Tensor:
+    def __getitem__(self, row: int) -> Tensor:
         """Reads one image.
 
         Args:
@@ -88,8 +99,8 @@ class ImageFiles:
         image = square(image, self.shape.height) if self.squared else image
         if tuple(image.shape) != self.shape:
             raise ValueError(
-                f"image {row} has shape {tuple(image.shape)}, the first one {tuple(self.shape)}: "
-                "set --data.image_size to bring all of them to one size."
+                f"image {row} has shape {tuple(image.shape)}, the first one {tuple(self.shape)}; "
+                "set image_size to bring all of them to one size"
             )
         return image
 

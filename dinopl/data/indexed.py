@@ -1,7 +1,7 @@
-"""What data modules have in common whose training samples are found by index: who draws parts of them builds on this.
+"""The base of data modules whose training samples are found by index, so that parts of them can be drawn.
 
-An index stays what it is whatever part of the samples is trained on, and in whatever order: so outputs of a frozen
-network that are kept by index serve every part.
+A sample's index does not depend on the part that is trained on, nor on the order: outputs of a frozen network that are
+kept by index serve every part.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class IndexedLoader(Protocol):
         """Where in which epoch this loader is."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration go on there."""
+        """Makes the next iteration continue there."""
 
 
 class IndexedDataModule(LightningDataModule, ABC):
@@ -43,9 +43,9 @@ class IndexedDataModule(LightningDataModule, ABC):
     Attributes:
         num_classes: number of classes that a label may have; known after construction, as is what follows.
         input_shape: shape of what training sees of a sample, as the network's factory takes it.
-        batch_size: training samples a step and process.
-        eval_batch_size: samples a batch and process where nothing is trained.
-        val_size: what is held out for validation; 0 for nothing.
+        batch_size: training samples per step and process.
+        eval_batch_size: samples per batch and process where nothing is trained.
+        val_size: what is held out for validation; 0 is nothing.
     """
 
     num_classes: int
@@ -71,10 +71,10 @@ class IndexedDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def reseed(self, seed: int) -> None:
-        """Takes ``seed`` instead of the run's, if no option gave one: for what is held out, and all else that is drawn.
+        """Takes ``seed`` instead of the run's, unless the argument ``seed`` was given.
 
         Args:
-            seed: as the option ``seed``.
+            seed: as the argument ``seed``.
         """
 
     @abstractmethod
@@ -95,12 +95,12 @@ class IndexedDataModule(LightningDataModule, ABC):
         seed: int | None = None,
         cycle: int | None = None,
     ) -> IndexedLoader:
-        """A loader of training samples in an order of one's own.
+        """A loader of training samples in the order of ``sampler``.
 
         Args:
             sampler: the order of indices.
             augment: as training sees the samples, or else as evaluation does.
-            label: to hand out instead of the samples' own, one for each index, ``(num_train,)``.
+            label: to be given instead of the samples' own, one for each index, ``(num_train,)``.
             seed: of the augmentation; None takes the one of ``train_dataloader``.
             cycle: how many augmentations of a sample there are, which follow one another from pass to pass; None: a
                 new one in every pass.
@@ -115,7 +115,7 @@ class IndexedDataModule(LightningDataModule, ABC):
         """The splits as evaluation sees them, in order and whole on every process."""
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Leaves alone what was made where it is needed: looking through a batch costs more than a small step."""
+        """Returns a batch that is on the device as it is: looking through it costs more than a small training step."""
         return batch if is_there(batch, device) else super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def place(self) -> tuple[torch.device, int, int]:
@@ -131,8 +131,8 @@ def is_there(batch: Any, device: torch.device) -> bool:
 
 
 def skip_validation(module: LightningDataModule) -> None:
-    """Makes a trainer find no validation loader in ``module``, and say that it skips validation.
+    """Makes a trainer find no validation loader in ``module``: it then says that it skips validation.
 
-    About an empty list of loaders it is obscure.
+    An empty list of loaders would make it say something obscure.
     """
     module.val_dataloader = MethodType(LightningDataModule.val_dataloader, module)  # type: ignore[method-assign]

@@ -6,7 +6,6 @@ random numbers belong to the samples, the batches do not depend on the number of
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from dinopl.data.order import BatchOrder, BatchSlice, Block
 from dinopl.data.stores import ImageStore
 from dinopl.data.views import ImageView
 
-_TOGETHER = 1 << 18  # numbers in the views that are made at once, if a batch has not more by itself
-_FIRST_VIEW = 1 << 20  # the draws that views make of a key stay below this, those that make a key for a view above
+_TOGETHER = 1 << 18  # numbers in the views that are made at once, unless a single batch has more
+_FIRST_VIEW = 1 << 20  # draws below this number are a view's own, those from it on give each view its key
 
 
 def make_views(
@@ -29,7 +28,7 @@ def make_views(
 
     Args:
         stored: ``(B, c, H, W)``, as the source scales them.
-        keys: one key a sample, ``(B,)`` int64; each view gets its own, derived from these.
+        keys: one key per sample, ``(B,)`` int64; each view gets its own, derived from these.
         views: what to make.
         scale: the stored value that means white.
         mean: subtracted from the views, ``(c or 1, 1, 1)``.
@@ -37,7 +36,7 @@ def make_views(
         channels: of the views; one stored channel is repeated.
 
     Returns:
-        One ``(B, channels, h, w)`` tensor a view, in the default floating-point type.
+        One ``(B, channels, h, w)`` tensor per view, in the default floating-point type.
     """
     images = (stored.to(torch.get_default_dtype()) / scale).expand(-1, channels, -1, -1)
     made = [
@@ -47,41 +46,8 @@ def make_views(
     return [(view - mean).div_(std) for view in made]
 
 
-@dataclass(frozen=True)
-class ViewRecipe:
-    """How stored images become views.
-
-    Attributes:
-        views: what to make of each image.
-        scale: the stored value that means white.
-        mean: one number a channel, in units where white is 1.
-        std: likewise.
-        channels: of the views.
-        seed: of the augmentation.
-        cycle: how many augmentations of an image there are, which follow one another from pass to pass; None: a new one
-            in every pass.
-    """
-
-    views: Sequence[ImageView]
-    scale: float
-    mean: Sequence[float]
-    std: Sequence[float]
-    channels: int
-    seed: int = 0
-    cycle: int | None = None
-
-    def keys(self, visits: Tensor, index: Tensor) -> Tensor:
-        """The keys that the views of samples are drawn by.
-
-        Args:
-            visits: how many passes over the data came before, ``(B,)`` int64.
-            index: of the samples, ``(B,)`` int64.
-        """
-        return sample_keys(self.seed, visits % self.cycle if self.cycle else visits, index)
-
-
 class OrderedLoader:
-    """What a loader is by its sampler: how long an epoch is, and where in it a resumed run goes on.
+    """A loader's length and state, both its sampler's: a resumed run continues at the batch where it stopped.
 
     A Lightning trainer calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
 
@@ -103,12 +69,12 @@ class OrderedLoader:
         return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration go on there."""
+        """Makes the next iteration continue there."""
         self.sampler.load_state_dict(state)
 
 
 class ImageLoader(OrderedLoader):
-    """Batches of images, on their device. Iterating yields one ``ImageBatch`` a batch.
+    """Batches of images, on their device. Iterating yields ``ImageBatch``es.
 
     The key ``share`` is there only where it is not 1, ``visit`` only in passes after the first.
 
@@ -117,8 +83,15 @@ class ImageLoader(OrderedLoader):
         rows: the row of each sample in the store, ``(n,)`` int64; a sample's index is its position here.
         label: class of each row of the store, ``(N,)`` int64.
         sampler: the order of the ``n`` samples, or of some of them.
-        recipe: how stored images become views.
         device: where the batches are to be; that of the store's batches.
+        views: what to make of each image.
+        scale: the stored value that means white.
+        mean: one number per channel, in units where white is 1.
+        std: likewise.
+        channels: of the views.
+        seed: of the augmentation.
+        cycle: how many augmentations of an image there are, which follow one another from pass to pass; None: a new one
+            in every pass.
     """
 
     def __init__(
@@ -127,18 +100,27 @@ class ImageLoader(OrderedLoader):
         rows: Tensor,
         label: Tensor,
         sampler: BatchOrder,
-        recipe: ViewRecipe,
         device: torch.device,
+        *,
+        views: Sequence[ImageView],
+        scale: float,
+        mean: Sequence[float],
+        std: Sequence[float],
+        channels: int,
+        seed: int = 0,
+        cycle: int | None = None,
     ) -> None:
         super().__init__(sampler)
         self.store = store
         self.rows = rows
         self.label = label[rows].to(device)
-        self.recipe = recipe
         self.device = device
-        self._mean, self._std = (
-            torch.tensor(numbers, device=device).view(-1, 1, 1) for numbers in (recipe.mean, recipe.std)
-        )
+        self.views = views
+        self.scale = scale
+        self.mean, self.std = (torch.tensor(numbers, device=device).view(-1, 1, 1) for numbers in (mean, std))
+        self.channels = channels
+        self.seed = seed
+        self.cycle = cycle
 
     def __iter__(self) -> Iterator[ImageBatch]:
         # A generator: the epoch and the offset are read at the first batch, not when the iterator is made.
@@ -154,13 +136,22 @@ class ImageLoader(OrderedLoader):
         visits = iter(block.visits[torch.tensor([part.start for part in block.parts])].tolist())
         order = block.order[places]
         index = order.to(self.device)
-        keys = self.recipe.keys(block.visits[places].to(self.device), index)
+        passes = block.visits[places].to(self.device)
+        keys = sample_keys(self.seed, passes % self.cycle if self.cycle else passes, index)
         groups = self._groups(block.parts)
         sizes = [sum(part.stop - part.start for part in group) for group in groups]
         stored = self.store.batches(torch.split(self.rows[order], sizes))
         columns = zip(*(torch.split(column, sizes) for column in (index, self.label[index], keys)), strict=True)
         for group, images, (own_index, label, own_keys) in zip(groups, stored, columns, strict=True):
-            views = self._views(images, own_keys)
+            views = make_views(
+                images,
+                own_keys,
+                self.views,
+                scale=self.scale,
+                mean=self.mean,
+                std=self.std,
+                channels=self.channels,
+            )
             parts = [part.stop - part.start for part in group]
             split = zip(*(torch.split(column, parts) for column in (own_index, label, *views)), strict=True)
             for part, (batch_index, batch_label, *batch_views) in zip(group, split, strict=True):
@@ -173,8 +164,8 @@ class ImageLoader(OrderedLoader):
 
     def _groups(self, parts: Sequence[BatchSlice]) -> list[list[BatchSlice]]:
         """Batches whose views are made at once: one, or several where images are so small that calls cost more."""
-        sizes = [view.out_size(*self.store.image_size) for view in self.recipe.views]
-        most = _TOGETHER // (self.recipe.channels * sum(height * width for height, width in sizes))
+        sizes = [view.out_size(*self.store.image_size) for view in self.views]
+        most = _TOGETHER // (self.channels * sum(height * width for height, width in sizes))
         groups: list[list[BatchSlice]] = []
         room = 0
         for part in parts:
@@ -185,15 +176,3 @@ class ImageLoader(OrderedLoader):
             groups[-1].append(part)
             room -= count
         return groups
-
-    def _views(self, stored: Tensor, keys: Tensor) -> list[Tensor]:
-        recipe = self.recipe
-        return make_views(
-            stored,
-            keys,
-            recipe.views,
-            scale=recipe.scale,
-            mean=self._mean,
-            std=self._std,
-            channels=recipe.channels,
-        )

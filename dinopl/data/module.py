@@ -6,6 +6,7 @@ is held out of the training images, so that nothing is selected on the test spli
 training device; order and augmentation are functions of (seed, epoch, sample).
 """
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,12 +18,12 @@ from torch import Tensor
 from dinopl.core.seeds import stream_seed
 from dinopl.core.types import ImageBatch, ImageShape
 from dinopl.data.fingerprint import describe, digest, spread
-from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.images import ImageFiles
 from dinopl.data.indexed import IndexedDataModule, skip_validation
-from dinopl.data.loader import ImageLoader, ViewRecipe
+from dinopl.data.loader import ImageLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources import DigitsImages, ImageSource
-from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset, read_splits
+from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset
 from dinopl.data.stores import ImageStore, open_store
 from dinopl.data.views import ImageView, WholeImage
 
@@ -36,26 +37,26 @@ class ImageDataModule(IndexedDataModule):
 
     Args:
         dataset: the images to train on.
-        probe_dataset: the images to probe on, in the same shape; null probes on those of ``dataset``.
-        root: folder of all data sets; null takes the environment's ``DINOPL_DATA``, or else ``./data``.
-        batch_size: training images a step and process.
-        eval_batch_size: images a batch and process where nothing is trained.
-        image_size: side in pixels that images are resized to when they are read; null keeps their size.
+        probe_dataset: the images to probe on, in the same shape; None probes on those of ``dataset``.
+        root: folder of all data sets; None takes the environment's ``DINOPL_DATA``, or else ``./data``.
+        batch_size: training images per step and process.
+        eval_batch_size: images per batch and process where nothing is trained.
+        image_size: side in pixels that images are resized to when they are read; None keeps their size.
         rgb: repeat the channel of gray images three times.
         val_size: training images to hold out for validation: a count, or a fraction such as 0.1; 0 for none.
-        test_size: test images to use: a count or a fraction, the same ones for every seed; null uses all.
+        test_size: test images to use: a count or a fraction, the same ones for every seed; None uses all.
         train_size: images to train on: a count or a fraction of "train", stratified, smaller ones being part of larger
-            ones; null uses all. Probing is not affected.
-        probe_train_size: images that probes are trained on, likewise; null uses all of "train".
+            ones; None uses all. Probing is not affected.
+        probe_train_size: images that probes are trained on, likewise; None uses all of "train".
         normalization: what is subtracted and divided by: ``source``, the set's published constants, or else as with
             ``train``; ``train``, mean and deviation of each channel over "train", before ``train_size`` cuts it; or
-            ``[mean, std]``, numbers or lists of one number a channel.
-        views: how each image is seen in training, one object a view; null is the whole image. Evaluation always sees
+            ``[mean, std]``, numbers or lists of one number per channel.
+        views: how each image is seen in training, one object per view; None is the whole image. Evaluation always sees
             the whole image, at the first view's size.
         predict_split: the split of ``dataset`` that ``predict`` runs over.
         drop_last: leave out a last training batch that is not full.
         download: fetch missing data, where they have a source.
-        seed: of hold-out, subsets, order and augmentation, each a stream of its own; null derives them from the run's
+        seed: of hold-out, subsets, order and augmentation, each a stream of its own; None derives them from the run's
             seed, and a resumed run then keeps those of its checkpoint.
         num_workers: processes that decode image files; sets in memory need none.
     """
@@ -83,15 +84,15 @@ class ImageDataModule(IndexedDataModule):
     ) -> None:
         super().__init__()
         numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "image_size": image_size}
-        for option, value in numbers.items():
+        for name, value in numbers.items():
             if value is not None and value < 1:
-                raise ValueError(f"--data.{option} {value}: give a number of at least 1.")
+                raise ValueError(f"{name}={value}: give a number of at least 1")
         if num_workers < 0:
-            raise ValueError(f"--data.num_workers {num_workers}: give 0 or more processes.")
+            raise ValueError(f"num_workers={num_workers}: give 0 or more processes")
         if views is not None and not views:
-            raise ValueError("--data.views []: give at least one view, or null for the whole image.")
+            raise ValueError("views=[]: give at least one view, or None for the whole image")
         if predict_split == "val" and not val_size:
-            raise ValueError("--data.predict_split val: --data.val_size is 0; set it, or predict another split.")
+            raise ValueError("predict_split=val: val_size is 0; set it, or predict another split")
         self.dataset = dataset
         self.probe_dataset = probe_dataset
         self.root = Path(root or os.environ.get("DINOPL_DATA") or "data")
@@ -112,9 +113,22 @@ class ImageDataModule(IndexedDataModule):
         self.num_workers = num_workers
         if not val_size:
             skip_validation(self)
-        self.image_shape = self.input_shape = self._image_shape()
+        shape, probed = self._stored_shape(dataset), self._stored_shape(probe_dataset or dataset)
+        if probed != shape:  # before views are made
+            raise ValueError(
+                f"probe_dataset: its images are {_text(probed)}, those of {dataset.name} {_text(shape)}; "
+                "set image_size, and rgb for gray ones"
+            )
+        size = self.views[0].out_size(shape.height, shape.width)
+        self.image_shape = self.input_shape = ImageShape(shape.channels, *size)
         self.num_classes = (probe_dataset or dataset).info(self.root).num_classes
-        _check_normalization(normalization, self.image_shape.channels)
+        if not isinstance(normalization, str):
+            mean, std = ([part] if isinstance(part, int | float) else part for part in normalization)
+            if not {len(mean), len(std)} <= {1, shape.channels} or not all(0 < number < math.inf for number in std):
+                raise ValueError(
+                    f"normalization={list(normalization)}: give [mean, std], each a number or one for each of the "
+                    f"{shape.channels} channels, with deviations above 0"
+                )
         self._stream = torch.initial_seed() if seed is None else seed
         self._splits: SplitImages | None = None
         self._probe_splits: SplitImages | None = None
@@ -186,20 +200,19 @@ class ImageDataModule(IndexedDataModule):
             self._stream = stream
             self._read()
         if stage == "validate" and not self.val_size:
-            raise ValueError("--data.val_size 0: no images were held out to validate on; set it as it was in training.")
+            raise ValueError("val_size=0: no images were held out to validate on; set it as it was in training")
         processes = self.place()[2]
         if stage in (None, "fit") and self.batch_size * processes > self.num_train:
             each = f" on each of {processes} processes" if processes > 1 else ""
             raise ValueError(
-                f"--data.batch_size {self.batch_size}{each}: there are only {self.num_train} training images; "
-                f"give at most {self.num_train // processes}."
+                f"batch_size={self.batch_size}{each}: there are only {self.num_train} training images; "
+                f"give at most {self.num_train // processes}"
             )
         shared: tuple[Split, ...] = ("test", self.predict_split, *(("val",) if self.val_size else ()))
         for split in shared:
             if (count := len(self._rows(split))) < processes:
                 raise ValueError(
-                    f"--trainer.devices: {processes} processes cannot share the {count} images of the {split} split; "
-                    "use fewer."
+                    f"devices: {processes} processes cannot share the {count} images of the {split} split; use fewer"
                 )
 
     def teardown(self, stage: str) -> None:
@@ -234,7 +247,7 @@ class ImageDataModule(IndexedDataModule):
         seed: int | None = None,
         cycle: int | None = None,
     ) -> ImageLoader:
-        """A loader of training images in an order of one's own; see ``IndexedDataModule``."""
+        """A loader of training images in the order of ``sampler``; see ``IndexedDataModule``."""
         views = self.views if augment else [self._whole]
         return self._loader(False, "train", sampler, views, label=label, seed=seed, cycle=cycle)
 
@@ -260,8 +273,8 @@ class ImageDataModule(IndexedDataModule):
         if min(splits.label(split).min() for split in ("train", "test")) < 0:
             source = self.probe_dataset or self.dataset
             raise ValueError(
-                f"--data.probe_dataset: the images of {source.name} have no labels; probe on another set, "
-                "or set --model.probes null."
+                f"probe_dataset: the images of {source.name} have no labels; probe on another set, or leave the "
+                "model's probes out"
             )
         names: tuple[Split, ...] = ("train", "val", "test") if self.val_size else ("train", "test")
         return {name: self._eval_loader(name, probe=True) for name in names}
@@ -271,14 +284,12 @@ class ImageDataModule(IndexedDataModule):
         self._splits = self._probe_splits = self._read_source(self.dataset)
         if self.probe_dataset is not None:
             self._probe_splits = self._read_source(self.probe_dataset)
-        sizes = {"--data.train_size": self.train_size, "--data.probe_train_size": self.probe_train_size}
-        self._subset, self._probe_subset = (
-            nested_subset(splits.label("train"), size, self._stream, option)
-            for splits, (option, size) in zip((self._splits, self._probe_splits), sizes.items(), strict=True)
-        )
+        label, probe_label = (splits.label("train") for splits in (self._splits, self._probe_splits))
+        self._subset = nested_subset(label, self.train_size, self._stream, "train_size")
+        self._probe_subset = nested_subset(probe_label, self.probe_train_size, self._stream, "probe_train_size")
 
     def _read_source(self, source: ImageSource) -> SplitImages:
-        return read_splits(
+        return SplitImages(
             source,
             self.root,
             val_size=self.val_size,
@@ -292,7 +303,7 @@ class ImageDataModule(IndexedDataModule):
     def _of(self, *, probe: bool) -> SplitImages:
         splits = self._probe_splits if probe else self._splits
         if splits is None:
-            raise RuntimeError("call setup() before asking an ImageDataModule for its data.")
+            raise RuntimeError("an ImageDataModule has data after setup(); call that first")
         return splits
 
     @property
@@ -324,7 +335,17 @@ class ImageDataModule(IndexedDataModule):
     ) -> ImageLoader:
         splits, rows, device = self._of(probe=probe), self._rows(split, probe=probe), self.place()[0]
         images = splits.images(split)
-        recipe = ViewRecipe(
+        if isinstance(images, ImageFiles):
+            store = open_store(images, self.num_workers, device)  # workers of its own for each loader
+        else:  # loaders share a tensor
+            store = self._stores.get((id(images), device)) or open_store(images, 0, device)
+            self._stores[id(images), device] = store
+        return ImageLoader(
+            store,
+            rows,
+            images.label if label is None else images.label.index_copy(0, rows, label),
+            sampler,
+            device,
             views=views,
             scale=images.scale,
             mean=splits.mean,
@@ -333,27 +354,6 @@ class ImageDataModule(IndexedDataModule):
             seed=stream_seed("augmentation", self._stream) if seed is None else seed,
             cycle=cycle,
         )
-        by_row = images.label if label is None else images.label.index_copy(0, rows, label)
-        return ImageLoader(self._store(images, device), rows, by_row, sampler, recipe, device)
-
-    def _store(self, images: ImageArrays | ImageFiles, device: torch.device) -> ImageStore:
-        """A store that loaders share if it is a tensor; files get workers of their own for each loader."""
-        if isinstance(images, ImageFiles):
-            return open_store(images, self.num_workers, device)
-        if (id(images), device) not in self._stores:
-            self._stores[id(images), device] = open_store(images, 0, device)
-        return self._stores[id(images), device]
-
-    def _image_shape(self) -> ImageShape:
-        """Shape of the first view; probed images must have the same before views are made."""
-        shape = self._stored_shape(self.dataset)
-        probed = self._stored_shape(self.probe_dataset or self.dataset)
-        if probed != shape:
-            raise ValueError(
-                f"--data.probe_dataset: its images are {_text(probed)}, those of {self.dataset.name} {_text(shape)}; "
-                "set --data.image_size, and --data.rgb for gray ones."
-            )
-        return ImageShape(shape.channels, *self.views[0].out_size(shape.height, shape.width))
 
     def _stored_shape(self, source: ImageSource) -> ImageShape:
         """Shape of a set's images once they are read, with channels as the views have them."""
@@ -363,23 +363,11 @@ class ImageDataModule(IndexedDataModule):
             return native._replace(channels=channels)
         if not source.resizable and native[1:] != (self.image_size, self.image_size):
             raise ValueError(
-                f"--data.image_size {self.image_size}: {source.name} is {_text(native)}, and resizing would change it; "
-                f"give it the size {self.image_size}."
+                f"image_size={self.image_size}: {source.name} is {_text(native)}, and resizing would change it; "
+                f"give it the size {self.image_size}"
             )
         return ImageShape(channels, self.image_size, self.image_size)
 
 
 def _text(shape: ImageShape) -> str:
     return "x".join(map(str, shape))
-
-
-def _check_normalization(normalization: Normalization, channels: int) -> None:
-    """Refuses numbers that do not fit the channels, or that cannot divide."""
-    if isinstance(normalization, str):
-        return
-    mean, std = ([part] if isinstance(part, int | float) else part for part in normalization)
-    if not {len(mean), len(std)} <= {1, channels} or not all(0 < number < float("inf") for number in std):
-        raise ValueError(
-            f"--data.normalization {list(normalization)}: give [mean, std], each a number or one for each of the "
-            f"{channels} channels, with deviations above 0."
-        )

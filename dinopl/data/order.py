@@ -2,7 +2,7 @@
 
 One order for all processes: with ``W`` processes and ``B`` samples each, global batch ``b`` is
 ``order[b*B*W : (b+1)*B*W]`` and each rank takes its slice of it. So W processes with batches of B see what one process
-with batches of W*B sees, nothing depends on the number of workers, and an offset is all it takes to go on in mid-epoch.
+with batches of W*B sees, nothing depends on the number of workers, and an offset is enough to resume in mid-epoch.
 torch's ``DistributedSampler`` differs: it deals samples out one by one and repeats some to make the ranks even.
 """
 
@@ -29,7 +29,7 @@ class BatchSlice(NamedTuple):
 
 
 class Block(NamedTuple):
-    """A stretch of the training order that is handed out in one piece."""
+    """A stretch of the training order that a loader gets in one piece."""
 
     order: Tensor
     """Samples, ``(n,)`` int64 on the CPU, over all processes."""
@@ -40,7 +40,7 @@ class Block(NamedTuple):
 
 
 class BatchOrder(ABC):
-    """Which samples make the batches of an epoch, and how far it has come: what a loader asks.
+    """Which samples make the batches of an epoch, and how far the epoch has come.
 
     Attributes:
         epoch: the current one; Lightning moves it through ``set_epoch``.
@@ -70,7 +70,7 @@ class BatchOrder(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration go on where ``state`` was saved."""
+        """Makes the next iteration continue where ``state`` was saved."""
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -99,14 +99,14 @@ def train_slices(
 
     Args:
         n: number of samples.
-        batch_size: samples a batch and process.
+        batch_size: samples per batch and process.
         rank: which process this is.
         world_size: how many there are.
         start: how many samples of the order are done.
         drop_last: leave out a last global batch that is not full.
 
     Returns:
-        One slice a global batch, the same number on every rank.
+        One slice per global batch, the same number on every rank.
     """
     size = batch_size * world_size
     stop = n - (n - start) % size if drop_last else n
@@ -121,7 +121,7 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
 
     Args:
         n: number of samples.
-        batch_size: samples a batch and process; one more in the last batch at most.
+        batch_size: samples per batch and process; one more in the last batch at most.
         rank: which process this is.
         world_size: how many there are.
 
@@ -129,7 +129,7 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
         ValueError: if there are fewer samples than processes.
     """
     if n < world_size:
-        raise ValueError(f"--trainer.devices: {world_size} processes cannot share {n} evaluation images; use fewer.")
+        raise ValueError(f"devices: {world_size} processes cannot share {n} evaluation images; use fewer")
     size = batch_size * world_size
     full, rest = divmod(n, size)
     bounds = [size * b for b in range(max(full + (rest >= world_size and rest > 0), 1))] + [n]
@@ -139,12 +139,12 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
 class OrderSampler(BatchOrder):
     """Positions of the samples of each batch of this process, in training order; resumable in mid-epoch.
 
-    Iterating yields ``(B,)`` int64 tensors. An iteration that follows ``load_state_dict`` goes on where the state was
-    saved; any other starts at the first batch of the current epoch.
+    Iterating yields ``(B,)`` int64 tensors. An iteration that follows ``load_state_dict`` continues where the state
+    was saved; any other starts at the first batch of the current epoch.
 
     Args:
         n: number of samples.
-        batch_size: samples a batch and process.
+        batch_size: samples per batch and process.
         rank: which process this is.
         world_size: how many there are.
         seed: of the order; None is the data set's own order in every epoch.
@@ -209,7 +209,7 @@ class OrderSampler(BatchOrder):
         return {"epoch": self.epoch, "offset": self.offset}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration go on where ``state`` was saved."""
+        """Makes the next iteration continue where ``state`` was saved."""
         self.epoch, self.offset = state["epoch"], state["offset"]
         self._resume_at = self.offset
 
@@ -222,7 +222,7 @@ class EvalSampler(OrderSampler):
 
     Args:
         n: number of samples.
-        batch_size: samples a batch and process.
+        batch_size: samples per batch and process.
         rank: which process this is.
         world_size: how many there are.
     """

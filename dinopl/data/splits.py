@@ -1,6 +1,5 @@
 """One image set, read, resized, split and with its normalisation: what the loaders of a DataModule share."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,45 +18,8 @@ Normalization = Literal["source", "train"] | tuple[float, float] | tuple[list[fl
 _TRIED = 32  # files that are decoded at the start, so that a folder of mixed sizes fails there
 
 
-@dataclass(frozen=True)
 class SplitImages:
     """The splits of one image set.
-
-    Attributes:
-        train: what the source gives for training; the held-out validation images are in it.
-        test: what the source gives for testing.
-        rows: which rows of ``train`` (for "train" and "val") or ``test`` each split has.
-        mean: for normalisation, one number a channel.
-        std: likewise.
-    """
-
-    train: ImageArrays | ImageFiles
-    test: ImageArrays | ImageFiles
-    rows: dict[Split, Tensor]
-    mean: list[float]
-    std: list[float]
-
-    def images(self, split: Split) -> ImageArrays | ImageFiles:
-        """Where the rows of a split are."""
-        return self.test if split == "test" else self.train
-
-    def label(self, split: Split) -> Tensor:
-        """Classes of a split's samples, ``(n,)`` int64."""
-        return self.images(split).label[self.rows[split]]
-
-
-def read_splits(
-    source: ImageSource,
-    root: Path,
-    *,
-    val_size: int | float,
-    test_size: int | float | None,
-    normalization: Normalization,
-    image_size: int | None,
-    num_workers: int,
-    seed: int,
-) -> SplitImages:
-    """Reads an image set and splits it.
 
     Args:
         source: the set.
@@ -69,20 +31,59 @@ def read_splits(
         num_workers: processes that decode files.
         seed: the run's; the hold-out has a stream of its own under it.
 
+    Attributes:
+        train: what the source gives for training; the held-out validation images are in it.
+        test: what the source gives for testing.
+        rows: which rows of ``train`` (for "train" and "val") or ``test`` each split has.
+        mean: for normalisation, one number per channel.
+        std: likewise.
+
     Raises:
         FileNotFoundError: if the data are not there.
         ValueError: if they are malformed, or a size does not fit them.
     """
-    train, test = (_read(source, root, part, image_size, num_workers) for part in (True, False))
-    rows = {**_hold_out(train.label, val_size, seed), "test": _keep(test.label, test_size)}
-    if normalization == "source" and source.mean is not None and source.std is not None:
-        mean, std = list(source.mean), list(source.std)
-    elif isinstance(normalization, str):
-        store = open_store(train, num_workers, torch.device("cpu"))
-        mean, std = channel_moments(store, rows["train"], train.scale)
-    else:
-        mean, std = ([part] if isinstance(part, int | float) else list(part) for part in normalization)
-    return SplitImages(train, test, rows, mean, std)
+
+    def __init__(
+        self,
+        source: ImageSource,
+        root: Path,
+        *,
+        val_size: int | float,
+        test_size: int | float | None,
+        normalization: Normalization,
+        image_size: int | None,
+        num_workers: int,
+        seed: int,
+    ) -> None:
+        self.train, self.test = (_read(source, root, part, image_size, num_workers) for part in (True, False))
+        total = len(self.train)
+        count = count_of(val_size, total, "val_size")
+        train, val = torch.arange(total), torch.arange(0)
+        if val_size:
+            if count in (0, total):
+                raise ValueError(f"val_size={val_size}: that holds out {count} of {total} training images; change it")
+            train, val = stratified_split(self.train.label, count, stream_seed("validation", seed))
+        test = torch.arange(len(self.test))
+        if test_size is not None:
+            if (count := count_of(test_size, len(test), "test_size")) == 0:
+                raise ValueError(f"test_size={test_size}: that leaves no test image; give more")
+            test = stratified_subset(self.test.label, count)  # the first ones of each class, whatever the seed
+        self.rows: dict[Split, Tensor] = {"train": train, "val": val, "test": test}
+        if normalization == "source" and source.mean is not None and source.std is not None:
+            self.mean, self.std = list(source.mean), list(source.std)
+        elif isinstance(normalization, str):
+            store = open_store(self.train, num_workers, torch.device("cpu"))
+            self.mean, self.std = channel_moments(store, train, self.train.scale)
+        else:
+            self.mean, self.std = ([part] if isinstance(part, int | float) else list(part) for part in normalization)
+
+    def images(self, split: Split) -> ImageArrays | ImageFiles:
+        """Where the rows of a split are."""
+        return self.test if split == "test" else self.train
+
+    def label(self, split: Split) -> Tensor:
+        """Classes of a split's samples, ``(n,)`` int64."""
+        return self.images(split).label[self.rows[split]]
 
 
 def _read(
@@ -93,43 +94,22 @@ def _read(
     if isinstance(images, ImageArrays):
         return images
     for row in torch.linspace(0, len(images) - 1, min(_TRIED, len(images))).long().tolist():
-        images.decode(row)
+        images[row]
     return read_all(images, num_workers) if images.in_memory else images
 
 
-def _hold_out(label: Tensor, val_size: int | float, seed: int) -> dict[Split, Tensor]:
-    """Rows of the training and the validation split."""
-    count = count_of(val_size, len(label), "--data.val_size")
-    if not val_size:
-        return {"train": torch.arange(len(label)), "val": torch.arange(0)}
-    if count in (0, len(label)):
-        raise ValueError(f"--data.val_size {val_size}: that holds out {count} of {len(label)} training images.")
-    train, val = stratified_split(label, count, stream_seed("validation", seed))
-    return {"train": train, "val": val}
-
-
-def _keep(label: Tensor, test_size: int | float | None) -> Tensor:
-    """Rows of the test images that are used: the first ones of each class, whatever the seed."""
-    if test_size is None:
-        return torch.arange(len(label))
-    count = count_of(test_size, len(label), "--data.test_size")
-    if count == 0:
-        raise ValueError(f"--data.test_size {test_size}: that leaves no test image.")
-    return stratified_subset(label, count)
-
-
-def nested_subset(label: Tensor, size: int | float | None, seed: int, option: str) -> Tensor:
+def nested_subset(label: Tensor, size: int | float | None, seed: int, name: str) -> Tensor:
     """Positions of the training images to distil or to probe on: all, or a stratified subset that larger ones contain.
 
     Args:
         label: classes of the training split, ``(n,)`` int64.
         size: how many; None takes all.
         seed: the run's; the subset has a stream of its own under it.
-        option: what to call ``size`` in a message.
+        name: the argument that holds the size, for messages.
     """
     if size is None:
         return torch.arange(len(label))
-    count = count_of(size, len(label), option)
+    count = count_of(size, len(label), name)
     if count == 0:
-        raise ValueError(f"{option} {size}: that leaves no training image.")
+        raise ValueError(f"{name}={size}: that leaves no training image; give more")
     return stratified_subset(label, count, stream_seed("subset", seed))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from dinopl.data.images import ImageArrays, ImageFiles
 
@@ -53,7 +53,7 @@ class TensorStore(ImageStore):
 
 
 class WorkerStore(ImageStore):
-    """Images that are decoded when they are asked for.
+    """Images that are decoded when a batch needs them.
 
     Args:
         files: the images.
@@ -66,7 +66,7 @@ class WorkerStore(ImageStore):
         self.image_size = (files.shape.height, files.shape.width)
         self._lists = _RowLists()
         self._loader: DataLoader[Tensor] = DataLoader(
-            _Decoded(files),
+            files,
             batch_sampler=self._lists,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
@@ -82,7 +82,7 @@ class WorkerStore(ImageStore):
 
 
 class _RowLists:
-    """What a DataLoader takes for a batch sampler: lists of rows, which may change between iterations."""
+    """A batch sampler whose lists of rows may change between iterations."""
 
     def __init__(self) -> None:
         self.rows: Sequence[Tensor] = ()
@@ -92,16 +92,6 @@ class _RowLists:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-
-class _Decoded(Dataset[Tensor]):
-    """The files as a map from row to image."""
-
-    def __init__(self, files: ImageFiles) -> None:
-        self.files = files
-
-    def __getitem__(self, row: int) -> Tensor:
-        return self.files.decode(row)
 
 
 def open_store(images: ImageArrays | ImageFiles, num_workers: int, device: torch.device) -> ImageStore:
@@ -130,7 +120,7 @@ def channel_moments(store: ImageStore, rows: Tensor, scale: float) -> tuple[list
         scale: the stored value that means 1.
 
     Returns:
-        Means and (population) standard deviations, one number a channel, summed in float64. A constant channel has 1
+        Means and (population) standard deviations, one number per channel, summed in float64. A constant channel has 1
         as its deviation, so that dividing by it is harmless.
     """
     sums = [

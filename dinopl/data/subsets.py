@@ -82,14 +82,14 @@ def stratified_split(label: Tensor, size: int, seed: int | None = None) -> tuple
     return rest.nonzero().squeeze(1), held
 
 
-def count_of(size: int | float, total: int, option: str) -> int:
-    """Number of samples that an option asks for.
+def count_of(size: int | float, total: int, name: str) -> int:
+    """Number of samples of a size that is a count or a fraction.
 
     Args:
         size: a floating-point number up to 1 is a fraction of ``total``; a whole number is a count, also as 500.0,
             which is what a command line may make of 500.
         total: number of samples that there are.
-        option: what to call it in the message.
+        name: the argument that holds the size, for the message.
 
     Raises:
         ValueError: if ``size`` is negative, more than there are, or neither whole nor a fraction.
@@ -97,12 +97,12 @@ def count_of(size: int | float, total: int, option: str) -> int:
     if isinstance(size, float) and 0 <= size <= 1:
         return round(size * total)
     if isinstance(size, bool) or not 0 <= size <= total or size != int(size):
-        raise ValueError(f"{option} {size}: give a count of at most {total} images, or a fraction from 0.0 to 1.0.")
+        raise ValueError(f"{name}={size}: give a count of at most {total} images, or a fraction from 0.0 to 1.0")
     return int(size)
 
 
 def _check(label: Tensor, size: int, largest: int) -> None:
     if label.ndim != 1 or label.is_floating_point() or label.dtype == torch.bool:
-        raise ValueError(f"labels must be one integer a sample, got {label.dtype} of shape {tuple(label.shape)}.")
+        raise ValueError(f"labels must be one integer per sample, got {label.dtype} of shape {tuple(label.shape)}")
     if not 1 <= size <= largest:
-        raise ValueError(f"cannot take {size} of {len(label)} samples; give a number from 1 to {largest}.")
+        raise ValueError(f"cannot take {size} of {len(label)} samples; give a number from 1 to {largest}")

@@ -59,7 +59,7 @@ class ImageView(ABC):
 
         Args:
             images: ``(B, C, H, W)`` floating point, before normalisation: 0 is black, 1 is white.
-            keys: one key a sample, ``(B,)`` int64, for ``dinopl.core.random.uniform`` and ``integers``.
+            keys: one key per sample, ``(B,)`` int64, for ``dinopl.core.random.uniform`` and ``integers``.
 
         Returns:
             ``(B, C, h, w)``. It may share the input's storage, and must not change it.
@@ -74,14 +74,14 @@ class WholeImage(ImageView):
     """The whole image, without augmentation.
 
     Args:
-        size: what the image is resized to: the side of a square, or height and width; null keeps the data's size (see
-            ``data.image_size``).
+        size: what the image is resized to: the side of a square, or height and width; None keeps the data's size (see
+            ``ImageDataModule``).
     """
 
     def __init__(self, size: int | tuple[int, int] | None = None) -> None:
         self.size = (size, size) if isinstance(size, int) else size
         if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"size {size} of WholeImage: give positive numbers of pixels, or null.")
+            raise ValueError(f"size={size}: give positive numbers of pixels, or None for the data's own")
 
     @property
     def deterministic(self) -> bool:
@@ -89,7 +89,7 @@ class WholeImage(ImageView):
         return True
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """What was asked for, or else the image's own."""
+        """The size that was chosen, or else the image's own."""
         return self.size or (height, width)
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class CropFlip(ImageView):
 
     def __init__(self, padding: int = 4, flip: bool = True) -> None:
         if padding < 0:
-            raise ValueError(f"padding {padding} of CropFlip: give 0 or more pixels.")
+            raise ValueError(f"padding={padding}: give 0 or more pixels")
         self.padding = padding
         self.flip = flip
 

@@ -1,1 +1,38 @@
-"""Random Teachers are Good Teachers (ICML 2023): a student distilled from a frozen, randomly initialised teacher."""
+"""Random Teachers are Good Teachers (ICML 2023): a student distilled from a frozen, randomly initialised teacher.
+
+Symbols of the paper (section 3), their meaning, and their names in the code:
+
+===============  ==================================================  ==============================================
+symbol           meaning                                             name in the code
+===============  ==================================================  ==============================================
+x                image, ``(B, C, H, W)``                             ``batch["views"]``
+g_psi            encoder, images to embeddings ``(B, r)``            ``Network.encoder``, ``Network.embed``
+h_phi            projector, embeddings to logits ``(B, m)``          ``Network.head``, a ``ProjectionHead``
+r, k, m          widths of embedding, bottleneck and logits          ``embed_dim``, ``bottleneck_dim``, ``out_dim``
+theta_T          the teacher's parameters                            ``SelfDistillation.teacher``
+theta_S          the student's parameters                            ``SelfDistillation.student``
+theta_S(alpha)   the student's start at locality alpha               ``InterpolatedStart(alpha)``
+delta            sqrt((1 - alpha)^2 + alpha^2)                       ``preserve_variance``
+tau              temperature                                         ``student_temperature``, ``teacher_temperature``
+===============  ==================================================  ==============================================
+
+Equations and sections of the paper, and where they are computed:
+
+    teacher-student loss, section 3                     dinopl/distillation/losses.py:ViewLoss.forward
+    cross-entropy, section 3 and appendix E.3           dinopl/core/divergences.py:cross_entropy
+    KL divergence, section 3                            dinopl/core/divergences.py:kl_divergence
+    pairs of views, as in the published code            dinopl/distillation/losses.py:view_pairs
+    projection head, appendices A and E.1               dinopl/distillation/heads.py:ProjectionHead.forward
+    L2 bottleneck, appendix A                           dinopl/distillation/heads.py:ProjectionHead.bottleneck
+    weight normalisation, appendix A                    dinopl/distillation/heads.py:unit_rows
+    weight normalisation, by autograd                   dinopl/distillation/heads.py:plain_unit_rows
+    random frozen teacher, section 3                    dinopl/distillation/teachers.py:FrozenTeacher.draw
+    student starts at the teacher, section 4            dinopl/distillation/student_start.py:TeacherCopy
+    variance-preserving interpolation, section 4        dinopl/distillation/student_start.py:interpolate
+    neighbourhood of the teacher, published code        dinopl/distillation/student_start.py:neighbourhood
+    distillation step, sections 3 and 4                 dinopl/distillation/module.py:SelfDistillation.training_step
+    linear probe, section 3                             dinopl/probes/linear.py:linear_probe
+    k-NN probe, appendix C.1                            dinopl/probes/knn.py:knn_predict
+    subsets of the training images, section 4           dinopl/data/subsets.py:stratified_subset
+    Gaussian noise as input, section 4                  dinopl/data/sources/noise.py:NoiseImages
+"""

@@ -56,6 +56,11 @@ def unit_rows(rows: Tensor, eps: float = NORM_EPS) -> Tensor:
     return RowNormalization.apply(rows, eps)[0]
 
 
+def plain_unit_rows(rows: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """``unit_rows`` with autograd's own derivative: the reference that it is tested against."""
+    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True).clamp_min(eps)
+
+
 class Float32Linear(nn.Linear):
     """A linear map computed in at least float32: lower inputs and weights are promoted, float64 stays.
 
@@ -111,7 +116,7 @@ class ProjectionHead(nn.Module):
         bottleneck_dim: k, width of the normalised vectors.
         out_dim: m, number of logits.
         weight_norm: whether each of the m rows of the last layer has norm 1, as the paper says. Its published code does
-            not normalise them; false gives that.
+            not normalise them; False gives that.
         init_std: standard deviation of the initial weights.
 
     Raises:
@@ -128,9 +133,13 @@ class ProjectionHead(nn.Module):
         init_std: float = 0.02,
     ) -> None:
         super().__init__()
-        _check_widths(hidden=hidden, bottleneck_dim=(bottleneck_dim,), out_dim=(out_dim,))
+        if any(width < 1 for width in hidden):
+            raise ValueError(f"hidden={list(hidden)}: must be at least 1 each; give positive widths")
+        for name, width in (("bottleneck_dim", bottleneck_dim), ("out_dim", out_dim)):
+            if width < 1:
+                raise ValueError(f"{name}={width}: must be at least 1; give a positive width")
         if not init_std > 0:
-            raise ValueError(f"--model.head.init_std must be positive, not {init_std}; the paper's value is 0.02")
+            raise ValueError(f"init_std={init_std}: must be positive; the paper's value is 0.02")
         widths = [in_dim, *hidden]
         layers = [(Float32Linear(a, b), nn.GELU()) for a, b in pairwise(widths)]
         self.mlp = nn.Sequential(*(part for layer in layers for part in layer))
@@ -140,13 +149,9 @@ class ProjectionHead(nn.Module):
             if weight_norm
             else Float32Linear(bottleneck_dim, out_dim, bias=False)
         )
-        self._reset(init_std)
-
-    @torch.no_grad()
-    def _reset(self, std: float) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=std)
+                nn.init.normal_(layer.weight, std=init_std)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
 
@@ -163,10 +168,3 @@ class ProjectionHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of embeddings: ``(B, in_dim)`` to ``(B, out_dim)``, at least float32."""
         return self.classify(self.bottleneck(x))
-
-
-def _check_widths(**widths: tuple[int, ...]) -> None:
-    for option, values in widths.items():
-        if any(value < 1 for value in values):
-            shown = list(values) if option == "hidden" else values[0]
-            raise ValueError(f"--model.head.{option} must be at least 1, not {shown}; give a positive width")

@@ -11,13 +11,13 @@ student that starts at its teacher has the gradient zero and leaves it only thro
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from operator import eq, ne
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.divergences import mean_squared_error
+from dinopl.core.divergences import cross_entropy_of_probs, kl_of_probs, mean_squared_error
 from dinopl.core.precision import at_least_float32
 
 Pairing = Literal["same", "opposite", "all"]
@@ -41,64 +41,20 @@ def view_pairs(teacher_views: int, student_views: int, pairing: Pairing = "same"
     """
     admits: dict[str, Callable[[int, int], bool]] = {"same": eq, "opposite": ne, "all": lambda i, j: True}
     if pairing not in admits:
-        raise ValueError(f"--model.loss.pairing must be one of {', '.join(admits)}, not {pairing!r}")
+        raise ValueError(f"pairing={pairing}: must be one of {', '.join(admits)}")
     pairs = [(i, j) for i in range(teacher_views) for j in range(student_views) if admits[pairing](i, j)]
     if not pairs:
         raise ValueError(
-            f"--model.loss.pairing: {pairing!r} leaves no pair of {teacher_views} teacher and {student_views} student "
-            "views; choose another pairing or more views"
+            f"pairing={pairing}: leaves no pair of {teacher_views} teacher and {student_views} student views; "
+            "choose another pairing or more views"
         )
     return pairs
 
 
-class Prediction(NamedTuple):
-    """The student's side of one view: logits and their log-softmax, ``(B, m)`` each."""
-
-    logits: Tensor
-    log_probs: Tensor
-
-
-class Target(NamedTuple):
-    """The teacher's side of one view: logits, their log-softmax and softmax, ``(B, m)`` each."""
-
-    logits: Tensor
-    log_probs: Tensor
-    probs: Tensor
-
-
-class ViewTerms(NamedTuple):
-    """What a loss over views returns, one value a sample, ``(B,)`` each."""
-
-    loss: Tensor
-    """To be minimised."""
-    kl: Tensor
-    """KL divergence of the student from the teacher, without gradient; the same quantity whatever the loss."""
-
-
-def predict(logits: Tensor, temperature: float = 1.0) -> Prediction:
-    """The student's side of a pair, from logits ``(..., m)``; each view needs it once."""
-    logits = _tempered(logits, temperature)
-    return Prediction(logits, F.log_softmax(logits, dim=-1))
-
-
-def target(logits: Tensor, temperature: float = 1.0) -> Target:
-    """The teacher's side of a pair, from logits ``(..., m)``; each view needs it once."""
-    logits = _tempered(logits, temperature)
-    # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2
-    return Target(logits, F.log_softmax(logits, dim=-1), F.softmax(logits, dim=-1))
-
-
-def _tempered(logits: Tensor, temperature: float) -> Tensor:
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """``logits / temperature`` in at least float32; at 1, the paper's temperature, no pass over them is made."""
     logits = at_least_float32(logits)
     return logits if temperature == 1 else logits / temperature
-
-
-def _cross_entropy(student: Prediction, teacher: Target) -> Tensor:
-    return -(teacher.probs * student.log_probs).sum(dim=-1)
-
-
-def _kl_divergence(student: Prediction, teacher: Target) -> Tensor:
-    return (teacher.probs * (teacher.log_probs - student.log_probs)).sum(dim=-1)
 
 
 class ViewLoss(nn.Module, ABC):
@@ -122,63 +78,67 @@ class ViewLoss(nn.Module, ABC):
         super().__init__()
         for side, temperature in (("student", student_temperature), ("teacher", teacher_temperature)):
             if not temperature > 0:
-                raise ValueError(
-                    f"--model.loss.{side}_temperature must be positive, not {temperature}; 1 leaves logits as they are"
-                )
+                raise ValueError(f"{side}_temperature={temperature}: must be positive; 1 leaves the logits as they are")
         self.pairing: Pairing = pairing
         self.student_temperature = student_temperature
         self.teacher_temperature = teacher_temperature
 
     @abstractmethod
-    def pair(self, student: Prediction, teacher: Target) -> ViewTerms:
-        """Loss and KL of one pair of views, ``(B,)`` each."""
+    def distance(self, student: Tensor, log_p: Tensor, teacher: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+        """The distance of one pair of views, to be minimised.
 
-    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> ViewTerms:
-        """Loss and KL of each sample.
+        Args:
+            student: logits over their temperature, ``(B, m)``.
+            log_p: their log-softmax.
+            teacher: logits over their temperature, ``(B, m)``.
+            log_q: their log-softmax.
+            q: their softmax.
+
+        Returns:
+            ``(B,)``: one value per sample.
+        """
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Loss and KL divergence, each a mean over the pairs of views.
 
         Args:
             student: logits of each of the student's views, ``(B, m)`` each.
             teacher: logits of each of the teacher's views, ``(B, m)`` each.
 
+        Returns:
+            The loss, to be minimised, and the KL divergence of the student from the teacher, without gradient, which is
+            the same quantity whatever the loss: one value per sample, ``(B,)`` each.
+
         Raises:
             ValueError: if the pairing leaves no pair.
         """
         pairs = view_pairs(len(teacher), len(student), self.pairing)
-        predictions = [predict(logits, self.student_temperature) for logits in student]
-        targets = [target(logits, self.teacher_temperature) for logits in teacher]
-        terms = [self.pair(predictions[j], targets[i]) for i, j in pairs]
-        return ViewTerms(*(torch.stack(values).mean(dim=0) for values in zip(*terms, strict=True)))
+        s = [tempered(logits, self.student_temperature) for logits in student]
+        t = [tempered(logits, self.teacher_temperature) for logits in teacher]
+        # Once per view, in however many pairs it is.
+        log_p, log_q = [F.log_softmax(x, dim=-1) for x in s], [F.log_softmax(x, dim=-1) for x in t]
+        # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2
+        q = [F.softmax(x, dim=-1) for x in t]
+        loss = torch.stack([self.distance(s[j], log_p[j], t[i], log_q[i], q[i]) for i, j in pairs])
+        with torch.no_grad():
+            kl = torch.stack([kl_of_probs(log_p[j], log_q[i], q[i]) for i, j in pairs])
+        return loss.mean(dim=0), kl.mean(dim=0)
 
 
 class CrossEntropyViews(ViewLoss):
-    """Cross-entropy of the student's softmax to the teacher's: the paper's loss.
+    """Cross-entropy of the student's softmax to the teacher's: the paper's loss."""
 
-    Args:
-        pairing: which views are compared: ``same``, ``opposite`` (different views only) or ``all``.
-        student_temperature: the student's logits are divided by it.
-        teacher_temperature: the teacher's logits are divided by it.
-    """
-
-    def pair(self, student: Prediction, teacher: Target) -> ViewTerms:
-        """Cross-entropy and KL of one pair of views."""
-        with torch.no_grad():
-            kl = _kl_divergence(student, teacher)
-        return ViewTerms(_cross_entropy(student, teacher), kl)
+    def distance(self, student: Tensor, log_p: Tensor, teacher: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+        """``-sum q log p``; see :func:`dinopl.core.divergences.cross_entropy`."""
+        return cross_entropy_of_probs(log_p, q)
 
 
 class KLViews(ViewLoss):
-    """KL divergence of the student's softmax from the teacher's: the cross-entropy without its constant.
+    """KL divergence of the student's softmax from the teacher's: the cross-entropy without its constant."""
 
-    Args:
-        pairing: which views are compared: ``same``, ``opposite`` (different views only) or ``all``.
-        student_temperature: the student's logits are divided by it.
-        teacher_temperature: the teacher's logits are divided by it.
-    """
-
-    def pair(self, student: Prediction, teacher: Target) -> ViewTerms:
-        """KL of one pair of views, with and without gradient."""
-        kl = _kl_divergence(student, teacher)
-        return ViewTerms(kl, kl.detach())
+    def distance(self, student: Tensor, log_p: Tensor, teacher: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+        """``sum q (log q - log p)``; see :func:`dinopl.core.divergences.kl_divergence`."""
+        return kl_of_probs(log_p, log_q, q)
 
 
 class MSEViews(ViewLoss):
@@ -186,17 +146,10 @@ class MSEViews(ViewLoss):
 
     A student that starts at its teacher stays there for ever, the gradient being exactly zero, as long as both networks
     compute the same batch: an output that was kept from another one (``cache_teacher: true``) may differ by rounding.
-
-    Args:
-        pairing: which views are compared: ``same``, ``opposite`` (different views only) or ``all``.
-        student_temperature: the student's logits are divided by it.
-        teacher_temperature: the teacher's logits are divided by it.
     """
 
     zero_gradient_at_teacher: ClassVar[bool] = True
 
-    def pair(self, student: Prediction, teacher: Target) -> ViewTerms:
-        """Mean squared error and KL of one pair of views."""
-        with torch.no_grad():
-            kl = _kl_divergence(student, teacher)
-        return ViewTerms(mean_squared_error(student.logits, teacher.logits), kl)
+    def distance(self, student: Tensor, log_p: Tensor, teacher: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+        """``mean (student - teacher)^2``; see :func:`dinopl.core.divergences.mean_squared_error`."""
+        return mean_squared_error(student, teacher)

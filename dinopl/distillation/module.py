@@ -2,8 +2,7 @@
 
 "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), sections 3 and 4. The defaults are the paper's
 setting: a frozen teacher at its random initialisation, a student that starts as its copy, one un-augmented view,
-cross-entropy between the softmax outputs at temperature 1. DINO is the same module with another teacher rule, several
-views and other temperatures.
+cross-entropy between the softmax outputs at temperature 1.
 
 What differs from the authors' code: a frozen teacher is run once and its bottleneck vectors are kept by sample index;
 biases and normalisation weights do not decay (``bias_weight_decay=0.01`` restores that quirk); head, softmax and loss
@@ -23,8 +22,7 @@ from dinopl.core.checkpoints import FAMILY
 from dinopl.core.divergences import entropy
 from dinopl.core.module import BaseModule
 from dinopl.core.optimizer import check_weight_decay, parameter_groups
-from dinopl.core.types import ImageBatch, ImageShape
-from dinopl.data.batch import as_batch
+from dinopl.core.types import ImageBatch, ImageShape, as_batch
 from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.losses import CrossEntropyViews, ViewLoss, view_pairs
 from dinopl.distillation.network import Network, draw_network
@@ -39,7 +37,7 @@ class SelfDistillation(BaseModule):
     """A student trained to reproduce a teacher's softmax output; labels are never used.
 
     Args:
-        image_shape: channels, height and width of a view. The command links it from the data.
+        image_shape: channels, height and width of a view. The command takes it from the data.
         encoder: makes an encoder for an image shape, ``(B, C, H, W) -> (B, embed_dim)``.
         head: makes a projection head for an embedding size, ``(B, embed_dim) -> (B, m)``.
         teacher: how the teacher is made and how it moves; by default drawn at random and frozen.
@@ -50,13 +48,13 @@ class SelfDistillation(BaseModule):
         lr_scheduler: makes the learning-rate schedule.
         lr_scheduler_interval: whether the schedule moves every optimiser step or every epoch.
         bias_weight_decay: weight decay of biases and normalisation weights. 0.01 with AdamW is what the reference code
-            did by oversight; null leaves the optimiser's own.
+            did by oversight; None leaves the optimiser's own.
         cache_teacher: keep the teacher's bottleneck vectors by sample index instead of computing them in each step.
-            Null: when views are deterministic, the teacher is frozen in eval mode, the head has a bottleneck and the
+            None: when views are deterministic, the teacher is frozen in eval mode, the head has a bottleneck and the
             loss is not ``MSEViews``. What is kept equals what a step computes up to rounding (1e-5 in float32).
         probes: what measures the features of input, teacher and student; labels are used here only.
         probe_epochs: after every how many epochs to probe, or after which. Before training and at the end always.
-        num_classes: number of classes of the probing data. The command links it from the data.
+        num_classes: number of classes of the probing data. The command takes it from the data.
         predict_logits: whether ``predict`` also returns logits, which are wide with the paper's head.
 
     Raises:
@@ -123,7 +121,7 @@ class SelfDistillation(BaseModule):
         """Decides whether the teacher is cached, and whether there is anything to compare; both depend on the data.
 
         Raises:
-            ValueError: if a cache is insisted on that cannot be, or the loss pairs no views.
+            ValueError: if a cache is required where none can be kept, or the loss pairs no views.
         """
         views = getattr(getattr(self.trainer, "datamodule", None), "views", None)
         if views is not None:
@@ -147,10 +145,10 @@ class SelfDistillation(BaseModule):
             The mean loss over samples and pairs of views, times the batch's share of the global batch.
         """
         batch = as_batch(batch)
-        terms = self.loss([self.student(view) for view in batch["views"]], self._teacher_logits(batch))
-        loss, kl = terms.loss.mean(), terms.kl.mean()
+        losses, kl = self.loss([self.student(view) for view in batch["views"]], self._teacher_logits(batch))
+        loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/kl", kl, prog_bar=True)
+        self.log("train/kl", kl.mean(), prog_bar=True)
         return self.weighted(loss, batch)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -208,10 +206,10 @@ class SelfDistillation(BaseModule):
     def _log_losses(self, split: str, batch: ImageBatch) -> None:
         views = batch["views"]
         student, teacher = [self.student(view) for view in views], [self.teacher(view) for view in views]
-        terms = self.loss(student, teacher)
+        loss, kl = self.loss(student, teacher)
         values = {
-            "loss": terms.loss.mean(),
-            "kl": terms.kl.mean(),
+            "loss": loss.mean(),
+            "kl": kl.mean(),
             "student_entropy": entropy(torch.stack(student)).mean(),
             "teacher_entropy": entropy(torch.stack(teacher)).mean(),
         }
@@ -222,7 +220,7 @@ class SelfDistillation(BaseModule):
 def _check(image_shape: Any, optimizer: Any, bias_weight_decay: float | None) -> None:
     """Refuses at the start what would fail once training is set up."""
     if image_shape is None:
-        raise ValueError("--model.image_shape: the data do not tell it; give [channels, height, width].")
+        raise ValueError("image_shape: is not known from the data; give [channels, height, width]")
     if optimizer is None:
-        raise ValueError("--model.optimizer null: a student needs an optimiser; give a class such as AdamW.")
+        raise ValueError("optimizer=None: a student needs an optimiser; give a class such as AdamW")
     check_weight_decay(bias_weight_decay=bias_weight_decay)

@@ -27,10 +27,9 @@ N = TypeVar("N", bound=nn.Module)
 
 
 def interpolate(teacher: Tensor, independent: Tensor, alpha: float, *, preserve_variance: bool = True) -> Tensor:
-    """Parameters between the teacher's and an independent draw.
+    """``(1 - alpha) teacher + alpha independent``, over ``sqrt((1 - alpha)^2 + alpha^2)``.
 
-    Computes ``(1 - alpha) * teacher + alpha * independent``; with ``preserve_variance`` divided by
-    ``sqrt((1 - alpha)**2 + alpha**2)``, so that two draws of equal variance keep it.
+    The division keeps the variance of two draws of equal variance.
 
     Args:
         teacher: any shape.
@@ -44,67 +43,47 @@ def interpolate(teacher: Tensor, independent: Tensor, alpha: float, *, preserve_
     Raises:
         ValueError: if ``alpha`` is outside [0, 1] or the shapes differ.
     """
-    check_alpha(alpha)
-    _check_shapes(teacher, independent)
-    if alpha in (0, 1):
-        return (independent if alpha else teacher).clone()
-    mixed = (1 - alpha) * teacher + alpha * independent
-    return mixed / math.hypot(1 - alpha, alpha) if preserve_variance else mixed
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha={alpha}: must be in [0, 1]; 0 is the teacher, 1 an independent draw")
+    return combine(teacher, independent, 1 - alpha, alpha, preserve_variance)
 
 
 def neighbourhood(teacher: Tensor, independent: Tensor, eps: float, *, preserve_variance: bool = True) -> Tensor:
-    """Parameters in the teacher's neighbourhood.
-
-    Computes ``teacher + eps * independent``; with ``preserve_variance`` divided by ``sqrt(1 + eps**2)``.
-
-    Args:
-        teacher: any shape.
-        independent: same shape, drawn from the same distribution.
-        eps: 0 is the teacher, bit by bit.
-        preserve_variance: whether to divide.
-
-    Returns:
-        A new tensor of the same shape.
+    """``teacher + eps independent``, over ``sqrt(1 + eps^2)``; arguments as of :func:`interpolate`.
 
     Raises:
         ValueError: if ``eps`` is negative or not finite, or the shapes differ.
     """
-    check_eps(eps)
-    _check_shapes(teacher, independent)
-    if eps == 0:
-        return teacher.clone()
-    mixed = teacher + eps * independent
-    return mixed / math.hypot(1, eps) if preserve_variance else mixed
-
-
-def check_alpha(alpha: float) -> None:
-    """Raises a ValueError unless ``alpha`` is in [0, 1]."""
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"--model.student.alpha must be in [0, 1], not {alpha}; 0 is the teacher, 1 a draw of its own")
-
-
-def check_eps(eps: float) -> None:
-    """Raises a ValueError unless ``eps`` is finite and at least 0."""
     if not 0 <= eps < math.inf:
-        raise ValueError(f"--model.student.eps must be finite and at least 0, not {eps}; 0 is the teacher")
+        raise ValueError(f"eps={eps}: must be finite and at least 0; 0 is the teacher")
+    return combine(teacher, independent, 1, eps, preserve_variance)
 
 
-def _check_shapes(teacher: Tensor, independent: Tensor) -> None:
+def combine(teacher: Tensor, independent: Tensor, a: float, b: float, preserve_variance: bool) -> Tensor:
+    """``a teacher + b independent``, over ``sqrt(a^2 + b^2)`` if the variance is to be preserved."""
     if teacher.shape != independent.shape:
         raise ValueError(f"teacher {tuple(teacher.shape)} and draw {tuple(independent.shape)} must have one shape")
+    if 0 in (a, b):  # bit by bit, and 0 times infinity is not 0
+        return (teacher if a else independent).clone()
+    mixed = a * teacher + b * independent
+    return mixed / math.hypot(a, b) if preserve_variance else mixed
 
 
-def interpolate_networks(
-    teacher: N, independent: N, alpha: float, *, preserve_variance: bool = True, rescale_constants: bool = False
+@torch.no_grad()
+def combine_networks(
+    teacher: N,
+    independent: N,
+    mix: Callable[..., Tensor],
+    *,
+    preserve_variance: bool = True,
+    rescale_constants: bool = False,
 ) -> N:
-    """``interpolate`` for every parameter of two networks of one architecture.
-
-    Buffers are not interpolated: they are the teacher's, except that alpha = 1 is the independent draw altogether.
+    """``mix`` for every parameter of two networks of one architecture; buffers are the teacher's.
 
     Args:
         teacher: is not changed.
         independent: a fresh draw; is not changed.
-        alpha: 0 is the teacher, 1 the independent draw.
+        mix: :func:`interpolate` with an ``alpha``, or :func:`neighbourhood` with an ``eps``.
         preserve_variance: whether to correct the variance.
         rescale_constants: whether that also divides parameters that are constant in a fresh draw (BatchNorm weights),
             which have no variance to preserve. The paper's published code does.
@@ -112,43 +91,12 @@ def interpolate_networks(
     Returns:
         A new network with storage of its own; what it trains is what ``independent`` trains.
     """
-    mix = partial(interpolate, alpha=alpha)
-    student = _mixed(teacher, independent, mix, preserve_variance, rescale_constants)
-    if alpha < 1:
-        copy_buffers(teacher, student)
-    return student
-
-
-def neighbourhood_network(
-    teacher: N, independent: N, eps: float, *, preserve_variance: bool = True, rescale_constants: bool = False
-) -> N:
-    """``neighbourhood`` for every parameter of two networks of one architecture; buffers are the teacher's.
-
-    Args:
-        teacher: is not changed.
-        independent: a fresh draw; is not changed.
-        eps: 0 is the teacher.
-        preserve_variance: whether to correct the variance.
-        rescale_constants: whether that also divides parameters that are constant in a fresh draw (BatchNorm weights).
-
-    Returns:
-        A new network with storage of its own; what it trains is what ``independent`` trains.
-    """
-    mix = partial(neighbourhood, eps=eps)
-    student = _mixed(teacher, independent, mix, preserve_variance, rescale_constants)
-    copy_buffers(teacher, student)
-    return student
-
-
-@torch.no_grad()
-def _mixed(
-    teacher: N, independent: N, mix: Callable[..., Tensor], preserve_variance: bool, rescale_constants: bool
-) -> N:
     student = copy.deepcopy(independent)
     start = dict(teacher.named_parameters())
     for name, own in student.named_parameters():
         preserve = preserve_variance and (rescale_constants or not is_constant(own, start[name]))
         own.copy_(mix(start[name], own, preserve_variance=preserve))
+    copy_buffers(teacher, student)
     return student
 
 
@@ -180,7 +128,7 @@ class TeacherCopy(StudentStart):
 
     def __call__(self, teacher: Network, draw: Draw) -> Network:
         """A copy of ``teacher``."""
-        student = draw(_student_seed(None))  # a draw, not a deep copy: the teacher has forgotten what is trainable
+        student = draw(_student_seed(None))  # a draw, not a deep copy: the teacher's parameters are all frozen
         copy_state(teacher, student)
         return student
 
@@ -189,7 +137,7 @@ class IndependentStart(StudentStart):
     """Start at an independent draw.
 
     Args:
-        seed: of the draw. Null: the stream "student" of the run's seed, which is never the teacher's.
+        seed: of the draw. None: the stream "student" of the run's seed, which is never the teacher's.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -201,11 +149,11 @@ class IndependentStart(StudentStart):
 
 
 class InterpolatedStart(StudentStart):
-    """Start between the teacher and an independent draw.
+    """Start between the teacher and an independent draw: :func:`interpolate` for every parameter.
 
     Args:
-        alpha: 0 starts at the teacher, 1 at the independent draw.
-        seed: of the independent draw. Null: the stream "student" of the run's seed.
+        alpha: 0 starts at the teacher, 1 at the independent draw, with its buffers.
+        seed: of the independent draw. None: the stream "student" of the run's seed.
         preserve_variance: whether to divide by ``sqrt((1 - alpha)^2 + alpha^2)``, as the paper does.
         rescale_constants: whether that also divides parameters that are constant in a fresh draw (BatchNorm weights),
             as the paper's published code does.
@@ -217,32 +165,27 @@ class InterpolatedStart(StudentStart):
     def __init__(
         self, alpha: float, seed: int | None = None, preserve_variance: bool = True, rescale_constants: bool = False
     ) -> None:
-        check_alpha(alpha)
+        interpolate(torch.empty(0), torch.empty(0), alpha)  # refuses a wrong alpha here, not when networks are built
         self.alpha = alpha
         self.seed = seed
-        self.preserve_variance = preserve_variance
-        self.rescale_constants = rescale_constants
+        self.options = {"preserve_variance": preserve_variance, "rescale_constants": rescale_constants}
 
     def __call__(self, teacher: Network, draw: Draw) -> Network:
         """A network between ``teacher`` and a fresh one."""
-        return interpolate_networks(
-            teacher,
-            draw(_student_seed(self.seed)),
-            self.alpha,
-            preserve_variance=self.preserve_variance,
-            rescale_constants=self.rescale_constants,
-        )
+        independent = draw(_student_seed(self.seed))
+        if self.alpha == 1:
+            return independent
+        return combine_networks(teacher, independent, partial(interpolate, alpha=self.alpha), **self.options)
 
 
 class NeighbourhoodStart(StudentStart):
-    """Start at the teacher plus ``eps`` times an independent draw.
+    """Start at the teacher plus ``eps`` times an independent draw: :func:`neighbourhood` for every parameter.
 
     Args:
         eps: 0 starts at the teacher.
-        seed: of the independent draw. Null: the stream "student" of the run's seed.
+        seed: of the independent draw. None: the stream "student" of the run's seed.
         preserve_variance: whether to divide by ``sqrt(1 + eps^2)``.
-        rescale_constants: whether that also divides parameters that are constant in a fresh draw (BatchNorm weights),
-            as the paper's published code does.
+        rescale_constants: as of ``InterpolatedStart``.
 
     Raises:
         ValueError: if ``eps`` is negative or not finite.
@@ -251,21 +194,15 @@ class NeighbourhoodStart(StudentStart):
     def __init__(
         self, eps: float, seed: int | None = None, preserve_variance: bool = True, rescale_constants: bool = False
     ) -> None:
-        check_eps(eps)
+        neighbourhood(torch.empty(0), torch.empty(0), eps)  # refuses a wrong eps here, not when networks are built
         self.eps = eps
         self.seed = seed
-        self.preserve_variance = preserve_variance
-        self.rescale_constants = rescale_constants
+        self.options = {"preserve_variance": preserve_variance, "rescale_constants": rescale_constants}
 
     def __call__(self, teacher: Network, draw: Draw) -> Network:
         """A network near ``teacher``."""
-        return neighbourhood_network(
-            teacher,
-            draw(_student_seed(self.seed)),
-            self.eps,
-            preserve_variance=self.preserve_variance,
-            rescale_constants=self.rescale_constants,
-        )
+        independent = draw(_student_seed(self.seed))
+        return combine_networks(teacher, independent, partial(neighbourhood, eps=self.eps), **self.options)
 
 
 class CheckpointStart(StudentStart):
@@ -284,7 +221,7 @@ class CheckpointStart(StudentStart):
     def __call__(self, teacher: Network, draw: Draw) -> Network:
         """The network of the checkpoint; FileNotFoundError or ValueError if that is missing or of another kind."""
         student = draw(_student_seed(None))
-        load_network(student, self.path, self.which, option="--model.student.path")
+        load_network(student, self.path, self.which, f"path={self.path}")
         return student
 
 

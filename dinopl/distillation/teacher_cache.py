@@ -1,8 +1,8 @@
 """The frozen teacher's outputs, kept by sample index.
 
 A frozen teacher in eval mode on deterministic views is a function of the sample's index alone. What is kept is the
-bottleneck vector (``k`` numbers a sample, 51 MB for CIFAR-10 with the paper's head), not the logits (13 GB): one matrix
-product gives the logits back. This saves the teacher's encoder, about a quarter of a step.
+bottleneck vector (51 MB for CIFAR-10 with the paper's head), not the logits (13 GB): one matrix product gives the
+logits back. This saves the teacher's encoder, about a quarter of a step.
 
 A kept vector is the one that a step would compute up to rounding: matrix products may round differently in batches of
 another size or order, depending on the processor. It is computed at the precision of training, so the logits differ by
@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from dinopl.data.batch import as_batch
+from dinopl.core.types import as_batch
 from dinopl.distillation.losses import ViewLoss
 from dinopl.distillation.network import BottleneckHead, Network
 from dinopl.distillation.teachers import TeacherRule
@@ -28,8 +28,8 @@ class TeacherCache:
     """Bottleneck vectors of the training images.
 
     Args:
-        wanted: True insists, False never caches, None caches when that changes rounding at most and the loss is not one
-            whose gradient is exactly 0 at the teacher.
+        wanted: True requires a cache, False never caches, None caches when that changes rounding at most and the loss
+            is not one whose gradient is exactly 0 at the teacher.
     """
 
     def __init__(self, wanted: bool | None) -> None:
@@ -43,16 +43,16 @@ class TeacherCache:
         return self._codes is not None
 
     def decide(self, rule: TeacherRule, teacher: Network, loss: ViewLoss, trainer: Trainer) -> None:
-        """Settles whether to cache.
+        """Decides whether to cache.
 
         Raises:
-            ValueError: if a cache is insisted on where the teacher's output is not a function of the index.
+            ValueError: if a cache is required where the teacher's output is not a function of the index.
         """
-        obstacle = _obstacle(rule, teacher, trainer)
-        if self.wanted and obstacle:
-            raise ValueError(f"--model.cache_teacher true: {obstacle}; leave it null to cache only where that can be.")
+        reason = _why_not(rule, teacher, trainer)
+        if self.wanted and reason:
+            raise ValueError(f"cache_teacher=True: {reason}; None caches only where that can be")
         self._codes = None
-        self.active = self.wanted or (self.wanted is None and obstacle is None and not loss.zero_gradient_at_teacher)
+        self.active = self.wanted or (self.wanted is None and reason is None and not loss.zero_gradient_at_teacher)
 
     def fill(self, teacher: Network, trainer: Trainer, device: torch.device) -> None:
         """Runs the teacher once over the training images, in batches of the training's size and precision."""
@@ -61,7 +61,7 @@ class TeacherCache:
         codes: Tensor | None = None
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         precision = trainer.precision_plugin
-        rank_zero_info(f"The teacher looks once at all {datamodule.num_train} training images.")
+        rank_zero_info(f"The teacher is run once over all {datamodule.num_train} training images.")
         for raw in datamodule.cache_dataloader():
             batch = as_batch(raw)
             images = precision.convert_input(batch["views"][0].to(device))  # as training batches are converted
@@ -78,7 +78,7 @@ class TeacherCache:
         return teacher.classify(self._codes[index])
 
 
-def _obstacle(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | None:
+def _why_not(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | None:
     """Why the teacher's outputs cannot be kept by index; None if they can."""
     datamodule: Any = getattr(trainer, "datamodule", None)
     if not rule.static:

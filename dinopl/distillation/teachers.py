@@ -1,8 +1,8 @@
-"""Teacher rules: how the teacher comes about, and whether it moves.
+"""Teacher rules: how the teacher is made, and how it moves during training.
 
 "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), sections 3 and 4: the teacher stays at its random
-initialisation for ever. In the paper it is always in eval mode, so that each of its BatchNorm layers, never updated, is
-the identity, while the student trains with batch statistics; here that is the default of an explicit option.
+initialisation. In the paper it is always in eval mode, so that each of its BatchNorm layers, never updated, is the
+identity, while the student trains with batch statistics; here that is the default of an explicit option.
 """
 
 from abc import ABC, abstractmethod
@@ -20,34 +20,19 @@ BatchNormMode = Literal["eval", "train"]
 
 
 class TeacherRule(ABC):
-    """How the teacher comes about and what happens to it during training.
-
-    Rules keep no tensors: the teacher is a module of its own, handed to each method.
-    """
+    """How the teacher is made and how it moves; a rule keeps no tensors, each method gets the teacher's network."""
 
     @abstractmethod
     def draw(self, draw: Draw) -> Network:
-        """Builds the teacher.
-
-        Args:
-            draw: draws a fresh network from a seed.
-
-        Returns:
-            A network in eval mode without any trainable parameter.
-        """
+        """The teacher, in eval mode and without trainable parameters; ``draw`` gives a fresh network for a seed."""
 
     @abstractmethod
     def set_mode(self, teacher: Network, training: bool = True) -> None:
-        """Puts the teacher into its mode.
-
-        Args:
-            teacher: the network of ``draw``.
-            training: whether it is to serve training steps; otherwise validation, test or prediction.
-        """
+        """Sets the teacher's mode for training steps, or else for validation, test and prediction."""
 
     @abstractmethod
     def after_step(self, teacher: Network, student: Network, step: int) -> None:
-        """Called after each step of the optimiser, of which there have been ``step``."""
+        """Called after each step of the optimiser; ``step`` counts them from 1."""
 
     @abstractmethod
     def after_epoch(self, teacher: Network, student: Network, epoch: int) -> None:
@@ -63,7 +48,7 @@ class FrozenTeacher(TeacherRule):
     """A teacher that never moves: a random draw, or a network of an earlier run.
 
     Args:
-        seed: of the draw. Null: the stream "teacher" of the run's seed.
+        seed: of the draw. None: the stream "teacher" of the run's seed.
         checkpoint: a checkpoint of ``SelfDistillation`` with the same encoder and head, instead of a draw. It is read
             when the networks are built.
         which: that run's ``student`` or its ``teacher``.
@@ -88,7 +73,7 @@ class FrozenTeacher(TeacherRule):
         """The drawn or loaded teacher; FileNotFoundError or ValueError if the checkpoint cannot serve."""
         teacher = draw(stream_seed("teacher") if self.seed is None else self.seed)
         if self.checkpoint is not None:
-            load_network(teacher, self.checkpoint, self.which, option="--model.teacher.checkpoint")
+            load_network(teacher, self.checkpoint, self.which, f"checkpoint={self.checkpoint}")
         return teacher.requires_grad_(False).eval()
 
     def set_mode(self, teacher: Network, training: bool = True) -> None:

@@ -34,7 +34,7 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
         shape: shape of one image.
 
     Raises:
-        ValueError: if the encoder does not return one vector an image.
+        ValueError: if the encoder does not return one vector per image.
     """
     size = getattr(encoder, "embed_dim", None)
     if isinstance(size, int):
@@ -45,7 +45,7 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         found = tuple(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
         raise ValueError(
-            f"--model.encoder: {type(encoder).__name__} returns {found} for one image, not (1, embed_dim); "
+            f"encoder: {type(encoder).__name__} returns {found} for one image, not (1, embed_dim); "
             "end it with a pooling and nn.Flatten()"
         )
     return embedding.shape[1]

@@ -23,7 +23,7 @@ class Probe(ABC):
 
     def __init__(self, name: str, standardize: bool = False) -> None:
         if not name or "/" in name:
-            raise ValueError(f"name={name!r} of {type(self).__name__} must be a word without '/': it ends metric names")
+            raise ValueError(f"name={name}: must be a word without '/', since metric names end with it; give another")
         self.name = name
         self.standardize = standardize
 
@@ -50,7 +50,7 @@ class Probe(ABC):
 
     @abstractmethod
     def fit_predict(self, train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int, seed: int) -> Tensor:
-        """As :meth:`predict`, on features that are checked and, where asked for, standardised."""
+        """As :meth:`predict`, on features that are checked and, standardised where ``standardize`` is set."""
 
 
 def standardize(train: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

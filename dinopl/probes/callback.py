@@ -27,7 +27,7 @@ PREFIXES = {"test": "probe", "val": "probe_val"}
 
 
 class ProbeCallback(Callback):
-    """Probes input, teacher and student: before training, after the epochs asked for, and when training ends.
+    """Probes input, teacher and student: before training, after chosen epochs, and when training ends.
 
     Metrics are ``probe/{input,teacher,student}/NAME`` on the test split and ``probe_val/...`` on the validation split,
     as fractions. Points of a fit go to the loggers at the number of optimiser steps taken, with the epochs completed as
@@ -40,7 +40,7 @@ class ProbeCallback(Callback):
     "val", "test" of what can be iterated over repeatedly); without that, from the loaders that the trainer was given,
     in the data set's order: training with validation in ``fit``, with test in a ``test`` that follows a ``fit``.
 
-    Probes see whole splits whatever ``limit_train_batches`` and its like say, since a probe on less is another
+    Probes see whole splits whatever ``limit_train_batches`` and its like are, since a probe on less is another
     measurement; but a split that is limited to 0 batches is left out, and under ``fast_dev_run=n`` the first n batches
     of each split are used. With several processes the first one probes and the others wait for its result.
 
@@ -54,9 +54,9 @@ class ProbeCallback(Callback):
         if repeated := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"probes: {repeated[0]!r} is the name of {len(repeated)} probes; give each its own name")
         if isinstance(probe_epochs, int) and probe_epochs < 1:
-            raise ValueError(f"probe_epochs={probe_epochs} must be at least 1, or a list of epochs")
+            raise ValueError(f"probe_epochs={probe_epochs}: must be at least 1, or a list of epochs")
         if not isinstance(probe_epochs, int) and any(epoch < 0 for epoch in probe_epochs):
-            raise ValueError(f"probe_epochs={probe_epochs} must not hold a negative epoch")
+            raise ValueError(f"probe_epochs={probe_epochs}: must not hold a negative epoch; 0 is before training")
         self.probes = list(probes)
         self.probe_epochs = probe_epochs
         self._seed = 0
@@ -95,7 +95,7 @@ class ProbeCallback(Callback):
         return {"step": self._last_step, "values": self._last_values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up after the latest point, which is not taken again."""
+        """Restores the latest point, which is not taken again."""
         self._last_step, self._last_values = state_dict["step"], dict(state_dict["values"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,10 +107,11 @@ class ProbeCallback(Callback):
             self._show(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes a point where one was asked for or a limit ends training. Checkpoints and early stopping run later."""
+        """Takes a point after chosen epochs and at a limit of training; checkpoints and early stopping come later."""
         self._epochs_completed = epochs = epochs_completed(trainer)
         ends = reached(epochs, trainer.max_epochs) or reached(trainer.global_step, trainer.max_steps)
-        if ends or self._asked_for(epochs):
+        every = self.probe_epochs
+        if ends or (epochs % every == 0 if isinstance(every, int) else epochs in every):
             self._take_point(trainer, pl_module, epochs)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,10 +126,6 @@ class ProbeCallback(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probes the test split in ``trainer.test``."""
         self._log_evaluation(trainer, pl_module, "test")
-
-    def _asked_for(self, epochs: float) -> bool:
-        asked = self.probe_epochs
-        return epochs % asked == 0 if isinstance(asked, int) else epochs in asked
 
     def _take_point(self, trainer: Trainer, pl_module: LightningModule, epochs: float) -> None:
         """Measures and logs, unless it was done at this step already."""
@@ -158,35 +155,32 @@ class ProbeCallback(Callback):
         distributed = trainer.world_size > 1
         device = pl_module.device if distributed else torch.device("cpu")
         for name, value in self._measure(trainer, pl_module, (split,)).items():
-            # float64, so that a fraction is not rounded; every process has the same, and Lightning wants it said
+            # float64, so that a fraction is not rounded; every process has the same, and Lightning asks for sync_dist
             pl_module.log(name, torch.tensor(value, dtype=torch.float64, device=device), sync_dist=distributed)
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
-        """Metrics of the splits, measured by the first process and told to the others."""
+        """Metrics of the splits, measured by the first process and sent to the others."""
 
+        @isolate_rng()
+        @torch.inference_mode(False)  # evaluation runs in inference mode, whose tensors cannot be trained on
         def measure() -> dict[str, float]:
-            # evaluation runs in inference mode, whose tensors cannot be trained on
-            with isolate_rng(), torch.inference_mode(False):
-                return self._probe_all(trainer, pl_module, splits)
+            loaders = probe_loaders(trainer, splits, self._train_loader)
+            if "train" not in loaders or len(loaders) < 2:
+                rank_zero_warn(
+                    f"No probing: it needs train and one of {splits}, and there is {list(loaders) or 'nothing'}."
+                )
+                return {}
+            networks = [name for name in ("teacher", "student") if getattr(pl_module, name, None) is not None]
+            results = {name: self._probe(trainer, pl_module, name, loaders) for name in ("input", *networks)}
+            return {
+                f"{PREFIXES[split]}/{subject}/{name}": accuracy
+                for subject, result in results.items()
+                for split in splits
+                if split in loaders
+                for name, accuracy in result[split].items()
+            }
 
         return on_first_process(trainer, measure) if self.probes else {}
-
-    def _probe_all(self, trainer: Trainer, pl_module: LightningModule, splits: tuple[str, ...]) -> dict[str, float]:
-        loaders = probe_loaders(trainer, splits, self._train_loader)
-        if "train" not in loaders or len(loaders) < 2:
-            rank_zero_warn(
-                f"No probing: it needs train and one of {splits}, and there is {list(loaders) or 'nothing'}."
-            )
-            return {}
-        subjects = ["input", *(name for name in ("teacher", "student") if getattr(pl_module, name, None) is not None)]
-        results = {subject: self._probe(trainer, pl_module, subject, loaders) for subject in subjects}
-        return {
-            f"{PREFIXES[split]}/{subject}/{name}": accuracy
-            for subject, result in results.items()
-            for split in splits
-            if split in loaders
-            for name, accuracy in result[split].items()
-        }
 
     def _probe(
         self, trainer: Trainer, pl_module: LightningModule, subject: str, loaders: Mapping[str, Iterable[Any]]
@@ -233,8 +227,8 @@ def check_neighbours(probes: Iterable[Probe], samples: int | None) -> None:
     for probe in probes:
         if isinstance(probe, KNNProbe) and samples is not None and probe.k > samples:
             raise ValueError(
-                f"--model.probes: k={probe.k} of probe {probe.name!r} is more than the {samples} samples that probes "
-                "are trained on; lower k or probe on more samples."
+                f"probes: k={probe.k} of {probe.name!r} is more than the {samples} samples that probes are trained on; "
+                "lower k or probe on more samples"
             )
 
 
@@ -253,7 +247,7 @@ def on_first_process(trainer: Trainer, measure: Callable[[], dict[str, float]]) 
 
 
 def is_static_teacher(pl_module: LightningModule) -> bool:
-    """Whether the module says that its teacher's output depends on the input only."""
+    """Whether the module's teacher gives an output that depends on its input only."""
     return bool(getattr(getattr(pl_module, "teacher_rule", None), "static", False))
 
 

@@ -32,9 +32,9 @@ class LogisticRegressionProbe(Probe):
     ) -> None:
         super().__init__(name, standardize)
         if not inverse_penalty > 0:
-            raise ValueError(f"inverse_penalty={inverse_penalty} of probe {name!r} must be above 0")
+            raise ValueError(f"inverse_penalty={inverse_penalty}: probe {name!r} needs a number above 0")
         if max_iter < 1:
-            raise ValueError(f"max_iter={max_iter} of probe {name!r} must be at least 1")
+            raise ValueError(f"max_iter={max_iter}: probe {name!r} needs at least 1")
         self.inverse_penalty = inverse_penalty
         self.max_iter = max_iter
 

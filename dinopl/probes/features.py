@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from dinopl.data.batch import as_batch
+from dinopl.core.types import as_batch
 from dinopl.probes.base import Probe
 
 
@@ -42,7 +42,7 @@ def extract_features(embed: Callable[[Tensor], Tensor], batches: Iterable[Any], 
             x.append(embed(batch["views"][0].to(device)).flatten(1).float())
             y.append(batch["label"].to(device))
     if not x:
-        raise ValueError("a split to probe has no batches: give it at least one, or leave the split out")
+        raise ValueError("a split to probe has no batches; give it at least one, or leave the split out")
     return Features(torch.cat(x), torch.cat(y))
 
 

@@ -35,7 +35,7 @@ def knn_predict(
         ValueError: if there are fewer than ``k`` training features.
     """
     if k > len(train_x):
-        raise ValueError(f"k={k} is more than the {len(train_x)} training samples: lower k or probe on more samples")
+        raise ValueError(f"k={k}: is more than the {len(train_x)} training samples; lower it or probe on more samples")
     device = torch.device("cpu") if x.device.type == "mps" else x.device  # which has no float64
     train = train_x.to(device, torch.float64)
     center = train.mean(0)  # small norms cancel less
@@ -62,7 +62,7 @@ class KNNProbe(Probe):
     def __init__(self, k: int = 20, name: str = "knn", standardize: bool = False) -> None:
         super().__init__(name, standardize)
         if k < 1:
-            raise ValueError(f"k={k} of probe {name!r} must be at least 1")
+            raise ValueError(f"k={k}: probe {name!r} needs at least 1 neighbour; the paper uses 20")
         self.k = k
 
     def fit_predict(self, train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int, seed: int) -> Tensor:

@@ -41,7 +41,7 @@ def linear_probe(
         num_classes: number of classes.
         seed: of the probe's generator.
         epochs: passes over the training features.
-        batch_size: samples a step; the last batch of an epoch may be smaller.
+        batch_size: samples per step; the last batch of an epoch may be smaller.
         lr: AdamW's learning rate (betas 0.9 and 0.999).
         weight_decay: AdamW's, on weights and biases alike.
         frozen_order: the reference's quirk: every epoch has the same batches in the same order.
@@ -51,7 +51,12 @@ def linear_probe(
     """
     train_x, x = at_least_float32(train_x), at_least_float32(x)
     generator = Generator().manual_seed(seed)
-    weight, bias = _uniform_layer(train_x, num_classes, generator)
+    bound = train_x.shape[1] ** -0.5
+    # drawn on the CPU in float32, weight first, whatever the features' device and type
+    weight, bias = (
+        torch.empty(shape, dtype=torch.float32, device="cpu").uniform_(-bound, bound, generator=generator).to(train_x)
+        for shape in ((num_classes, train_x.shape[1]), (num_classes,))
+    )
     target = F.one_hot(train_y, num_classes).to(train_x.dtype)
     optimizer = AdamW([weight, bias], lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
     order = _epoch_order(train_x, generator)
@@ -59,22 +64,27 @@ def linear_probe(
         if epoch and not frozen_order:
             order = _epoch_order(train_x, generator)
         for batch in torch.split(order, batch_size):
-            features = train_x[batch]
-            # d(cross-entropy)/d(logits), mean over the batch
-            error = (torch.addmm(bias, features, weight.T).softmax(1) - target[batch]) / len(batch)
-            weight.grad, bias.grad = error.T @ features, error.sum(0)
+            weight.grad, bias.grad = softmax_regression_gradient(weight, bias, train_x[batch], target[batch])
             optimizer.step()
     return torch.addmm(bias, x, weight.T).argmax(1)
 
 
-def _uniform_layer(like: Tensor, num_classes: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Weight ``(K, D)`` and bias ``(K,)``, drawn on the CPU in float32, then moved to the features' device and type."""
-    bound = like.shape[1] ** -0.5
-    weight = torch.empty(num_classes, like.shape[1], dtype=torch.float32, device="cpu")
-    bias = torch.empty(num_classes, dtype=torch.float32, device="cpu")
-    for tensor in (weight, bias):
-        tensor.uniform_(-bound, bound, generator=generator)
-    return weight.to(like), bias.to(like)
+def softmax_regression_gradient(weight: Tensor, bias: Tensor, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient of :func:`softmax_regression_loss` in weight and bias, written out.
+
+    Args:
+        weight: ``(K, D)``.
+        bias: ``(K,)``.
+        x: features, ``(B, D)``.
+        target: one-hot classes, ``(B, K)``.
+    """
+    error = (torch.addmm(bias, x, weight.T).softmax(1) - target) / len(x)  # d(loss)/d(logits)
+    return error.T @ x, error.sum(0)
+
+
+def softmax_regression_loss(weight: Tensor, bias: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    """Mean cross-entropy, a scalar: what the gradient above is tested against, by autograd."""
+    return F.cross_entropy(F.linear(x, weight, bias), target)
 
 
 def _epoch_order(features: Tensor, generator: Generator) -> Tensor:
@@ -88,11 +98,11 @@ class LinearProbe(Probe):
         name: last part of the probe's metric names.
         standardize: whether features are standardised first, with the training split's statistics.
         epochs: passes over the training features.
-        batch_size: samples a step.
+        batch_size: samples per step.
         lr: learning rate.
         weight_decay: AdamW's weight decay, on weights and biases alike.
         frozen_order: the reference's quirk: every epoch has the same batches in the same order.
-        seed: of initialisation and order; null takes the stream "probe" of the run's seed.
+        seed: of initialisation and order; None takes the stream "probe" of the run's seed.
     """
 
     def __init__(
@@ -108,13 +118,13 @@ class LinearProbe(Probe):
     ) -> None:
         super().__init__(name, standardize)
         if epochs < 1:
-            raise ValueError(f"epochs={epochs} of probe {name!r} must be at least 1")
+            raise ValueError(f"epochs={epochs}: probe {name!r} needs at least 1")
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} of probe {name!r} must be at least 1")
+            raise ValueError(f"batch_size={batch_size}: probe {name!r} needs at least 1")
         if not lr > 0:
-            raise ValueError(f"lr={lr} of probe {name!r} must be above 0")
+            raise ValueError(f"lr={lr}: probe {name!r} needs a number above 0")
         if weight_decay < 0:
-            raise ValueError(f"weight_decay={weight_decay} of probe {name!r} must be 0 or above")
+            raise ValueError(f"weight_decay={weight_decay}: probe {name!r} needs at least 0, which switches it off")
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr

@@ -53,7 +53,7 @@ def in_order(loader: Any) -> Iterable[Any]:
         loader = loader[0]
     if isinstance(loader, list | tuple | dict):
         raise ValueError(
-            f"probes need one loader a split, got {len(loader)}: give a data module with probe_dataloaders()"
+            f"probes need one loader per split, got {len(loader)}; give a data module with probe_dataloaders()"
         )
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset) or loader.batch_size is None:
         return loader
@@ -61,6 +61,6 @@ def in_order(loader: Any) -> Iterable[Any]:
 
 
 def sample_count(loader: Any) -> int | None:
-    """Number of samples of a loader; None where only running through it would tell."""
+    """Number of samples of a loader; None where it is known only after running through it."""
     samples = loader.rows if isinstance(loader, ImageLoader) else getattr(loader, "dataset", None)
     return len(samples) if isinstance(samples, Sized) else None

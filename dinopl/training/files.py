@@ -65,7 +65,7 @@ def one_line_errors(path: Path) -> Iterator[None]:
 
 def cannot_write(path: Path, reason: str) -> str:
     """The message for a folder that cannot be written to."""
-    return f"cannot write to {path}: {reason}; choose another folder with --trainer.default_root_dir DIR"
+    return f"cannot write to {path}: {reason}; choose another folder as default_root_dir"
 
 
 def obstacle(folder: Path) -> str | None:

@@ -13,14 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dinopl.core.errors import DivergenceError
+
 REMEDY = "lower the learning rate, clip gradients (gradient_clip_val) or raise the precision (32-true)"
-
-
-class DivergenceError(FloatingPointError, RuntimeError):
-    """The loss, the gradient or the state of a run is not finite any more.
-
-    Whatever a part raises that is a ``FloatingPointError``, such as a solver's own error, is taken alike.
-    """
 
 
 def not_finite(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -46,16 +41,16 @@ def poisoned(state: Mapping[str, Any], parameters: Iterable[str]) -> list[str]:
 class FiniteGuard(Callback):
     """Raises ``DivergenceError`` before an optimiser step whose loss is not finite.
 
-    The loss is looked at once an optimiser step, after the backward pass: with gradient accumulation the losses of all
-    micro-batches together. That costs one read from the device a step, and with several processes the reduction of one
+    The loss is checked once per optimiser step, after the backward pass: with gradient accumulation the losses of all
+    micro-batches together. This costs one read from the device per step, and with several processes the reduction of a
     flag, so that all of them stop. Independently of it no checkpoint is written that holds NaN, or infinite parameters:
     the last good one stays, also where ``every_n_steps`` let a few steps pass, and a diverged run saves nothing on its
-    way out. (A ``ModelCheckpoint(save_weights_only=True)`` asks no callback, and saves what it finds.) With fp16 and a
-    gradient scaler, gradients are not looked at: there they overflow now and then, by design.
+    way out. (A ``ModelCheckpoint(save_weights_only=True)`` calls no callback, and saves anything.) With fp16 and a
+    gradient scaler, gradients are not checked: there they overflow now and then, by design.
 
     Args:
-        every_n_steps: look at every n-th optimiser step only.
-        check_gradients: look at the norm of the gradient too; finds a finite loss with a NaN gradient one step earlier.
+        every_n_steps: check every n-th optimiser step only.
+        check_gradients: check the norm of the gradient too; finds a finite loss with a NaN gradient one step earlier.
 
     Raises:
         ValueError: if ``every_n_steps`` is below 1.
@@ -63,7 +58,7 @@ class FiniteGuard(Callback):
 
     def __init__(self, every_n_steps: int = 1, check_gradients: bool = False) -> None:
         if every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}: FiniteGuard needs 1 or more")
+            raise ValueError(f"every_n_steps={every_n_steps}: must be at least 1, which checks every step")
         self.every_n_steps = every_n_steps
         self.check_gradients = check_gradients
         self._loss: Tensor | None = None
@@ -77,7 +72,7 @@ class FiniteGuard(Callback):
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at what was kept."""
+        """Checks the loss that was kept, and the gradient if asked to."""
         loss, self._loss = self._loss, None
         if trainer.global_step % self.every_n_steps:
             return
@@ -86,18 +81,16 @@ class FiniteGuard(Callback):
             seen["gradient norm"] = gradient_norm(optimizer)
         found = not_finite(seen)
         if trainer.strategy.reduce_boolean_decision(bool(found), all=False):
-            raise DivergenceError(self._message(trainer, found))
-
-    def _message(self, trainer: Trainer, found: dict[str, float]) -> str:
-        cause = (
-            ", ".join(f"{name} is {value}" for name, value in found.items()) or "another process's loss is not finite"
-        )
-        terms = ", ".join(f"{name}={value}" for name, value in not_finite(trainer.callback_metrics).items())
-        rates = {float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups}
-        place = f"step {trainer.global_step} (epoch {trainer.current_epoch})"
-        logged = f"; logged: {terms}" if terms else ""
-        rate = ", ".join(f"{rate:g}" for rate in sorted(rates))
-        return f"{place}: {cause}{logged}; learning rate {rate}. Stopped before the optimiser moved: {REMEDY}"
+            cause = ", ".join(f"{name} is {value}" for name, value in found.items())
+            cause = cause or "another process's loss is not finite"
+            terms = ", ".join(f"{name}={value}" for name, value in not_finite(trainer.callback_metrics).items())
+            logged = f"; logged: {terms}" if terms else ""
+            rates = {float(group["lr"]) for each in trainer.optimizers for group in each.param_groups}
+            rate = ", ".join(f"{rate:g}" for rate in sorted(rates))
+            place = f"step {trainer.global_step} (epoch {trainer.current_epoch})"
+            raise DivergenceError(
+                f"{place}: {cause}{logged}; learning rate {rate}. Stopped before the optimiser moved: {REMEDY}"
+            )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuses a poisoned state, so that the checkpoint before it stays."""

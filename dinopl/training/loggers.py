@@ -1,4 +1,4 @@
-"""The loggers of a run folder: Lightning's CSV and TensorBoard loggers, writing right into a given folder.
+"""The loggers of a run folder: Lightning's CSV and TensorBoard loggers, writing directly into a given folder.
 
 What differs: rows go to the disk by the clock and not one by one, which would cost a short step a good part of its
 time, most of it spent on TensorBoard's writer thread; and there is no ``hparams.yaml``, as ``config.yaml`` holds more.

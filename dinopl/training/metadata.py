@@ -1,5 +1,6 @@
-"""What a run says about itself: versions, and values that any reader of JSON, YAML or a checkpoint understands."""
+"""Metadata of a run: versions, and values that any reader of JSON, YAML or a checkpoint understands."""
 
+import contextlib
 import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -15,15 +16,12 @@ def versions() -> dict[str, str | None]:
 
     All but torch's, whose own string names the CUDA build too, come from the packages' metadata: nothing is imported.
     """
-    others = {name: _installed(name) for name in ("torchvision", "lightning", "torchmetrics", "numpy")}
-    return {"dinopl": __version__, "torch": str(torch.__version__), **others, "python": platform.python_version()}
-
-
-def _installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+    found: dict[str, str | None] = {"dinopl": __version__, "torch": str(torch.__version__)}
+    for package in ("torchvision", "lightning", "torchmetrics", "numpy"):
+        found[package] = None
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return {**found, "python": platform.python_version()}
 
 
 def plain(value: Any, where: str = "config") -> Any:
@@ -46,7 +44,7 @@ def plain(value: Any, where: str = "config") -> Any:
         return [plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
     if isinstance(value, str):
         return str(value)
-    raise ValueError(f"{where} is a {type(value).__name__}: give plain values (numbers, strings, lists, dicts, null)")
+    raise ValueError(f"{where}: is a {type(value).__name__}; give plain values (numbers, strings, lists, dicts, None)")
 
 
 def finite(value: Any) -> Any:

@@ -28,7 +28,7 @@ def to_arrays(batch: Any) -> Arrays:
         ValueError: if it is anything else.
     """
     if not isinstance(batch, Mapping) or not isinstance(batch.get("index"), Tensor):
-        raise ValueError("predict_step must return a dict of tensors with 'index', to write predictions in order")
+        raise ValueError("predict_step must return a dict of tensors with 'index', which orders the predictions")
     wrong = [k for k, x in batch.items() if not isinstance(x, Tensor) or x.shape[:1] != batch["index"].shape]
     if wrong:
         raise ValueError(
@@ -72,7 +72,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Args:
         filename: of the file.
-        folder: where it goes; null is the run's folder, and without a ``RunFolder`` the Trainer's ``default_root_dir``.
+        folder: where it goes; None is the run's folder, and without a ``RunFolder`` the Trainer's ``default_root_dir``.
 
     Attributes:
         paths: the files of the last ``predict``, on rank zero.
@@ -84,7 +84,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, filename: str = "predictions.npz", folder: str | None = None) -> None:
         super().__init__(write_interval="batch")
         if Path(filename).suffix != ".npz" or Path(filename).name != filename:
-            raise ValueError(f"filename is {filename!r}: PredictionWriter needs a file name that ends in .npz")
+            raise ValueError(f"filename={filename}: must be a file name without folder that ends in .npz")
         self.filename = filename
         self.folder = folder
         self.paths: list[Path] = []

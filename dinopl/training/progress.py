@@ -20,7 +20,7 @@ class RunProgress(TQDMProgressBar):
 
     Args:
         seconds: shortest time between two drawings.
-        plain: print lines instead of a bar; null does so where standard output is no terminal.
+        plain: print lines instead of a bar; None does so where standard output is no terminal.
 
     Raises:
         ValueError: if ``seconds`` is negative.
@@ -29,7 +29,7 @@ class RunProgress(TQDMProgressBar):
     def __init__(self, seconds: float = 0.2, plain: bool | None = None) -> None:
         super().__init__(refresh_rate=1)
         if seconds < 0:
-            raise ValueError(f"seconds is {seconds}: RunProgress needs 0 or more")
+            raise ValueError(f"seconds={seconds}: must be at least 0, which draws every step")
         self.plain = not sys.stdout.isatty() if plain is None else plain
         self._seconds = PLAIN_SECONDS if self.plain else seconds
         self._drawn = time.monotonic()
@@ -46,21 +46,11 @@ class RunProgress(TQDMProgressBar):
         """What is logged for the bar, and in training the time that is left of it."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)
-        if trainer.training and (left := self._seconds_left(trainer)) is not None:
+        if trainer.training and (left := self.seconds_left(trainer)) is not None:
             metrics["left"] = str(timedelta(seconds=round(left)))
         return metrics
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the clock of an earlier training."""
-        super().on_train_start(trainer, pl_module)
-        self._began = None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock of the estimate, once everything that happens before the first step has happened."""
-        super().on_train_epoch_start(trainer, pl_module)
-        self._began = self._began or (time.monotonic(), trainer.global_step)
-
-    def _seconds_left(self, trainer: Trainer) -> float | None:
+    def seconds_left(self, trainer: Trainer) -> float | None:
         """Time for the remaining steps, at the pace since training began, all pauses included; None if unbounded."""
         if self._began is None:
             return None
@@ -69,6 +59,16 @@ class RunProgress(TQDMProgressBar):
         if taken < 1 or math.isinf(total):
             return None
         return (time.monotonic() - began) / taken * max(0, total - trainer.global_step)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets the clock of an earlier training."""
+        super().on_train_start(trainer, pl_module)
+        self._began = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock of the estimate, just before the first step."""
+        super().on_train_epoch_start(trainer, pl_module)
+        self._began = self._began or (time.monotonic(), trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,4 +1,4 @@
-"""One folder a run, whatever logger the user chose.
+"""One folder per run, whatever logger the user chose.
 
 A folder ``<default_root_dir>/<name>/<time>-<random>`` holds ``config.yaml``, ``metrics.csv``, TensorBoard events,
 ``results.json`` and ``checkpoints/``. What differs from Lightning: the folder belongs to the run and not to a logger,
@@ -49,21 +49,21 @@ def choose_folder(root: str, name: str) -> Path:
 
 
 class RunFolder(Callback):
-    """Gives a run its own folder and writes what is to be known about it.
+    """Gives a run its own folder and records the run in it.
 
-    ``fit`` starts a new folder; ``validate``, ``test`` and ``predict`` of the same Trainer go on in it if the stage
+    ``fit`` starts a new folder; ``validate``, ``test`` and ``predict`` of the same Trainer continue in it if the stage
     before finished, and have their own otherwise. A ``ModelCheckpoint`` without ``dirpath`` saves to ``checkpoints/``
     in the folder. List it before callbacks that log or write. With several processes rank zero writes and every rank
     knows ``path``; with launchers that spawn or fork, the parent process does not learn it.
 
     ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not;
-    under "stages" those that came to their end; and under "data" and "model" what the method ``facts`` of data module
-    and module says, in plain values, where there is one.
+    under "stages" those that ended normally; and under "data" and "model" what the method ``facts`` of data module
+    and module returns, in plain values, where there is one.
 
     Args:
         name: first part of the folder's name, under the Trainer's ``default_root_dir``.
         config: the complete configuration, in plain values, for ``config.yaml``, ``results.json`` and checkpoints.
-        seed: the run's seed, for ``results.json``; null takes what ``seed_everything`` was called with.
+        seed: the run's seed, for ``results.json``; None takes what ``seed_everything`` was called with.
 
     Attributes:
         path: the folder, from ``setup`` on; None before.
@@ -77,7 +77,7 @@ class RunFolder(Callback):
 
     def __init__(self, name: str = "run", config: dict[str, Any] | None = None, seed: int | None = None) -> None:
         if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"the run's name is {name!r}: give a relative name without '..', such as 'digits'")
+            raise ValueError(f"name={name}: must be a relative name without '..', such as digits")
         self.name = name
         self.config = plain(config)
         self.seed = seed
@@ -139,7 +139,7 @@ class RunFolder(Callback):
         metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
         problem = self._make(self.path, metrics_file) if trainer.is_global_zero else None
         problem = trainer.strategy.broadcast(problem)
-        if problem is not None:  # told to every rank, so that none waits for the others
+        if problem is not None:  # raised on every rank, so that none waits for the others
             raise ValueError(problem)
         self.created, self._loggers = True, [metrics_file, events_file]
         trainer.loggers = [*trainer.loggers, *self._loggers]
@@ -158,7 +158,7 @@ class RunFolder(Callback):
         }
 
     def _make(self, path: Path, metrics_file: MetricsFile) -> str | None:
-        """Makes the folder and its first files; returns what stood in the way."""
+        """Makes the folder and its first files; returns why that failed."""
         try:
             with one_line_errors(path):
                 path.mkdir(parents=True, exist_ok=False)
@@ -183,7 +183,7 @@ class RunFolder(Callback):
         checkpoint["dinopl"] = checkpoint.get("dinopl", {}) | about
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the results of a stage that came to its end."""
+        """Writes the results of a stage that ended normally."""
         if self.created:
             self._note(trainer)
             self.status = "finished"
@@ -191,7 +191,7 @@ class RunFolder(Callback):
             self._write_results(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes what is known of a stage that did not; what goes wrong here never hides the exception itself."""
+        """Writes what is known of a stage that failed; an error in this never hides the exception itself."""
         self.status = status_of(exception)
         if not self.created:
             return

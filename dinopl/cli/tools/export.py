@@ -25,6 +25,6 @@ def export(arguments: Sequence[str]) -> int:
     try:
         path = export_weights(options.ckpt_path, options.output)
     except (ValueError, OSError) as error:
-        raise UserMistake(str(error)) from error
+        raise UserMistake(f"export: --ckpt_path {error}") from error
     sys.stdout.write(f'{path}\nread it with: encoder = dinopl.load_encoder("{path}", which="student")\n')
     return 0

@@ -2,13 +2,13 @@
 
 from dinopl.data.sources.base import ImageSource, SourceInfo
 from dinopl.data.sources.cifar5m import CIFAR5mImages
-from dinopl.data.sources.digits import DigitsImages
 from dinopl.data.sources.folders import FolderImages, TinyImageNetImages
 from dinopl.data.sources.noise import NoiseImages
 from dinopl.data.sources.npz import NpzImages
 from dinopl.data.sources.published import (
     CIFAR10Images,
     CIFAR100Images,
+    DigitsImages,
     FashionMNISTImages,
     MNISTImages,
     STL10Images,

@@ -1,4 +1,4 @@
-"""What every image source offers."""
+"""The interface of image sources, and the errors that they share."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -9,7 +9,7 @@ from dinopl.data.images import ImageArrays, ImageFiles
 
 
 class SourceInfo(NamedTuple):
-    """What is known of an image set before its images are read."""
+    """Facts of an image set that are known before its images are read."""
 
     shape: ImageShape
     num_classes: int
@@ -32,7 +32,7 @@ class ImageSource(ABC):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The set's name in messages."""
         return type(self).__name__
 
     @abstractmethod
@@ -43,7 +43,7 @@ class ImageSource(ABC):
             root: the folder of all data sets.
 
         Raises:
-            FileNotFoundError: if that takes data which are not there.
+            FileNotFoundError: if that needs data which are not there.
         """
 
     def prepare(self, root: Path) -> None:  # noqa: B027 - most sources have nothing to fetch
@@ -66,7 +66,7 @@ class ImageSource(ABC):
 def missing(name: str, path: Path) -> FileNotFoundError:
     """The error for data that are not there, with what to do about it."""
     return FileNotFoundError(
-        f"{name}: nothing at {path}; put the data there, or point --data.root or $DINOPL_DATA at the folder above."
+        f"{name}: nothing at {path}; put the data there, or point root or $DINOPL_DATA at the folder above"
     )
 
 
@@ -76,5 +76,5 @@ def one_line(error: BaseException) -> str:
 
 
 def locate(root: Path, path: str) -> Path:
-    """What a user's path means: below the root, or else below the working directory if it is there only."""
+    """A user's path below the root, or else below the working directory if it is there only."""
     return Path(path) if not (root / path).exists() and Path(path).exists() else root / path

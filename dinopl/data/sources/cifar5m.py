@@ -30,14 +30,14 @@ class CIFAR5mImages(ImageSource):
     """CIFAR-5m: 10 kinds of objects, RGB, 32x32, 5,002,240 for training and 1,000,448 for testing.
 
     Read from ``part0.npz`` to ``part5.npz``, or ``cifar5m_part0.npz`` and so on, with the arrays ``X`` and ``Y``; only
-    files with images that were asked for need be there. The last one is the test split. Normalised with CIFAR-10's
+    files whose images are used need be there. The last one is the test split. Normalised with CIFAR-10's
     constants. It is not downloaded.
 
     Args:
-        folder: the folder of the files: absolute, or relative to ``data.root`` or else to the working directory.
-        num_train: the first so many training images, kept in memory (3 kB each); null takes all, which
-            ``data.num_workers`` processes read from the files as they are used.
-        num_test: the first so many test images, kept in memory; null takes all.
+        folder: the folder of the files: absolute, or relative to ``root`` or else to the working directory.
+        num_train: the first so many training images, kept in memory (3 kB each); None takes all, which
+            ``num_workers`` processes read from the files as they are used.
+        num_test: the first so many test images, kept in memory; None takes all.
     """
 
     mean = (0.4914, 0.4822, 0.4465)
@@ -46,7 +46,7 @@ class CIFAR5mImages(ImageSource):
     def __init__(self, folder: str = "cifar5m", num_train: int | None = None, num_test: int | None = 10_000) -> None:
         for option, value in (("num_train", num_train), ("num_test", num_test)):
             if value is not None and value < 1:
-                raise ValueError(f"{option} {value} of CIFAR5mImages: give a positive number, or null.")
+                raise ValueError(f"{option}={value}: give a positive number, or None for all")
         self.folder = folder
         self.num_train = num_train
         self.num_test = num_test
@@ -56,14 +56,21 @@ class CIFAR5mImages(ImageSource):
         return SourceInfo(_SHAPE, 10, self.num_train or (_PARTS - 1) * _PER_PART, self.num_test or _PER_PART)
 
     def load(self, root: Path, train: bool) -> ImageArrays | ImageFiles:
-        """Reads the images of one split that were asked for, or maps all of them."""
+        """Reads the first images of one split, or maps all of them."""
         numbers = range(_PARTS - 1) if train else range(_PARTS - 1, _PARTS)
         option, count = ("num_train", self.num_train) if train else ("num_test", self.num_test)
         files = (self._file(locate(root, self.folder), number) for number in numbers)
         try:
-            return _all(list(files)) if count is None else _first(files, count, option)
+            if count is not None:
+                return _first(files, count, option)
+            paths = list(files)
+            images = MappedImages(paths)
+            label = torch.from_numpy(np.concatenate([_labels(path) for path in paths]))
+            if len(label) != len(images):
+                raise ValueError(f"there are {len(images)} images and {len(label)} labels")
+            return ImageFiles(images, label, _SHAPE)
         except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{self.name}: {locate(root, self.folder)}: {one_line(error)}.") from error
+            raise ValueError(f"{self.name}: {locate(root, self.folder)}: {one_line(error)}") from error
 
     def _file(self, folder: Path, number: int) -> Path:
         paths = [folder / f"{prefix}part{number}.npz" for prefix in ("", "cifar5m_")]
@@ -71,15 +78,6 @@ class CIFAR5mImages(ImageSource):
             if path.is_file():
                 return path
         raise missing(self.name, paths[0])
-
-
-def _all(paths: list[Path]) -> ImageFiles:
-    """All images of some files, read when they are used."""
-    images = MappedImages(paths)
-    label = torch.from_numpy(np.concatenate([_labels(path) for path in paths]))
-    if len(label) != len(images):
-        raise ValueError(f"there are {len(images)} images and {len(label)} labels")
-    return ImageFiles(images, label, _SHAPE)
 
 
 def _first(paths: Iterable[Path], count: int, option: str) -> ImageArrays:
@@ -96,7 +94,7 @@ def _first(paths: Iterable[Path], count: int, option: str) -> ImageArrays:
         if not left:
             stored = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2).contiguous()
             return ImageArrays(stored, torch.from_numpy(np.concatenate(labels)))
-    raise ValueError(f"{option} {count}: there are only {count - left} images")
+    raise ValueError(f"{option}={count}: there are only {count - left} images")
 
 
 class MappedImages:
@@ -145,7 +143,7 @@ def map_array(path: Path, name: str) -> Array:
     with zipfile.ZipFile(path) as archive:
         member = archive.getinfo(f"{name}.npy")
     if member.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{path.name} is compressed and cannot be mapped; save it anew with numpy.savez")
+        raise ValueError(f"{path.name} is compressed and cannot be mapped; save it again with numpy.savez")
     with path.open("rb") as file:
         file.seek(member.header_offset)
         header = file.read(_LOCAL_HEADER)
@@ -167,5 +165,5 @@ def _labels(path: Path) -> Array:
     with np.load(path, allow_pickle=False) as arrays:
         label: Array = arrays["Y"]
     if label.ndim != 1 or label.dtype.kind not in "iu":
-        raise ValueError(f"Y of {path.name} is {label.dtype} of shape {label.shape}, not one integer an image")
+        raise ValueError(f"Y of {path.name} is {label.dtype} of shape {label.shape}, not one integer per image")
     return label.astype(np.int64)

@@ -3,8 +3,10 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from filelock import FileLock
 
 from dinopl.data.sources.base import one_line
 
@@ -28,24 +30,28 @@ def fetch_once(
     made = [path for path in (root, *root.parents) if not path.exists()]
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f".{name}.lock"):
+        lock = root / f".{name}.lock"
+        with FileLock(lock), contextlib.ExitStack() as leaving:
+            leaving.callback(remove, lock)  # while it is held; a process that waits for it locks a new one
             if not complete():
-                _fetch_and_move(folder.relative_to(root).parts, root, fetch)
+                staging = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix=".download-", dir=root)))
+                fetch(staging)
+                parts = folder.relative_to(root).parts
+                for source in [staging / parts[0]] if parts else list(staging.iterdir()):
+                    move_into(source, root / source.name)
     except (OSError, RuntimeError) as error:
         for path in made:
-            with contextlib.suppress(OSError):
-                path.rmdir()
+            remove(path)
         raise FileNotFoundError(
             f"{name}: no usable data in {folder} and the download failed ({one_line(error)}); put the data there, or "
-            "point --data.root or $DINOPL_DATA at the folder above."
+            "point root or $DINOPL_DATA at the folder above"
         ) from error
 
 
-def _fetch_and_move(parts: tuple[str, ...], root: Path, fetch: Callable[[Path], object]) -> None:
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as staging:
-        fetch(Path(staging))
-        for source in [Path(staging, parts[0])] if parts else list(Path(staging).iterdir()):
-            move_into(source, root / source.name)
+def remove(path: Path) -> None:
+    """Removes a file or an empty folder where the system allows it: Windows keeps an open file."""
+    with contextlib.suppress(OSError):
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def move_into(source: Path, target: Path) -> None:
@@ -55,22 +61,3 @@ def move_into(source: Path, target: Path) -> None:
             move_into(entry, target / entry.name)
     else:
         os.replace(source, target)
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Lets one process of a machine in at a time, where the system has such locks; the kernel frees a dead one's.
-
-    Two processes that get in all the same fetch twice, each into a folder of its own, and the last one's files stay.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ class FileReader:
                 image.load()
                 return image
         except OSError as error:
-            raise ValueError(f"{self.paths[row]}: not an image that can be read ({error}).") from error
+            raise ValueError(f"{self.paths[row]}: not an image that can be read ({error})") from error
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -46,14 +46,14 @@ class FolderImages(ImageSource):
     """Any folder with a training and a test folder, each with one subfolder of image files a class.
 
     Classes are the names of the training subfolders, sorted. RGB images are normalised with ImageNet's constants unless
-    ``data.normalization`` says otherwise.
+    ``normalization`` of the data module says otherwise.
 
     Args:
-        folder: the folder: absolute, or relative to ``data.root`` or else to the working directory.
+        folder: the folder: absolute, or relative to ``root`` or else to the working directory.
         train_dir: name of the training folder in it.
-        test_dir: name of the test folder; null takes ``test``, or else ``val``.
+        test_dir: name of the test folder; None takes ``test``, or else ``val``.
         gray: decode to one channel instead of RGB.
-        in_memory: decode all images once at the start; otherwise ``data.num_workers`` processes decode them as they
+        in_memory: decode all images once at the start; otherwise ``num_workers`` processes decode them as they
             are used.
     """
 
@@ -85,7 +85,7 @@ class FolderImages(ImageSource):
         folder = folder if train else self._test_folder(root)
         unknown = sorted({path.name for path in folder.iterdir() if path.is_dir()} - set(classes))
         if unknown:
-            raise ValueError(f"{self.name}: {folder / unknown[0]} has no counterpart in the training folder.")
+            raise ValueError(f"{self.name}: {folder / unknown[0]} has no counterpart in the training folder")
         files = [(path, number) for number, name in enumerate(classes) for path in image_files(folder / name)]
         return self._listed(files, self._shape(self._train_folder(root)[0]))
 
@@ -98,7 +98,7 @@ class FolderImages(ImageSource):
         for place in sorted(train.iterdir()):
             if files := image_files(place):
                 return ImageShape(*as_tensor(FileReader(files)(0), self.channels).shape)
-        raise FileNotFoundError(f"{self.name}: no image files below {train} ({', '.join(sorted(SUFFIXES))}).")
+        raise FileNotFoundError(f"{self.name}: no image files below {train} ({', '.join(sorted(SUFFIXES))})")
 
     def _train_folder(self, root: Path) -> tuple[Path, list[str]]:
         folder = locate(root, self.folder) / self.train_dir
@@ -106,7 +106,7 @@ class FolderImages(ImageSource):
             raise missing(self.name, folder)
         classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
         if not classes:
-            raise FileNotFoundError(f"{self.name}: {folder} has no subfolders; it must have one for each class.")
+            raise FileNotFoundError(f"{self.name}: {folder} has no subfolders; it must have one for each class")
         return folder, classes
 
     def _test_folder(self, root: Path) -> Path:
@@ -124,8 +124,8 @@ class TinyImageNetImages(FolderImages):
     Their classes come from its annotation file; no file is moved. Normalised with ImageNet's constants.
 
     Args:
-        folder: the unpacked archive: absolute, or relative to ``data.root`` or else to the working directory.
-        in_memory: decode all images once at the start (1.4 GB at 64x64); otherwise ``data.num_workers`` processes
+        folder: the unpacked archive: absolute, or relative to ``root`` or else to the working directory.
+        in_memory: decode all images once at the start (1.4 GB at 64x64); otherwise ``num_workers`` processes
             decode them as they are used.
     """
 
@@ -149,5 +149,5 @@ class TinyImageNetImages(FolderImages):
         try:
             files = [(table.parent / "images" / file, number[name]) for file, name in rows]
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{self.name}: {table} is not its annotation file ({error}).") from error
+            raise ValueError(f"{self.name}: {table} is not its annotation file ({error})") from error
         return self._listed(files, self.info(root).shape)

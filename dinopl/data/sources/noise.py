@@ -19,16 +19,16 @@ class NoiseImages(ImageSource):
     """Independent Gaussian pixels in the shape of another set, with uniformly random labels of its classes.
 
     Values are N(0, sigma^2) as the network sees them: the set's own mean is 0 and its deviation 1, whatever the other
-    set's are. To probe on real images, give them as ``data.probe_dataset``.
+    set's are. To probe on real images, give them to the data module as ``probe_dataset``.
 
     Args:
         like: the set whose shape, classes and sizes to take; its images are not read.
         sigma: standard deviation.
-        num_train: number of training images; null takes that of ``like``.
+        num_train: number of training images; None takes that of ``like``.
         num_test: number of test images, likewise.
-        size: side of the images in pixels; null takes that of ``like``. Where ``data.image_size`` is
-            given, this must be the same, since resizing noise would smooth it.
-        seed: of the noise; null derives one from the run's seed.
+        size: side of the images in pixels; None takes that of ``like``. Where the data module's
+            ``image_size`` is given, this must be the same, since resizing noise would smooth it.
+        seed: of the noise; None derives one from the run's seed.
     """
 
     mean = (0.0,)
@@ -45,10 +45,10 @@ class NoiseImages(ImageSource):
         seed: int | None = None,
     ) -> None:
         if not (math.isfinite(sigma) and sigma > 0):
-            raise ValueError(f"sigma {sigma} of NoiseImages: give a positive number.")
+            raise ValueError(f"sigma={sigma}: give a positive number; 1 is the scale of normalised images")
         for option, value in (("num_train", num_train), ("num_test", num_test), ("size", size)):
             if value is not None and value < 1:
-                raise ValueError(f"{option} {value} of NoiseImages: give a positive number, or null.")
+                raise ValueError(f"{option}={value}: give a positive number, or None")
         self.like = like
         self.sigma = sigma
         self.num_train = num_train
@@ -57,7 +57,7 @@ class NoiseImages(ImageSource):
         self.seed = stream_seed("noise") if seed is None else seed
 
     def info(self, root: Path) -> SourceInfo:
-        """The other set's, with what was asked for otherwise."""
+        """The other set's, but for the sizes that were given."""
         other = self.like.info(root)
         shape = ImageShape(other.shape.channels, self.size, self.size) if self.size else other.shape
         return SourceInfo(shape, other.num_classes, self.num_train or other.num_train, self.num_test or other.num_test)
@@ -67,7 +67,7 @@ class NoiseImages(ImageSource):
         info = self.info(root)
         count = info.num_train if train else info.num_test
         if count is None:
-            raise ValueError(f"NoiseImages: {self.like.name} does not tell its size; give num_train and num_test.")
+            raise ValueError(f"NoiseImages: the size of {self.like.name} is not known; give num_train and num_test")
         generator = torch.Generator().manual_seed(stream_seed("train" if train else "test", self.seed))
         images = torch.randn(count, *info.shape, generator=generator).mul_(self.sigma)
         label = torch.randint(info.num_classes, (count,), generator=generator)

@@ -2,7 +2,7 @@
 
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +14,6 @@ from dinopl.data.sources.base import ImageSource, SourceInfo, locate, missing, o
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-class _Header(NamedTuple):
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
 class NpzImages(ImageSource):
     """A ``.npz`` file with the arrays ``x_train``, ``y_train``, ``x_test`` and ``y_test``.
 
@@ -26,7 +21,7 @@ class NpzImages(ImageSource):
     [0, 1]. Labels are integers from 0. By default the set is normalised by its training images.
 
     Args:
-        path: the file: absolute, or relative to ``data.root`` or else to the working directory.
+        path: the file: absolute, or relative to ``root`` or else to the working directory.
     """
 
     def __init__(self, path: str) -> None:
@@ -35,12 +30,12 @@ class NpzImages(ImageSource):
     def info(self, root: Path) -> SourceInfo:
         """Reads the arrays' headers and the labels."""
         headers = self._headers(root)
-        shapes = {key: self._shape(key, headers[key]) for key in ("x_train", "x_test")}
+        shapes = {key: self._shape(key, *headers[key]) for key in ("x_train", "x_test")}
         if shapes["x_train"] != shapes["x_test"]:
             raise self._wrong(f"images of x_train are {tuple(shapes['x_train'])}, of x_test {tuple(shapes['x_test'])}")
         labels = [self._labels(root, key) for key in ("y_train", "y_test")]
         for split, label in zip(("train", "test"), labels, strict=True):
-            count = headers[f"x_{split}"].shape[0]
+            count = headers[f"x_{split}"][0][0]
             if label.shape != (count,) or not count:
                 raise self._wrong(f"x_{split} has {count} images, y_{split} the shape {label.shape}")
         classes = int(max(label.max() for label in labels)) + 1
@@ -55,14 +50,25 @@ class NpzImages(ImageSource):
             if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
                 raise self._wrong(f"x_{split} has floating-point values outside [0, 1]; divide them by their maximum")
             images = images.astype(np.float32)
-        images = _channels_first(images)
+        if images.ndim == 3:
+            images = images[:, None]
+        elif images.shape[3] in (1, 3):
+            images = images.transpose(0, 3, 1, 2)
+        images = np.ascontiguousarray(images)
         label = torch.from_numpy(self._labels(root, f"y_{split}").astype(np.int64))
         return ImageArrays(torch.from_numpy(images), label, scale=255.0 if images.dtype == np.uint8 else 1.0)
 
-    def _headers(self, root: Path) -> dict[str, _Header]:
+    def _headers(self, root: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and type of each array, without reading the arrays."""
+        path, headers = self._file(root), {}
         try:
-            headers = _read_headers(self._file(root))
+            with zipfile.ZipFile(path) as archive:
+                for name in archive.namelist():
+                    with archive.open(name) as file:
+                        old = np.lib.format.read_magic(file) == (1, 0)
+                        read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                        shape, _, dtype = read(file)
+                    headers[name.removesuffix(".npy")] = shape, dtype
         except (zipfile.BadZipFile, EOFError, ValueError) as error:
             raise self._wrong(f"it is not an .npz file ({one_line(error)})") from error
         lacking = [key for key in _KEYS if key not in headers]
@@ -80,19 +86,19 @@ class NpzImages(ImageSource):
     def _labels(self, root: Path, key: str) -> np.ndarray[Any, np.dtype[Any]]:
         label = self._array(root, key)
         if label.ndim != 1 or label.dtype.kind not in "iu" or (len(label) and label.min() < 0):
-            raise self._wrong(f"{key} is {label.dtype} of shape {label.shape}; it must be one integer from 0 an image")
+            raise self._wrong(f"{key} is {label.dtype} of shape {label.shape}; it must be one integer from 0 per image")
         return label
 
-    def _shape(self, key: str, header: _Header) -> ImageShape:
+    def _shape(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ImageShape:
         """Shape of one image of an array ``x``."""
-        if header.dtype != np.uint8 and header.dtype.kind != "f":
-            raise self._wrong(f"{key} is {header.dtype}; images must be uint8, or floating point in [0, 1]")
-        match header.shape:
+        if dtype != np.uint8 and dtype.kind != "f":
+            raise self._wrong(f"{key} is {dtype}; images must be uint8, or floating point in [0, 1]")
+        match shape:
             case (_, height, width):
                 return ImageShape(1, height, width)
             case (_, height, width, 1 | 3 as channels) | (_, 1 | 3 as channels, height, width):
                 return ImageShape(channels, height, width)
-        raise self._wrong(f"{key} has shape {header.shape}; it must be NHW, or NHWC or NCHW with 1 or 3 channels")
+        raise self._wrong(f"{key} has shape {shape}; it must be NHW, or NHWC or NCHW with 1 or 3 channels")
 
     def _file(self, root: Path) -> Path:
         path = locate(root, self.path)
@@ -101,26 +107,4 @@ class NpzImages(ImageSource):
         return path
 
     def _wrong(self, what: str) -> ValueError:
-        return ValueError(f"{self.name}: {self.path}: {what}.")
-
-
-def _read_headers(path: Path) -> dict[str, _Header]:
-    """The header of each array of an ``.npz`` file."""
-    headers = {}
-    with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            with archive.open(name) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-            headers[name.removesuffix(".npy")] = _Header(shape, dtype)
-    return headers
-
-
-def _channels_first(images: np.ndarray[Any, np.dtype[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """``(N, H, W)`` and ``(N, H, W, C)`` as ``(N, C, H, W)``, contiguous."""
-    if images.ndim == 3:
-        images = images[:, None]
-    elif images.shape[3] in (1, 3):
-        images = images.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(images)
+        return ValueError(f"{self.name}: {self.path}: {what}")

@@ -1,4 +1,4 @@
-"""The published image sets that torchvision can fetch, with their sizes and normalisation constants.
+"""The published image sets: scikit-learn's digits, and those that torchvision can fetch, with sizes and constants.
 
 "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 4.1 and appendix E. Constants are those of
 the authors' code, which normalises CIFAR100 with CIFAR10's; theirs for STL10 are not known, so that it has none here.
@@ -20,6 +20,36 @@ from dinopl.core.types import ImageShape
 from dinopl.data.images import ImageArrays
 from dinopl.data.sources.base import ImageSource, SourceInfo, missing, one_line
 from dinopl.data.sources.downloads import fetch_once
+
+_DIGITS = 1797
+
+
+class DigitsImages(ImageSource):
+    """Handwritten digits, 1797 gray images of 8x8, embedded in scikit-learn (UCI optical recognition of digits).
+
+    Args:
+        test_size: images in the test split; it is stratified and always the same.
+    """
+
+    def __init__(self, test_size: int = 500) -> None:
+        if not 10 <= test_size <= _DIGITS - 10:
+            raise ValueError(f"test_size={test_size}: give a number from 10 to {_DIGITS - 10}")
+        self.test_size = test_size
+
+    def info(self, root: Path) -> SourceInfo:
+        """Known beforehand."""
+        return SourceInfo(ImageShape(1, 8, 8), 10, _DIGITS - self.test_size, self.test_size)
+
+    def load(self, root: Path, train: bool) -> ImageArrays:
+        """Reads scikit-learn's copy; values are 0 to 16."""
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        images, label = load_digits(return_X_y=True)
+        splits = train_test_split(images, label, test_size=self.test_size, random_state=0, stratify=label)
+        images, label = splits[0 if train else 1], splits[2 if train else 3]
+        stored = torch.from_numpy(images).to(torch.uint8).view(-1, 1, 8, 8)
+        return ImageArrays(stored, torch.from_numpy(label).long(), scale=16.0)
 
 
 class PublishedImages(ImageSource):
@@ -52,7 +82,7 @@ class PublishedImages(ImageSource):
         except (RuntimeError, OSError, EOFError, ValueError, zlib.error) as error:
             raise ValueError(
                 f"{self.name}: the files in {root / self.folder} are damaged ({one_line(error)}); "
-                "remove them and fetch them again."
+                "remove them and fetch them again"
             ) from error
 
     @abstractmethod

@@ -38,11 +38,11 @@ class TorchvisionImages(ImageSource):
 
     Args:
         dataset: class path of the data set, a subclass of ``torch.utils.data.Dataset``.
-        train_args: further arguments for the training split; null is ``{train: true}``.
-        test_args: further arguments for the test split; null is ``{train: false}``.
-        num_classes: number of classes; null counts the labels, for which the data must be there already.
-        image_shape: channels (1 or 3), height and width; null looks at the first image, likewise.
-        in_memory: decode all images once at the start; otherwise ``data.num_workers`` processes decode them as they
+        train_args: further arguments for the training split; None is ``{train: true}``.
+        test_args: further arguments for the test split; None is ``{train: false}``.
+        num_classes: number of classes; None counts the labels, for which the data must be there already.
+        image_shape: channels (1 or 3), height and width; None looks at the first image, likewise.
+        in_memory: decode all images once at the start; otherwise ``num_workers`` processes decode them as they
             are used.
     """
 
@@ -73,7 +73,7 @@ class TorchvisionImages(ImageSource):
         return self.dataset.rpartition(".")[2]
 
     def info(self, root: Path) -> SourceInfo:
-        """What the options say; the rest is read from the data set."""
+        """From the arguments; what they leave open is read from the data set."""
         if self.num_classes and self.image_shape:
             return SourceInfo(self.image_shape, self.num_classes)
         train, test = self._items(root, True), self._items(root, False)
@@ -84,7 +84,12 @@ class TorchvisionImages(ImageSource):
     def prepare(self, root: Path) -> None:
         """Downloads what is not there, if the data set can do that."""
         if "download" in self._parameters and not self._complete(root):
-            fetch_once(self.name, root, root, lambda: self._complete(root), self._fetch)
+
+            def fetch(staging: Path) -> None:
+                for train in (True, False):
+                    self._build(staging, train, download=True)
+
+            fetch_once(self.name, root, root, lambda: self._complete(root), fetch)
             self._built.clear()
 
     def load(self, root: Path, train: bool) -> ImageFiles:
@@ -101,8 +106,8 @@ class TorchvisionImages(ImageSource):
                 self._built[train] = self._build(root, train)
             except (RuntimeError, OSError) as error:
                 raise FileNotFoundError(
-                    f"{self.name}: not found under {root} ({one_line(error)}); put it there, or set --data.root or "
-                    "$DINOPL_DATA; for a download, num_classes and image_shape must be given, as it comes later."
+                    f"{self.name}: not found under {root} ({one_line(error)}); put it there, or set root or "
+                    "$DINOPL_DATA; for a download, num_classes and image_shape must be given, as it comes later"
                 ) from error
         return self._built[train]
 
@@ -112,17 +117,13 @@ class TorchvisionImages(ImageSource):
             return self._factory(**place, **self.split_args[train], **download)
         except TypeError as error:
             option = "train_args" if train else "test_args"
-            raise ValueError(f"{self.dataset}: {option} {self.split_args[train]} do not fit ({error}).") from error
+            raise ValueError(f"{option}={self.split_args[train]}: do not fit {self.name} ({error})") from error
 
     def _complete(self, root: Path) -> bool:
         try:
             return bool(self._items(root, True) and self._items(root, False))
         except FileNotFoundError:
             return False
-
-    def _fetch(self, root: Path) -> None:
-        for train in (True, False):
-            self._build(root, train, download=True)
 
 
 def find_class(path: str) -> Any:
@@ -136,13 +137,13 @@ def find_class(path: str) -> Any:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"--data.dataset.dataset {path}: not a class that can be imported ({one_line(error)}); "
-            "give a class path such as torchvision.datasets.SVHN."
+            f"dataset={path}: not a class that can be imported ({one_line(error)}); "
+            "give a class path such as torchvision.datasets.SVHN"
         ) from error
     if not (inspect.isclass(found) and issubclass(found, Dataset)):
         raise ValueError(
-            f"--data.dataset.dataset {path}: not a subclass of torch.utils.data.Dataset; "
-            "give the class path of one, such as torchvision.datasets.SVHN."
+            f"dataset={path}: not a subclass of torch.utils.data.Dataset; "
+            "give the class path of one, such as torchvision.datasets.SVHN"
         )
     return found
 
@@ -158,7 +159,7 @@ def item_labels(items: Any) -> Tensor:
     try:
         return torch.as_tensor(label).long()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{type(items).__name__}: its labels are not integers ({error}).") from error
+        raise ValueError(f"{type(items).__name__}: its labels are not integers ({error})") from error
 
 
 def _shape_of(image: Any) -> ImageShape:

@@ -50,12 +50,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.encoder", "MiniVG"], "--model.encoder: no class 'MiniVG'; did you mean 'MiniVGG'?"),
         (["--model", "SelfDistilation"], "--model: no class 'SelfDistilation'; did you mean 'SelfDistillation'?"),
         (["--model.encoder.widths", "wide"], "--model.encoder.widths: expected tuple, got wide."),
-        (["--model.encoder.widths", "[0]"], "--model.encoder.widths must be at least 1 each, not [0]"),
-        (["--model.head.out_dim", "0"], "--model.head.out_dim must be at least 1, not 0"),
+        (["--model.encoder.widths", "[0]"], "--model.encoder.widths [0]: must be at least 1 each"),
+        (["--model.head.out_dim", "0"], "--model.head.out_dim 0: must be at least 1"),
         (["--model.student", "InterpolatedStart"], "--model.student: the following arguments are required: alpha"),
         (
             ["--model.student", "InterpolatedStart", "--model.student.alpha", "1.5"],
-            "--model.student.alpha must be in [0, 1], not 1.5",
+            "--model.student.alpha 1.5: must be in [0, 1]",
         ),
         (["--model.probes+=KNNProb"], "--model.probes: no class 'KNNProb'; did you mean 'KNNProbe'?"),
         (
@@ -78,9 +78,9 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--threads", "1000000000000"], "--threads 1000000000000: must be at least 1 and at most 4096; leave it out"),
         (["--seed_everything", "-1"], "--seed_everything -1: must be from 0 to 4294967295; give another seed."),
         (["--seed_everything", "1000000000000"], "--seed_everything 1000000000000: must be from 0 to 4294967295"),
-        (["--ckpt_path", "none.ckpt"], "--ckpt_path: no file 'none.ckpt'"),
+        (["--ckpt_path", "none.ckpt"], "--ckpt_path 'none.ckpt': no such file"),
         (["--ckpt_path", "last"], "--ckpt_path last: each run has its own folder"),
-        (["--name", "../outside"], "the run's name is '../outside'"),
+        (["--name", "../outside"], "--name ../outside: must be a relative name"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -369,7 +369,7 @@ def test_weights_of_another_shape_are_refused(short_run: ShortRun, capsys: pytes
         (["configs", "show", "nothing"], "nothing is not among the shipped ones"),
         (["configs", "frobnicate"], "usage is"),
         (["export"], "--ckpt_path"),
-        (["export", "--ckpt_path", "none.ckpt"], "no file 'none.ckpt'"),
+        (["export", "--ckpt_path", "none.ckpt"], "--ckpt_path 'none.ckpt': no such file"),
     ],
 )
 def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str], words: list[str], complaint: str) -> None:

@@ -37,10 +37,12 @@ class Hostile:
 
 def refused(path, message):
     with pytest.raises(ValueError, match=message) as caught:
-        load_checkpoint(path, option="--ckpt_path")
+        load_checkpoint(path)
     text = str(caught.value)
-    assert text.startswith("--ckpt_path: ")
-    assert str(path) in text
+    assert text.startswith(f"'{path}': ")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_checkpoint(path, "checkpoint=FILE")
+    assert str(caught.value).startswith("checkpoint=FILE: ")
     assert "\n" not in text
 
 
@@ -81,11 +83,11 @@ def test_the_environment_cannot_switch_the_refusal_off(path, tmp_path, monkeypat
 def test_truncated(path, share):
     torch.save(checkpoint(network(500)), path)
     os.truncate(path, int(path.stat().st_size * share))
-    refused(path, "truncated|no checkpoint")
+    refused(path, "truncated|not a checkpoint")
 
 
 def test_missing(path):
-    with pytest.raises(FileNotFoundError, match=r"--ckpt_path: no file '.*last.ckpt'; give"):
+    with pytest.raises(FileNotFoundError, match=r"^'.*last.ckpt': no such file; give"):
         load_checkpoint(path)
 
 
@@ -112,13 +114,13 @@ def test_a_folder(tmp_path):
 )
 def test_other_files(path, content):
     path.write_bytes(content)
-    refused(path, "no checkpoint|not a Lightning checkpoint")
+    refused(path, "not a checkpoint|not a Lightning checkpoint")
 
 
 def test_a_zip_of_something_else(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(path, "no checkpoint")
+    refused(path, "not a checkpoint")
 
 
 @pytest.mark.parametrize(
@@ -160,8 +162,8 @@ def test_other_families(path, content, message):
     with pytest.raises(ValueError, match=message):
         network_state(content, "student")
     torch.save(content, path)
-    with pytest.raises(ValueError, match=f"--model.student.path: .*{message}") as caught:
-        load_network(network(), path, "student", option="--model.student.path")
+    with pytest.raises(ValueError, match=f"^path=.*: .*{message}") as caught:
+        load_network(network(), path, "student", f"path={path}")
     assert "\n" not in str(caught.value)
 
 

@@ -54,7 +54,7 @@ def test_a_download_that_fails_leaves_nothing(fail_after: int, tmp_path: Path) -
         TwoFiles(fail_after).prepare(root)
     message = str(caught.value)
     assert f"TwoFiles: no usable data in {root / 'two/raw'} and the download failed (connection lost)" in message
-    assert "--data.root or $DINOPL_DATA" in message
+    assert "root or $DINOPL_DATA" in message
     assert "\n" not in message
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dinopl.core.types import as_batch
 from dinopl.data import (
     CropFlip,
     DigitsImages,
@@ -18,8 +18,7 @@ from dinopl.data import (
     OrderSampler,
     WholeImage,
 )
-from dinopl.data.batch import as_batch
-from dinopl.data.loader import ViewRecipe, make_views
+from dinopl.data.loader import make_views
 from dinopl.data.stores import TensorStore, WorkerStore, channel_moments, read_all
 from dinopl.data.views import crop_flip
 
@@ -30,10 +29,9 @@ def a_loader(views: list[ImageView], sampler: OrderSampler, images: Tensor | Non
     """Over rows 10, 11, ... of 50 one-channel images whose pixels all equal the row."""
     if images is None:
         images = torch.arange(50, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).contiguous()
-    recipe = ViewRecipe(views, scale=255.0, mean=[0.1], std=[0.2], channels=1, seed=5)
-    return ImageLoader(
-        TensorStore(images), torch.arange(10, 10 + sampler.n), torch.arange(50) * 2, sampler, recipe, CPU
-    )
+    recipe: dict[str, Any] = {"views": views, "scale": 255.0, "mean": [0.1], "std": [0.2], "channels": 1, "seed": 5}
+    rows, label = torch.arange(10, 10 + sampler.n), torch.arange(50) * 2
+    return ImageLoader(TensorStore(images), rows, label, sampler, CPU, **recipe)
 
 
 def test_views_are_normalised_as_stated() -> None:
@@ -158,10 +156,16 @@ def test_reading_does_not_move_the_global_generator() -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_files_give_the_batches_that_arrays_give(make_folder: Callable[..., Path], workers: int) -> None:
     files = FolderImages(str(make_folder())).load(Path(), True)
-    recipe = ViewRecipe([CropFlip(1)], 255.0, [0.5] * 3, [0.5] * 3, channels=3)
+    recipe: dict[str, Any] = {
+        "views": [CropFlip(1)],
+        "scale": 255.0,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "channels": 3,
+    }
     stores = TensorStore(read_all(files, 0).images), WorkerStore(files, workers, CPU)
     loaders = [
-        ImageLoader(store, torch.arange(1, 12), files.label, OrderSampler(11, 4, seed=0), recipe, CPU)
+        ImageLoader(store, torch.arange(1, 12), files.label, OrderSampler(11, 4, seed=0), CPU, **recipe)
         for store in stores
     ]
     for epoch in range(2):
@@ -175,9 +179,9 @@ def test_files_give_the_batches_that_arrays_give(make_folder: Callable[..., Path
 
 def test_workers_survive_an_epoch_that_is_cut_short(make_folder: Callable[..., Path]) -> None:
     files = FolderImages(str(make_folder())).load(Path(), True)
-    recipe = ViewRecipe([WholeImage()], 255.0, [0.0], [1.0], channels=3)
+    recipe: dict[str, Any] = {"views": [WholeImage()], "scale": 255.0, "mean": [0.0], "std": [1.0], "channels": 3}
     sampler = OrderSampler(12, 2, seed=0)
-    loader = ImageLoader(WorkerStore(files, 1, CPU), torch.arange(12), files.label, sampler, recipe, CPU)
+    loader = ImageLoader(WorkerStore(files, 1, CPU), torch.arange(12), files.label, sampler, CPU, **recipe)
     next(iter(loader))
     sampler.set_epoch(1)
     assert torch.equal(torch.cat([batch["index"] for batch in loader]), sampler.order())
@@ -242,7 +246,7 @@ def test_augmentations_come_round_again() -> None:
         sampler = EvalSampler(30, 30)
         sampler.epoch = epoch
         loader = a_loader([CropFlip(1)], sampler, images)
-        loader.recipe = replace(loader.recipe, cycle=cycle)
+        loader.cycle = cycle
         return next(iter(loader))["views"][0]
 
     assert torch.equal(view_in_epoch(5, 4), view_in_epoch(1, None))

@@ -80,7 +80,7 @@ def test_everything_cannot_be_held_out() -> None:
 
 @pytest.mark.parametrize("label", [torch.zeros(4), torch.zeros(2, 2, dtype=torch.long), torch.zeros(4).bool()])
 def test_labels_must_be_integers(label: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="labels must be one integer a sample"):
+    with pytest.raises(ValueError, match="labels must be one integer per sample"):
         stratified_subset(label, 1)
 
 
@@ -88,10 +88,10 @@ def test_labels_must_be_integers(label: torch.Tensor) -> None:
     ("size", "count"), [(0, 0), (7, 7), (10, 10), (0.0, 0), (0.25, 2), (0.5, 5), (1.0, 10), (7.0, 7)]
 )
 def test_counts_and_fractions(size: float, count: int) -> None:
-    assert count_of(size, 10, "--data.val_size") == count
+    assert count_of(size, 10, "val_size") == count
 
 
 @pytest.mark.parametrize("size", [-1, 11, 11.0, -0.1, 1.5, float("nan"), float("inf"), True])
 def test_an_impossible_size_names_its_option(size: float) -> None:
-    with pytest.raises(ValueError, match=f"--data.val_size {size}: give a count of at most 10"):
-        count_of(size, 10, "--data.val_size")
+    with pytest.raises(ValueError, match=f"val_size={size}: give a count of at most 10"):
+        count_of(size, 10, "val_size")

@@ -92,7 +92,7 @@ def test_sizes_and_determinism_are_told() -> None:
 
 
 def test_impossible_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="size 0 of WholeImage"):
+    with pytest.raises(ValueError, match="size=0: give"):
         WholeImage(0)
-    with pytest.raises(ValueError, match="padding -1 of CropFlip"):
+    with pytest.raises(ValueError, match="padding=-1: give"):
         CropFlip(-1)

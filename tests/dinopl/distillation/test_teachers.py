@@ -45,7 +45,7 @@ def train(rule, teacher, steps=3):
         student.train()
         teacher.train()
         rule.set_mode(teacher, training=True)
-        loss = CrossEntropyViews()([student(x)], [teacher(x)]).loss.mean()
+        loss = CrossEntropyViews()([student(x)], [teacher(x)])[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -127,12 +127,12 @@ def test_from_a_checkpoint(tmp_path, which):
 def test_a_checkpoint_of_another_shape(tmp_path):
     other = draw_network(encoder, lambda r: ProjectionHead(r, (32,), 16, 65), SHAPE, 0)
     rule = FrozenTeacher(checkpoint=save(tmp_path / "last.ckpt", teacher=other))
-    message = r"--model.teacher.checkpoint: .*head.last_layer.weight is \(65, 16\) there and \(64, 16\) here; set"
+    message = r"checkpoint=.*: is not .*: head.last_layer.weight is \(65, 16\) there and \(64, 16\) here; set"
     with pytest.raises(ValueError, match=message) as caught:
         rule.draw(draw)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_checkpoint():
-    with pytest.raises(FileNotFoundError, match=r"--model.teacher.checkpoint: no file 'none.ckpt'"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint=none\.ckpt: no such file"):
         FrozenTeacher(checkpoint="none.ckpt").draw(draw)

@@ -131,10 +131,10 @@ def test_gradients_reach_every_parameter():
 @pytest.mark.parametrize(
     ("make", "option"),
     [
-        (lambda: MiniVGG(ImageShape(1, 7, 8)), "--data.image_size to 8"),
-        (lambda: VGG11(ImageShape(3, 32, 31)), "--data.image_size to 32"),
-        (lambda: MiniVGG(RGB32, widths=(16, 0)), "--model.encoder.widths"),
-        (lambda: MiniVGG(RGB32, convs_per_stage=0), "--model.encoder.convs_per_stage"),
+        (lambda: MiniVGG(ImageShape(1, 7, 8)), "MiniVGG halves .* 7 x 8; set image_size to 8"),
+        (lambda: VGG11(ImageShape(3, 32, 31)), "VGG11 halves .* 32 x 31; set image_size to 32"),
+        (lambda: MiniVGG(RGB32, widths=(16, 0)), r"widths=\[16, 0\]: must"),
+        (lambda: MiniVGG(RGB32, convs_per_stage=0), "convs_per_stage=0: must"),
     ],
 )
 def test_bad_options_are_named_in_one_line(make, option):

@@ -349,13 +349,13 @@ def test_the_test_after_a_resumed_fit_has_the_seed_of_the_fit(tmp_path):
 @pytest.mark.parametrize("method", ["fit", "validate", "test"])
 def test_more_neighbours_than_samples_are_refused_before_anything_runs(tmp_path, method):
     module = Module([LinearProbe(), KNNProbe(k=61, name="near")])
-    message = "--model.probes: k=61 of probe 'near' is more than the 60 samples that probes are trained on; lower k"
+    message = "probes: k=61 of 'near' is more than the 60 samples that probes are trained on; lower k"
     with pytest.raises(ValueError, match=message) as caught:
         getattr(make_trainer(tmp_path), method)(module, datamodule=Data())
     assert "\n" not in str(caught.value)
     assert module.student.embeds == 0
     module = Module([KNNProbe(k=31)])
-    with pytest.raises(ValueError, match="k=31 of probe 'knn' is more than the 30 samples"):
+    with pytest.raises(ValueError, match="k=31 of 'knn' is more than the 30 samples"):
         getattr(make_trainer(tmp_path), method)(module, datamodule=ImageDataModule(probe_train_size=30))
     make_trainer(tmp_path / "plain", max_epochs=1).fit(Module([KNNProbe(k=60)]), datamodule=Data())
 
@@ -503,7 +503,7 @@ def test_nothing_to_probe_on_is_said(tmp_path):
 
 def test_several_loaders_are_refused(tmp_path):
     data = Data()
-    with pytest.raises(ValueError, match=r"one loader a split, got 2: give a data module with probe_dataloaders\(\)"):
+    with pytest.raises(ValueError, match=r"one loader per split, got 2; give a data module with probe_dataloaders\(\)"):
         make_trainer(tmp_path).fit(Module(), [data.train_dataloader()] * 2, data.val_dataloader())
 
 
@@ -511,8 +511,8 @@ def test_several_loaders_are_refused(tmp_path):
     ("arguments", "message"),
     [
         (([LinearProbe(), LinearProbe(standardize=True)],), "'linear' is the name of 2 probes; give each its own name"),
-        (([], 0), "probe_epochs=0 must be at least 1, or a list of epochs"),
-        (([], [1, -2]), r"probe_epochs=\[1, -2\] must not hold a negative epoch"),
+        (([], 0), "probe_epochs=0: must be at least 1, or a list of epochs"),
+        (([], [1, -2]), r"probe_epochs=\[1, -2\]: must not hold a negative epoch"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -18,6 +18,7 @@ from dinopl.probes import (
     linear_probe,
     standardize,
 )
+from dinopl.probes.linear import softmax_regression_gradient, softmax_regression_loss
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 seeds = st.integers(0, 2**31)
@@ -234,16 +235,16 @@ def test_logistic_regression_has_converged():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LinearProbe(epochs=0), "epochs=0 of probe 'linear' must be at least 1"),
-        (lambda: LinearProbe(batch_size=0), "batch_size=0 of probe 'linear' must be at least 1"),
-        (lambda: LinearProbe("mine", lr=0.0), "lr=0.0 of probe 'mine' must be above 0"),
-        (lambda: LinearProbe(lr=float("nan")), "lr=nan of probe 'linear' must be above 0"),
-        (lambda: LinearProbe(weight_decay=-1), "weight_decay=-1 of probe 'linear' must be 0 or above"),
-        (lambda: LinearProbe(name="a/b"), "name='a/b' of LinearProbe must be a word without '/'"),
-        (lambda: KNNProbe(k=0), "k=0 of probe 'knn' must be at least 1"),
-        (lambda: KNNProbe(name=""), "name='' of KNNProbe must be a word"),
-        (lambda: LogisticRegressionProbe(inverse_penalty=0), "inverse_penalty=0 of probe 'logistic_regression'"),
-        (lambda: LogisticRegressionProbe(max_iter=0), "max_iter=0 of probe 'logistic_regression'"),
+        (lambda: LinearProbe(epochs=0), "epochs=0: probe 'linear' needs at least 1"),
+        (lambda: LinearProbe(batch_size=0), "batch_size=0: probe 'linear' needs at least 1"),
+        (lambda: LinearProbe("mine", lr=0.0), "lr=0.0: probe 'mine' needs a number above 0"),
+        (lambda: LinearProbe(lr=float("nan")), "lr=nan: probe 'linear' needs a number above 0"),
+        (lambda: LinearProbe(weight_decay=-1), "weight_decay=-1: probe 'linear' needs at least 0"),
+        (lambda: LinearProbe(name="a/b"), "name=a/b: must be a word without '/'"),
+        (lambda: KNNProbe(k=0), "k=0: probe 'knn' needs at least 1"),
+        (lambda: KNNProbe(name=""), "name=: must be a word"),
+        (lambda: LogisticRegressionProbe(inverse_penalty=0), "inverse_penalty=0: probe 'logistic_regression' needs"),
+        (lambda: LogisticRegressionProbe(max_iter=0), "max_iter=0: probe 'logistic_regression' needs"),
     ],
 )
 def test_constructors_name_option_and_remedy(make, message):
@@ -261,7 +262,7 @@ def test_constructors_name_option_and_remedy(make, message):
         (torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(3, 2), "0 training features"),
         (torch.zeros(5, 2), torch.full((5,), 3), torch.zeros(3, 2), "num_classes=3: give at least 4"),
         (torch.zeros(5, 2), torch.full((5,), -1), torch.zeros(3, 2), "labels from -1 to -1"),
-        (torch.zeros(5, 2), torch.zeros(5).long(), torch.zeros(3, 2), "k=20 is more than the 5 training samples"),
+        (torch.zeros(5, 2), torch.zeros(5).long(), torch.zeros(3, 2), "k=20: is more than the 5 training samples"),
     ],
 )
 def test_unfit_features_are_refused(train_x, train_y, x, message):
@@ -279,3 +280,15 @@ def test_probes_run_on_cuda(probe):
     got = probe.predict(train_x.cuda(), train_y.cuda(), x.cuda(), 4, seed=0)
     assert got.is_cuda
     assert (got.cpu() == expected).float().mean() > 0.99
+
+
+@settings(max_examples=20, deadline=None)
+@given(batch=st.integers(1, 5), d=st.integers(1, 4), classes=st.integers(1, 4), seed=seeds)
+def test_the_gradient_by_hand_is_autograds(batch, d, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    weight, bias, x = (torch.randn(*shape, generator=g).double() for shape in ((classes, d), (classes,), (batch, d)))
+    target = F.one_hot(torch.randint(classes, (batch,), generator=g), classes).double()
+    weight.requires_grad_(), bias.requires_grad_()
+    softmax_regression_loss(weight, bias, x, target).backward()
+    ours = softmax_regression_gradient(weight.detach(), bias.detach(), x, target)
+    torch.testing.assert_close(ours, (weight.grad, bias.grad), atol=1e-12, rtol=1e-12)

@@ -186,5 +186,5 @@ def test_gradient_norm_is_the_norm_of_all_gradients_together() -> None:
 
 
 def test_every_n_steps_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("every_n_steps is 0: FiniteGuard needs 1 or more")):
+    with pytest.raises(ValueError, match=re.escape("every_n_steps=0: must be at least 1")):
         FiniteGuard(every_n_steps=0)

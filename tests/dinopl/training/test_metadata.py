@@ -36,7 +36,7 @@ def test_plain_turns_tuples_and_derived_strings_into_what_they_stand_for() -> No
 
     assert plain({Name("a"): (1, Name("b"))}) == {"a": [1, "b"]}
     assert type(plain(Name("b"))) is str
-    with pytest.raises(ValueError, match=r"config\.a is a PosixPath"):
+    with pytest.raises(ValueError, match=r"config\.a: is a PosixPath"):
         plain({"a": Path("/")})
 
 

@@ -93,5 +93,5 @@ def test_bfloat16_becomes_float32_and_nothing_keeps_the_graph() -> None:
 
 @pytest.mark.parametrize("filename", ["predictions.csv", "sub/predictions.npz", ""])
 def test_other_file_names_are_refused(filename: str) -> None:
-    with pytest.raises(ValueError, match=r"needs a file name that ends in \.npz"):
+    with pytest.raises(ValueError, match=r"must be a file name .* ends in \.npz"):
         PredictionWriter(filename)

@@ -26,7 +26,7 @@ def test_the_time_left_follows_the_pace(tmp_path: Path, monkeypatch: pytest.Monk
     trainer = make_trainer(tmp_path, progress, enable_progress_bar=True)
     monkeypatch.setattr("dinopl.training.progress.time.monotonic", lambda: 10.0 * trainer.global_step)
     seen: list[float | None] = []
-    monkeypatch.setattr(progress, "_print_line", lambda *_: seen.append(progress._seconds_left(trainer)))
+    monkeypatch.setattr(progress, "_print_line", lambda *_: seen.append(progress.seconds_left(trainer)))
     trainer.fit(Tiny(), loader(), loader())
     assert seen[-2:] == [30.0, 0.0]
 
@@ -82,5 +82,5 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_negative_seconds_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"seconds is -1\.0: RunProgress needs 0 or more"):
+    with pytest.raises(ValueError, match=r"seconds=-1\.0: must be at least 0"):
         RunProgress(-1.0)

@@ -355,7 +355,7 @@ def test_the_seed_is_what_seed_everything_set(tmp_path: Path) -> None:
 def test_a_root_that_is_a_file_is_one_line_before_anything_runs(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     run = RunFolder()
-    with pytest.raises(ValueError, match=r"cannot write to .*is a file; .*--trainer.default_root_dir") as caught:
+    with pytest.raises(ValueError, match=r"cannot write to .*is a file; .*default_root_dir") as caught:
         fit(tmp_path / "runs", run)
     assert "\n" not in str(caught.value)
     assert not run.created
@@ -364,7 +364,7 @@ def test_a_root_that_is_a_file_is_one_line_before_anything_runs(tmp_path: Path) 
 def test_a_root_on_another_machine_is_refused(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, run := RunFolder())
     trainer._default_root_dir = "memory://runs"  # what Trainer(default_root_dir="memory://runs") sets
-    with pytest.raises(ValueError, match=r"not a folder of this machine.*--trainer.default_root_dir"):
+    with pytest.raises(ValueError, match=r"not a folder of this machine.*default_root_dir"):
         trainer.test(Tiny(), loader(), verbose=False)
     assert not run.created
 
@@ -386,7 +386,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "mkdir", full)
-    with pytest.raises(ValueError, match=r"No space left on device; .*--trainer.default_root_dir") as caught:
+    with pytest.raises(ValueError, match=r"No space left on device; .*default_root_dir") as caught:
         fit(tmp_path, RunFolder())
     assert "\n" not in str(caught.value)
 
@@ -405,12 +405,12 @@ def test_a_full_disk_never_hides_the_error_that_ended_the_run(tmp_path: Path, mo
 
 @pytest.mark.parametrize("name", ["", " ", "/tmp/run", "../run"])
 def test_names_that_leave_the_root_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="the run's name is"):
+    with pytest.raises(ValueError, match=r"^name=.*: must be a relative name"):
         RunFolder(name)
 
 
 def test_a_config_with_objects_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"config.model\[1\] is a Tensor"):
+    with pytest.raises(ValueError, match=r"config.model\[1\]: is a Tensor"):
         RunFolder(config={"model": [1, torch.zeros(2)]})
 
 

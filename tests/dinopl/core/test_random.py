@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinopl.core.random import derived_keys, integers, mix, sample_keys, uniform
+from dinopl.core.seeds import stream_seed
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
@@ -84,3 +85,26 @@ def test_samples_may_be_in_different_epochs(seed: int, epochs: list[int]) -> Non
     together = sample_keys(seed, torch.tensor(epochs), index)
     alone = [int(sample_keys(seed, epoch, index[i : i + 1])) for i, epoch in enumerate(epochs)]
     assert together.tolist() == alone
+
+
+def test_the_streams_that_figures_rest_on_stay_equal() -> None:
+    keys = sample_keys(3, 5, torch.tensor([0, 1, 49_999]))
+    assert keys.tolist() == [-7175774103404287790, -3346543296005785204, 827044777634941632]
+    assert sample_keys(3, torch.tensor([0, 1, 7]), torch.tensor([2, 2, 2])).tolist() == [
+        -611641117034138492,
+        -1646277969831384412,
+        -1185422542236783058,
+    ]
+    assert derived_keys(keys, 4, 2).tolist() == [
+        [-6033981358567427719, -2349683944345473440, 771559394327967596],
+        [67603766294621387, -2587103300288566897, 6830232788253091577],
+    ]
+    assert uniform(keys, 0, 2).mul(1 << 24).long().tolist() == [
+        [12923166, 114042, 16398834],
+        [603970, 2602480, 9022253],
+    ]
+    assert [each.tolist() for each in integers(keys, 0, (9, 9, 2))] == [[5, 1, 3], [4, 6, 5], [1, 1, 0]]
+    assert (stream_seed("student", 0), stream_seed("augmentation", 1 << 40)) == (
+        409236633090529362,
+        8531614383004514846,
+    )
