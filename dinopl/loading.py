@@ -30,11 +30,13 @@ def export_weights(checkpoint: str | Path, output: str | Path | None = None) -> 
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it is not a checkpoint of ``SelfDistillation``.
+        ValueError: if it is not a checkpoint of ``SelfDistillation``, or ``output`` has another ending.
     """
     from safetensors.torch import save_file
 
     target = Path(output) if output else Path(checkpoint).with_suffix(".safetensors")
+    if target.suffix != ".safetensors":  # by which it is read again; so a checkpoint is not overwritten either
+        raise ValueError(f"output={target}: must end in .safetensors")
     tensors, metadata = _read_checkpoint(checkpoint)
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:

@@ -43,7 +43,6 @@ FLOORS: dict[str, float] = {
     "fprnn.mixers": 1.5,
     "fprnn.ops": 1,
     "dinopl.core": 0,
-    "dinopl.citations": 0,
     "dinopl.__about__": 0,
 }
 DINOPL_PARTS_OF_FPRNN = ("dinopl.core",)

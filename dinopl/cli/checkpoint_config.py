@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dinopl.cli.config import Config, class_name
+from dinopl.cli.messages import placed
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
 from dinopl.core.moved import current_paths
@@ -49,7 +50,7 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
     try:
         checkpoint = load_checkpoint(path)
     except (ValueError, OSError) as error:
-        raise UserMistake(f"--ckpt_path {error}") from error
+        raise UserMistake(placed(str(error), {"ckpt_path": path})) from error
     ours = checkpoint.get("dinopl", {})
     config = current_paths(ours.get("config") or {}) if isinstance(ours, dict) else None
     if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:
@@ -110,7 +111,7 @@ def without_sources(config: Any) -> Any:
 
 
 def _epochs(checkpoint: Mapping[str, Any]) -> int:
-    """Epochs that a checkpoint has been trained for, as Lightning counts them when it resumes; 0 if it is not told."""
+    """Epochs that a checkpoint has been trained for, as Lightning counts them when it resumes; 0 if not known."""
     node: Any = checkpoint
     for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
         node = node.get(key) if isinstance(node, Mapping) else None

@@ -2,13 +2,16 @@
 
 LightningCLI merges a class's arguments into those of the class that it replaces: ``--model.optimizer SGD`` over a
 configured AdamW keeps AdamW's weight decay, because SGD has an argument of that name. Here a class that is replaced
-takes its arguments with it (``merge``, ``drop_replaced``), and an argument that nobody gave for the new class is set to
-that class's own default (``reset_defaults``), whatever the default of the place that it stands in was.
+takes its arguments with it (``merge``, ``drop_replaced``), and an argument not given for the new class is set to that
+class's own default (``reset_defaults``), whatever the default of the place that it stands in was.
 """
 
 import copy
 import importlib
 import inspect
+import math
+import os
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +22,30 @@ from jsonargparse import Namespace
 
 from dinopl.cli.tools.configs import config_name, config_names, shipped_config
 from dinopl.core.errors import UserMistake
-from dinopl.core.moved import current_paths
+from dinopl.core.moved import current_paths, flatten
 from dinopl.core.suggest import did_you_mean
 
 Config = dict[str, Any]
 
+# Numbers that the parser and the Trainer take, and that fail later or are passed over in silence: lowest, highest, and
+# what they must be.
+BOUNDS: dict[str, tuple[float, float, str]] = {
+    "seed_everything": (0, 2**32 - 1, "must be from 0 to 4294967295; give another seed."),
+    "threads": (1, 4096, "must be at least 1 and at most 4096; leave it out for torch's choice."),
+    "trainer.accumulate_grad_batches": (1, math.inf, "must be at least 1; 1 accumulates nothing."),
+    "trainer.check_val_every_n_epoch": (
+        *(1, math.inf),
+        "must be at least 1; --trainer.limit_val_batches 0 switches validation off.",
+    ),
+    "trainer.gradient_clip_val": (0, math.inf, "must be at least 0; leave it out for no clipping."),
+    "trainer.max_epochs": (-1, math.inf, "must be at least 0, or -1 for no limit."),
+    "trainer.max_steps": (-1, math.inf, "must be at least 0, or -1 for no limit."),
+}
+
 
 @dataclass
 class Arguments:
-    """The command line of one subcommand, taken apart."""
+    """The files and the options of one subcommand."""
 
     subcommand: str
     files: list[str] = field(default_factory=list)
@@ -48,12 +66,16 @@ class Arguments:
                 arguments.print_config = True
                 continue
             if name not in ("--config", "-c"):
+                # A lone ~ is null in YAML; where a folder is asked for, the user means the one that the shell means.
+                option = name if equals else (arguments.options or [""])[-1]
+                if (value if equals else token) == "~" and option.endswith(("root", "dir", "folder", "path")):
+                    token = token.removesuffix("~") + os.path.expanduser("~")
                 arguments.options.append(token)
                 continue
             file = value if equals else next(rest, None)
             if not file:
                 raise UserMistake("--config needs the path of a YAML file.")
-            arguments.files.append(file)
+            arguments.files.append(os.path.expanduser(file))
         return arguments
 
     def pairs(self) -> Iterator[tuple[list[str], str]]:
@@ -108,6 +130,20 @@ def split_trusted_modules(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, others
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Plain YAML in which a key of a mapping stands once; the standard's loader lets the last one win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise UserMistake(f"key {key.value!r} twice, in lines {lines[key.value]} and {line}; join the two.")
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_config(file: str, option: str = "--config") -> Config:
     """Reads a YAML mapping: a file, or a shipped configuration by its name where there is no such file.
 
@@ -116,11 +152,13 @@ def read_config(file: str, option: str = "--config") -> Config:
         option: that named it, for messages.
 
     Raises:
-        UserMistake: if the file is missing, is not YAML, or holds something else than a mapping.
+        UserMistake: if the file is missing, is not YAML, has a key twice, or holds something else than a mapping.
     """
     try:
         path = Path(file) if Path(file).exists() else shipped_config(file) or Path(file)
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
+    except UserMistake as error:
+        raise UserMistake(f"{option} {file}: {error}") from None
     except (FileNotFoundError, IsADirectoryError):
         hint = did_you_mean(config_name(file), config_names())
         raise UserMistake(
@@ -136,14 +174,14 @@ def read_config(file: str, option: str = "--config") -> Config:
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else f"a {type(loaded).__name__}"
         raise UserMistake(f"{option} {file}: holds {found}; it must be a mapping such as `model: ...`.")
-    return current_paths(_without_empty_arguments(loaded))
+    return current_paths(_with_arguments(loaded))
 
 
-def _without_empty_arguments(node: Any) -> Any:
+def _with_arguments(node: Any) -> Any:
     """``init_args:`` with nothing behind it means no arguments."""
     if isinstance(node, dict):
-        return {key: _without_empty_arguments({} if key == "init_args" and x is None else x) for key, x in node.items()}
-    return [_without_empty_arguments(item) for item in node] if isinstance(node, list) else node
+        return {key: _with_arguments({} if key == "init_args" and x is None else x) for key, x in node.items()}
+    return [_with_arguments(item) for item in node] if isinstance(node, list) else node
 
 
 def merge(base: Any, override: Any) -> Any:
@@ -166,7 +204,7 @@ def drop_replaced(config: Config, arguments: Arguments) -> Config:
     """A copy of ``config`` with what an option replaces whole put in place: another class, a mapping, a list."""
     config = copy.deepcopy(config)
     for path, text in arguments.pairs():
-        value = _parse(text)
+        value = _parse(text, path)
         if path[-1] == "class_path":
             path, value = path[:-1], {"class_path": value}
         parent = _descend(config, path[:-1]) if path and path[-1] != "init_args" else None
@@ -187,21 +225,12 @@ def explicit_paths(config: Config, arguments: Arguments) -> set[tuple[str, ...]]
     leaves = [path for path, _ in flatten(config)]
     for path, text in arguments.pairs():
         place = tuple(part for part in path if part != "init_args")
-        leaves += [place + below for below, _ in flatten(_parse(text))]
+        leaves += [place + below for below, _ in flatten(_parse(text, path))]
     return {path[: i + 1] for path in leaves for i in range(len(path))}
 
 
-def flatten(config: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Leaves of nested mappings as (path, value); ``init_args`` is left out of paths."""
-    if not isinstance(config, dict) or not config:
-        yield prefix, config
-        return
-    for key, value in config.items():
-        yield from flatten(value, prefix if key == "init_args" else (*prefix, str(key)))
-
-
 def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str, ...] = (), owner: Any = None) -> None:
-    """Sets what nobody gave to the chosen class's own default, where a place's default is another class.
+    """Sets arguments that were not given to the chosen class's own defaults, where a place's default is another class.
 
     Args:
         config: the parsed configuration, with ``class_path`` and ``init_args``; changed in place.
@@ -212,15 +241,83 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
     cls, arguments = opened(config)
     if not arguments:
         return
-    default = _signature(owner).get(path[-1]) if owner is not None and path else None
+    default = _defaults(owner).get(path[-1]) if path else None
     replaced = cls is not None and default is not None and default is not cls and not isinstance(default, cls)
-    own = _signature(cls)
+    own = _defaults(cls)
     for key, value in list(vars(arguments).items()):
         place = (*path, key)
         if isinstance(value, Namespace):
             reset_defaults(value, explicit, place, cls)
         elif replaced and place not in explicit and key in own and _is_plain(own[key]):
             arguments[key] = own[key]
+
+
+def expand_home(node: Any) -> Any:
+    """Replaces ``~`` at the start of every path by the user's folder, in place; the shell does so only in some words.
+
+    Args:
+        node: a parsed configuration, where a ``~`` that means null is None already.
+    """
+    if isinstance(node, str):
+        return os.path.expanduser(node) if node == "~" or node.startswith("~/") else node
+    if isinstance(node, list):
+        return [expand_home(item) for item in node]
+    if not isinstance(node, dict | Namespace):
+        return node
+    for key, value in list((vars(node) if isinstance(node, Namespace) else node).items()):
+        node[key] = expand_home(value)
+    return node
+
+
+def check_bounds(config: Any) -> None:
+    """Refuses a number out of its bounds, NaN included.
+
+    Args:
+        config: the parsed options of a run.
+
+    Raises:
+        UserMistake: if there is one.
+    """
+    for option, (low, high, remedy) in BOUNDS.items():
+        value = config.get(option)
+        if isinstance(value, int | float) and not low <= value <= high:
+            shown = f"{value:g}" if isinstance(value, float) else value  # the parser made -1 to -1.0
+            raise UserMistake(f"--{option} {shown}: {remedy}")
+
+
+def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[str, ...] = ()) -> None:
+    """Refuses a null that a file or an option gives to an argument of another type.
+
+    The parser lets null pass whatever the type; it would fail later, or count as false.
+
+    Args:
+        config: the parsed configuration, with ``class_path`` and ``init_args``.
+        explicit: from ``explicit_paths``, without what is known from the data, which need not be given. None is all.
+        path: where ``config`` stands.
+
+    Raises:
+        UserMistake: if there is one.
+    """
+    cls, arguments = opened(config)
+    for key, value in vars(arguments).items() if arguments else ():
+        place = (*path, key)
+        for item in value if isinstance(value, list) else ():
+            if isinstance(item, Namespace) and (explicit is None or place in explicit):
+                check_nulls(item, None, place)
+        if isinstance(value, Namespace):
+            check_nulls(value, explicit, place)
+        elif value is None and cls and (explicit is None or place in explicit) and not _takes_none(cls, key):
+            raise UserMistake(f"--{'.'.join(place)} null: {cls.__name__} cannot do without it; give a value.")
+
+
+def _takes_none(cls: Any, name: str) -> bool:
+    """Whether None suits an argument: its default or its type says so, or nothing is known of it."""
+    from dinopl.cli.tools.schema import hints  # imports torch
+
+    kind = hints(cls).get(name, Any)
+    if name not in parameters(cls) or parameters(cls)[name].default is None:
+        return True
+    return kind in (Any, object) or isinstance(kind, typing.TypeVar) or type(None) in typing.get_args(kind)
 
 
 def opened(config: Any) -> tuple[Any, Any]:
@@ -249,11 +346,14 @@ def class_name(node: Any) -> str | None:
     return name.rsplit(".", 1)[-1]
 
 
-def _parse(text: str) -> Any:
+def _parse(text: str, path: Sequence[str]) -> Any:
+    """The value of the option at ``path``."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _UniqueKeys)
     except yaml.YAMLError:
         return text
+    except UserMistake as error:
+        raise UserMistake(f"--{'.'.join(path)}: {error}") from None
 
 
 def import_class(class_path: str) -> Any:
@@ -265,12 +365,17 @@ def import_class(class_path: str) -> Any:
         return None
 
 
-def _signature(cls: Any) -> dict[str, Any]:
-    """Defaults of a class's constructor by argument; those that are None or missing are left out."""
-    if cls is None:
+def parameters(cls: Any) -> Mapping[str, inspect.Parameter]:
+    """Arguments of a class's constructor, or of a function, by name; none for anything else."""
+    try:
+        return inspect.signature(cls).parameters
+    except (TypeError, ValueError):  # None, or without a signature
         return {}
-    parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def _defaults(cls: Any) -> dict[str, Any]:
+    """Defaults by argument; arguments without one are left out."""
+    return {p.name: p.default for p in parameters(cls).values() if p.default is not inspect.Parameter.empty}
 
 
 def _is_plain(value: Any) -> bool:

@@ -6,15 +6,91 @@ torch and Lightning are imported only for what needs them, so that help, version
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
-from dinopl.cli.allocator import keep_freed_memory
-from dinopl.cli.help import HELP, versions
 from dinopl.core.errors import UserMistake
 from dinopl.core.suggest import did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
 TOOLS = ("sweep", "configs", "export", "report", "cite", "doctor")
+
+HELP = """\
+usage: dinopl COMMAND [--config FILE ...] [--OPTION VALUE ...]
+
+Student/teacher self-distillation, fixed-point RNNs and knowledge distillation as Lightning modules.
+
+runs:
+  fit        train, and test at the end
+  validate   losses and scores on the split held out of the training data
+  test       losses and scores on the test split
+  predict    what the model answers, with its index, to predictions.npz
+
+tools:
+  sweep      many runs from one file, on any number of processes and machines; go on where it stopped
+  report     runs or a study as a table over seeds, differences, a figure; or two runs side by side
+  configs    ls | show NAME | cp NAME [DIRECTORY] | schema: the shipped configurations, and their JSON schema
+  export     a checkpoint's encoders and heads to safetensors, for dinopl.load_encoder
+  cite       BibTeX of what a configuration or a run uses
+  doctor     versions, devices, threads, data found: what to put into an issue
+
+options of every run (all of them: dinopl fit --help, dinopl fit --model.help SelfDistillation):
+  --config FILE            YAML; several are laid over one another, a later one wins, an option wins over all
+  --ckpt_path FILE         resume (fit) or use (validate, test, predict) a checkpoint
+  --seed_everything N      the run's seed, 0 by default
+  --name NAME              the run's folder is DIR/NAME/TIME; by default the first configuration's name
+  --trainer.default_root_dir DIR   where run folders go, runs by default
+  --threads N              CPU threads of this process
+  --print_config           the complete configuration, then stop
+  --traceback              show where a mistake was found
+  --version                versions of dinopl, torch and lightning
+
+try:
+  dinopl fit --config configs/random_teacher.yaml
+  dinopl fit --config configs/fprnn/parity.yaml --model.layer DiagonalRNN
+  dinopl configs ls
+"""
+
+
+class Output:
+    """Standard output that falls silent once its reader has ended, so that ``dinopl fit | head`` does not lose a run.
+
+    Args:
+        stream: where the text goes.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        """All but writing is the stream's own."""
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes; to nowhere once the reader has ended."""
+        try:
+            self.stream.write(text)
+        except BrokenPipeError:
+            self.fall_silent()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Writes one after another."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Flushes; likewise."""
+        try:
+            self.stream.flush()
+        except BrokenPipeError:
+            self.fall_silent()
+
+    def fall_silent(self) -> None:
+        """Sends what is left in the buffers, and all that follows, to nowhere."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -29,15 +105,21 @@ def main(args: Sequence[str] | None = None) -> int:
     # A thread that waits for work by spinning takes it from whoever has some: on a busy machine that made steps of a
     # small network 90 times slower. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend need not be installed where we are
     words = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in words
     try:
-        return _dispatch([word for word in words if word != "--traceback"])
+        with redirect_stdout(Output(sys.stdout)) as output:
+            try:
+                return _dispatch([word for word in words if word != "--traceback"])
+            finally:
+                output.flush()
     except UserMistake as mistake:
         if show_traceback:
             traceback.print_exc()
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one tells it
-            sys.stderr.write(f"dinopl: error: {mistake}\n")
+        rank = os.environ.get("LOCAL_RANK", "0")
+        of = "" if rank == "0" or os.environ.get("WORLD_SIZE", "1") == "1" else f" (process {rank})"
+        sys.stderr.write(f"dinopl: error{of}: {mistake}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("dinopl: interrupted\n")
@@ -53,7 +135,12 @@ def _dispatch(words: list[str]) -> int:
         case [] | ["--help" | "-h" | "help", *_]:
             sys.stdout.write(HELP)
         case ["--version", *_]:
-            sys.stdout.write(versions() + "\n")
+            for package in ("dinopl", "torch", "lightning"):
+                try:
+                    found = version(package)
+                except PackageNotFoundError:
+                    found = "not installed"
+                sys.stdout.write(f"{package} {found}\n")
         case ["configs", *rest]:
             from dinopl.cli.tools.configs import configs
 
@@ -82,9 +169,8 @@ def _dispatch(words: list[str]) -> int:
             from dinopl.cli.config import Arguments, read_config
 
             arguments = Arguments.parse(command, rest)
-            for file in arguments.files:  # a missing file is told before torch is imported
+            for file in arguments.files:  # a missing file is reported before torch is imported
                 read_config(file)
-            keep_freed_memory()
             from dinopl.cli.runs import run
 
             run(command, rest)

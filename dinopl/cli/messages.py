@@ -1,26 +1,36 @@
-"""The parser's message made short: which option, what is wrong, what was probably meant.
+"""Errors as one line: which option, what is wrong, what to do.
 
-jsonargparse explains a wrong value with every type that it tried, over many lines. What a user needs is one: the dotted
-option, the innermost complaint, and the nearest name that exists.
+The library raises ``name=value: what is wrong; remedy`` and does not know the command. Here the option's path is put
+before it: ``construct`` makes every object that the configuration describes and keeps the class that failed, and
+``placed`` finds that class in the configuration.
+
+jsonargparse gives a wrong value's option and the reason only within the text of its errors, over many lines, with every
+type that it tried; ``parser_message`` reads them from there.
 """
 
 import importlib
 import inspect
 import re
-import traceback
-from collections.abc import Container, Iterable, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dinopl.cli.config import flatten, import_class
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from dinopl.cli.config import import_class, parameters
 from dinopl.cli.tools.schema import HOMES, Classes
 from dinopl.core.suggest import did_you_mean
+
+Config = Mapping[str, Any]
+
+# What a constructor or `setup` raises when the user can put it right.
+MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
 
 _KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a NoneType$|Problem with given class_path"
     r"|Expected a path but)"
 )
-_TYPE = re.compile(r"<class '(?:\w+\.)*(\w+)'>")
 _KEY = re.compile(r"Parser key \"([^\"]+)\":")
 _CLASS_PATH = re.compile(r"Problem with given class_path '([^']+)'")
 _UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (\S*[^\s.])")
@@ -29,159 +39,221 @@ _OWNER = re.compile(r".*?Got value: Namespace\(.*?class_path='([^']+)'")
 _FACTORY = re.compile(r"Got value: Namespace\([^\n]*?class_path='([^']+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"unrecognized arguments: --([\w.+-]+)")
 _UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
-_ARGUMENT = re.compile(r"(?P<name>[a-z]\w*)(=|: )")
-_DATA_OPTION = re.compile(r"--data\.(\w+(?:\.\w+)*)")
 _NO_NUMBER = re.compile(r"Expected a <class '(float|int)'>\s+- Expected a dot import path string: (\S+)")
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)", re.IGNORECASE)
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed")
-_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
 _GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
+# What jsonargparse wraps around the text that says something, and what that becomes.
+_WRAPPING = (
+    (re.compile(r"^[\s-]*\s|^- |\s+$"), ""),
+    (re.compile(r"Type \S+\[.*\] expects a function or a callable class: "), ""),
+    (re.compile(r"Parser key \"[^\"]*\":\s*"), ""),
+    (re.compile(r"\. Got value: Namespace\(.*$"), ""),
+    (re.compile(r"typing\.Literal\[([^\]]*)\]"), r"\1"),
+    (re.compile(r"\. Got value: "), ", got "),
+    (re.compile(r"<class '(?:\w+\.)*(\w+)'>"), r"\1"),
+)
+
+# "alpha=1.5: must", "rank=0 must", "path: nothing", "lr_scheduler.total_steps=None: training".
+_NAMED = re.compile(
+    r"(?P<name>[A-Za-z_]\w*)(?P<below>(?:\.\w+)*)"
+    r"(?:=(?:(?P<value>\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|'[^']*'|\S+?)(?=: ))?|(?=: ))"
+)
+_AS_TYPED = {"None": "null", "True": "true", "False": "false"}
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed")
+_UNKNOWN_METRIC = re.compile(
+    r"(?P<owner>Early stopping|ReduceLROnPlateau) conditioned on metric `?(?P<name>[^\s`]+)`? which is not available"
+    r"|`(?P<owner_>ModelCheckpoint)\(monitor='(?P<name_>[^']+)'\)` could not find the monitored key"
+)
+_AMOUNT = re.compile(r"(?:tried|unable) to allocate ([\d.]+ \w+)", re.IGNORECASE)
+
+# The constructor that failed last: its error, the class and its arguments. Kept here since jsonargparse, where several
+# types are possible, raises another error, without a reference to this one. At most one entry.
+_FAILED: list[tuple[BaseException, type, dict[str, Any]]] = []
 
 
-def one_line(message: str, options: Iterable[str]) -> str:
-    """Condenses a parser's message.
+def construct(cls: type, /, *args: Any, **kwargs: Any) -> Any:
+    """Makes an object that the configuration describes, and keeps the class if that fails.
+
+    A function of a module, since factories hold it: they are copied and pickled with the model.
+    """
+    try:
+        return cls(*args, **kwargs)
+    except Exception as error:
+        if not any(error is known for known, _, _ in _FAILED):  # of a factory called by a constructor, the inner counts
+            _FAILED[:] = [(error, cls, kwargs)]
+        raise
+
+
+def forget_failures() -> None:
+    """Forgets a constructor that failed, as one does whose class was only tried."""
+    _FAILED.clear()
+
+
+def mistake(error: BaseException, config: Config, *, building: bool = False) -> str | None:
+    """The line for an error that the user can put right; None for any other.
 
     Args:
-        message: what the parser said.
+        error: raised while a run is set up.
+        config: the run's complete configuration.
+        building: whether the parser raised it while it built the objects of the configuration.
+    """
+    causes = list(_causes(error))
+    failed = [entry for entry in _FAILED if building or any(entry[0] is cause for cause in causes)]
+    cause, cls, arguments = failed[0] if failed else (error, None, {})
+    for each in (*causes, *_causes(cause)):
+        if isinstance(each, MemoryError) or _NO_MEMORY.search(str(each)):
+            amount = _AMOUNT.search(str(each))
+            needed = f"{amount[1]} of memory that are not there" if amount else "more memory than there is"
+            return f"the configuration needs {needed}; choose smaller sizes in --model or --data."
+    text = str(cause) if failed or not building else _condensed(str(error))
+    if "loading state_dict" in text:  # torch raises a RuntimeError, with a line for each misfit
+        misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
+        shown = textwrap.shorten(misfit, 160, placeholder=" ...")
+        return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."
+    if not isinstance(error, MISTAKES):
+        return None
+    if cls is not None and cls.__module__.startswith("torch."):  # which calls its arguments by other names
+        text = f"{text.rstrip('.')}; give that argument another value."
+    return placed(text, config, cls, arguments)
+
+
+def placed(text: str, config: Config, cls: type | None = None, arguments: Config | None = None) -> str:
+    """An error's text with the option's path before it.
+
+    ``rank=0: must be ...`` becomes ``--model.layer.mixer.rank 0: must be ...``. The argument is looked for in the
+    object that was being built; then in the model, the data, the Trainer and the command; then in what the model and
+    the data are made of. Of several, one that has the value in question comes first. A text that names no argument gets
+    the path of the object.
+
+    Args:
+        text: as the library raises it.
+        config: the run's complete configuration.
+        cls: class of the object that was being built; None where that is not known.
+        arguments: of its constructor, which differ where several objects have one class.
+    """
+    found = [(path, import_class(name), given) for path, name, given in _objects(config)]
+    found += [(("trainer",), None, config.get("trainer") or {}), ((), None, config)]
+    plain = {key: value for key, value in (arguments or {}).items() if isinstance(value, bool | int | float | str)}
+    same_class = [i for i, (_, kind, _) in enumerate(found) if cls is not None and kind is cls]
+    own = max(same_class, key=lambda i: sum(found[i][2].get(key) == plain[key] for key in plain), default=None)
+
+    def has(i: int, name: str) -> bool:  # of the model, also what is read from the data
+        return name in found[i][2] or (found[i][0] == ("model",) and name in parameters(found[i][1]))
+
+    if text.startswith("--"):  # names an option itself, but may not know where its object stands
+        option = text[2:].split(":")[0].split()[0]
+        leaf = option.rpartition(".")[2]
+        if own is not None and has(own, leaf):
+            return f"--{'.'.join((*found[own][0], leaf))}{text.removeprefix(f'--{option}')}"
+        return text
+    if match := _NAMED.match(text):
+        name, value = match["name"], match["value"]
+
+        def rank(i: int) -> tuple[Any, ...]:
+            path, _, given = found[i]
+            forms = (str(given.get(name)), repr(given.get(name)))
+            has_value = text.startswith(tuple(f"{name}={form}{end}" for form in forms for end in " :"))
+            outer = path in ((), ("trainer",))  # after the model and the data, before what they are made of
+            return i != own, not has_value, 1.5 if outer else len(path), path[:1] != ("model",)
+
+        if candidates := [i for i in range(len(found)) if has(i, name)]:
+            option = ".".join((*found[min(candidates, key=rank)][0], name)) + match["below"]
+            shown = "" if value is None else f" {_AS_TYPED.get(value, value)}"
+            rest = text[match.end() :] if value is not None else text.removeprefix(name + match["below"])
+            return f"--{option}{shown}{rest}"
+    return f"--{'.'.join(found[own][0])}: {text}" if own is not None and len(found[own][0]) > 1 else text
+
+
+def _objects(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, Config]]:
+    """Place, class path and arguments of every object in a configuration; those of a list have the list's place."""
+    if isinstance(config, list):
+        for item in config:
+            yield from _objects(item, path)
+    elif isinstance(config, Mapping):
+        if isinstance(config.get("class_path"), str):
+            yield path, config["class_path"], config.get("init_args") or {}
+        for key, value in config.items():
+            yield from _objects(value, path if key == "init_args" else (*path, str(key)))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:
+    """The line for a callback or a schedule that watches a metric that is not logged; None for any other error.
+
+    Args:
+        error: raised while a run trains.
+        known: names of the metrics that are logged.
+    """
+    match = _UNKNOWN_METRIC.search(str(error))
+    if match is None:
+        return None
+    owner, name, names = match["owner"] or match["owner_"], match["name"] or match["name_"], sorted(known)
+    return f"{owner}: no metric {name!r} is logged{did_you_mean(name, names)} There are {', '.join(names)}."
+
+
+def parser_message(message: str, options: Iterable[str]) -> str:
+    """Condenses the parser's text.
+
+    Args:
+        message: the parser's text.
         options: the top-level and ``trainer.`` options that exist, for suggestions.
 
     Returns:
-        One line: option, complaint, and "did you mean" where a near name exists.
+        One line: option, what is wrong, and "did you mean" where a near name exists.
     """
+    keys: list[str] = []  # of all levels, from the outermost
+    for key in _KEY.findall(message):
+        keys += [key] if keys[-1:] != [key] else []
+    option = "--" + ".".join(keys)
     classes = _CLASS_PATH.findall(message)
     if match := _NO_NUMBER.search(message):  # torch's numbers may be tensors, which have a class
-        return f"{_option(message)}: {_expected([match[1]], match[2])}"
+        return f"{option}: {_expected([match[1]], match[2])}"
     if match := _UNKNOWN_CLASS.search(message):
         if match[1] in _class_names():
-            return f"{_option(message)}: {match[1]} is a class of another kind than this option takes."
-        names = _fitting(message, match) or _class_names()
-        return f"{_option(message)}: no class {match[1]!r}{did_you_mean(match[1], names)}"
+            return f"{option}: {match[1]} is a class of another kind than this option takes."
+        # The class whose option it is stands before the error's text or, if a factory makes it, behind.
+        before = message[: match.start()]
+        if before.rfind("expects a function or a callable class") > before.rfind("Problem with given class_path"):
+            owners = _FACTORY.findall(message, match.end())[:1]
+        else:
+            owners = _CLASS_PATH.findall(before)[-1:]
+        names = [name for owner in owners for name in Classes.public().fitting(import_class(owner), keys[-1])]
+        return f"{option}: no class {match[1]!r}{did_you_mean(match[1], names or _class_names())}"
     if match := _ABSTRACT.search(message):
-        return f"{_option(message)}: name a class first: {', '.join(_concrete(match[1]))}."
+        below = list(import_class(match[1]).__subclasses__())
+        for cls in below:  # grows on the way
+            below += cls.__subclasses__()
+        concrete = sorted({cls.__name__ for cls in below if not inspect.isabstract(cls)})
+        return f"{option}: name a class first: {', '.join(concrete)}."
     if match := _UNKNOWN_ARGUMENT.search(message) or _UNKNOWN_KEY.search(message):
         name = match[1].rstrip("+")
         if not classes:
             return f"--{name}: no such option{did_you_mean(name, options)}"
-        inner = _OWNER.match(message, match.end())  # of a factory within a class; it is named behind the complaint
+        inner = _OWNER.match(message, match.end())  # of a factory within a class; it stands behind the error's text
         leaf, owner = name.split(".")[0], inner[1] if inner else classes[-1]
-        parent = _option(message)
-        return (
-            f"{parent}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{did_you_mean(leaf, _arguments(owner))}"
-        )
-    return f"{_option(message)}: {_complaint(message)}" if _KEY.search(message) else _complaint(message)
+        hint = did_you_mean(leaf, parameters(import_class(owner)))
+        return f"{option}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{hint}"
+    return f"{option}: {_condensed(message)}" if keys else _condensed(message)
 
 
-def _fitting(message: str, unknown: re.Match[str]) -> list[str]:
-    """Names of our classes that the option takes to which an unknown one was given; none if they cannot be told.
-
-    The class whose option it is is named before the complaint, or, if a factory makes it, behind.
-    """
-    before = message[: unknown.start()]
-    if before.rfind("expects a function or a callable class") > before.rfind("Problem with given class_path"):
-        owner = _FACTORY.search(message, unknown.end())
-    else:
-        owner = next(reversed(list(_CLASS_PATH.finditer(before))), None)
-    return Classes.public().fitting(import_class(owner[1]), _option(message).split(".")[-1]) if owner else []
-
-
-def _option(message: str) -> str:
-    """The dotted option that the message is about: the keys of all levels, joined."""
-    keys: list[str] = []
-    for key in _KEY.findall(message):
-        if not keys or key != keys[-1]:
-            keys.append(key)
-    return "--" + ".".join(keys)
-
-
-def innermost(message: str) -> str:
-    """What a constructor complained of, without the types that were tried around it."""
-    return _complaint(message)
-
-
-def placed(complaint: str, config: Mapping[str, Any]) -> str:
-    """A complaint with its option's whole name.
-
-    A part knows its arguments but not where it stands: "rank=0 must ..." becomes "--model.layer.mixer.rank=0 must ...",
-    by the place in the configuration that has this name, best with this value. Data within data take themselves for the
-    outermost: where these have no such option, "--data.batch_size 0" becomes "--data.data.batch_size 0".
-
-    Args:
-        complaint: one that begins with "NAME=VALUE", "NAME: VALUE" or "--data.NAME"; others are left alone.
-        config: the run's configuration.
-    """
-    if match := _DATA_OPTION.match(complaint):
-        name, paths = tuple(match[1].split(".")), {path for path, _ in flatten(config)}
-        inner = ("data", *name) not in paths and ("data", "data", *name) in paths
-        return complaint.replace("--data.", "--data.data.") if inner else complaint
-    if not (match := _ARGUMENT.match(complaint)):
-        return complaint
-    places = [(path, value) for path, value in flatten(config) if path[-1:] == (match["name"],)]
-    fits = [path for path, value in places if complaint.startswith(f"{match[0]}{value}")]
-    path = next(iter(fits or [path for path, _ in places]), None)
-    return f"--{'.'.join(path)}{complaint.removeprefix(match['name'])}" if path else complaint
-
-
-def optimisation_option(error: BaseException) -> str | None:
-    """The option whose object complained, if that is one of torch's optimisers or schedules.
-
-    They know their arguments by other names ("Invalid learning rate: -1.0") and are made by the model, so that where an
-    error was raised is all that tells.
-    """
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    home = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
-    if home.startswith("torch.optim.lr_scheduler"):
-        return "--model.lr_scheduler"
-    return "--model.optimizer" if home.startswith("torch.optim.") else None
-
-
-def trainer_option(complaint: str, names: Container[str]) -> str:
-    """The Trainer's option that it complains of: the first that it names; ``--trainer`` if it names none.
-
-    Args:
-        complaint: the Trainer's text.
-        names: its arguments.
-    """
-    name = next((word for word in re.findall(r"\w+", complaint) if word in names), None)
-    return f"--trainer.{name}" if name else "--trainer"
-
-
-def memory_shortage(error: BaseException) -> str | None:
-    """What to tell of an error that comes of too little memory, also indirectly; None of any other."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, MemoryError) or _NO_MEMORY.search(str(cause)):
-            amount = _AMOUNT.search(str(cause))
-            needed = f"{amount[1]} of memory that are not there" if amount else "more memory than there is"
-            return f"the configuration needs {needed}; choose smaller sizes in --model or --data."
-        cause = cause.__cause__ or cause.__context__ or _without_text(cause)
-    return None
-
-
-def _without_text(error: BaseException) -> BaseException | None:
-    """The error without a text, such as a bare MemoryError, over which jsonargparse stumbled, if that is what happened.
-
-    It cannot indent an empty text and raises an IndexError that does not refer to the first error.
-    """
-    if not isinstance(error, IndexError):
-        return None
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    tried = (cause for frame in frames for cause in frame.f_locals.get("exceptions") or ())
-    return next((cause for cause in tried if isinstance(cause, MemoryError)), None)
-
-
-def _complaint(message: str) -> str:
+def _condensed(message: str) -> str:
     """The lines that say something, in one: what was expected, and the value that was given instead."""
-    lines = [_TYPE.sub(r"\1", _clean(line)) for line in message.splitlines()]
-    told = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
-    expected = [line.removeprefix("Expected a ") for line in told if line.startswith("Expected a ")]
-    others = [line for line in told if not line.startswith("Expected a ")]
-    if others:
+    lines = message.splitlines()
+    for pattern, replacement in _WRAPPING:
+        lines = [pattern.sub(replacement, line) for line in lines]
+    kept = list(dict.fromkeys(line for line in lines if line and not _NOISE.match(line)))
+    expected = [line.removeprefix("Expected a ") for line in kept if line.startswith("Expected a ")]
+    if others := [line for line in kept if not line.startswith("Expected a ")]:
         return "; ".join(others)
     given = next((nested or plain for nested, plain in _GIVEN.findall(message) if nested or plain), None)
-    told_already = any(", got " in line for line in expected)
-    shown = given is not None and not told_already and not given.startswith(("Namespace(", "{"))
+    known = any(", got " in line for line in expected)
+    shown = given is not None and not known and not given.startswith(("Namespace(", "{"))
     return _expected(expected, given if shown else None)
 
 
@@ -190,29 +262,6 @@ def _expected(types: list[str], given: str | None) -> str:
     if given is not None and _NOT_FINITE.fullmatch(given.strip("'")) and {"float", "int"} & set(types):
         return f"{given} is not a finite number; give one, such as 1."
     return f"expected {' or '.join(types)}{'' if given is None else f', got {given}'}."
-
-
-def _clean(line: str) -> str:
-    """A line without what it was wrapped in."""
-    line = re.sub(
-        r"Type \S+\[.*\] expects a function or a callable class: ", "", re.sub(r"^[\s-]*\s|^- ", "", line).strip()
-    )
-    line = re.sub(r"Parser key \"[^\"]*\":\s*", "", line)
-    line = re.sub(r"\. Got value: Namespace\(.*$", "", line)
-    line = re.sub(r"typing\.Literal\[([^\]]*)\]", r"\1", line)
-    return re.sub(r"\. Got value: ", ", got ", line)
-
-
-def _arguments(class_path: str) -> list[str]:
-    return list(inspect.signature(import_class(class_path)).parameters)
-
-
-def _concrete(class_path: str) -> list[str]:
-    """Names of the classes below an abstract one that can be made."""
-    below = list(import_class(class_path).__subclasses__())
-    for cls in below:  # grows on the way
-        below += cls.__subclasses__()
-    return sorted({cls.__name__ for cls in below if not inspect.isabstract(cls)})
 
 
 def _class_names() -> list[str]:

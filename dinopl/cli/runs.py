@@ -6,19 +6,18 @@ defaults; one run folder a run, made only once everything is set up; a user's mi
 
 import contextlib
 import inspect
+import math
 import os
 import re
 import signal
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 import torch
 import yaml
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -33,32 +32,36 @@ import kd.features
 import kd.module
 import kd.text
 import kd.transformer  # noqa: F401
-from dinopl.cli.bounds import check_bounds
 from dinopl.cli.checkpoint_config import check_resumption, read_resumption, without_sources
 from dinopl.cli.config import (
     Arguments,
     Config,
+    check_bounds,
+    check_nulls,
     class_name,
     differences,
     drop_replaced,
+    expand_home,
     explicit_paths,
-    flatten,
     merge,
     read_config,
     reset_defaults,
 )
-from dinopl.cli.messages import innermost, memory_shortage, one_line, optimisation_option, placed, trainer_option
-from dinopl.cli.nulls import check_nulls
-from dinopl.cli.quiet import quiet
-from dinopl.cli.summary import show_differences, show_summary
+from dinopl.cli.messages import (
+    MISTAKES,
+    construct,
+    forget_failures,
+    mistake,
+    parser_message,
+    unknown_metric,
+)
+from dinopl.cli.terminal import quiet, show_differences, show_summary
 from dinopl.core import trust
 from dinopl.core.errors import UserMistake
+from dinopl.core.moved import flatten
 from dinopl.core.suggest import did_you_mean
 from dinopl.data import ImageDataModule  # noqa: F401
 from dinopl.training import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
-
-# What a constructor or `setup` raises when the user can put it right.
-MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
 
 # Top-level options, for suggestions.
 OPTIONS = (
@@ -72,39 +75,53 @@ DENIED = [
     *("torch.hub", "torch.utils.cpp_extension", "torch.jit", "numpy.load", "joblib", "dill", "cloudpickle"),
 ]
 
-# What the model must know of the data. A class that has no such argument is not told; what the data do not tell stays
-# as it was given.
+# Arguments of the model that are read from the data, where the model's class has them and the data know them.
 LINKS = ("image_shape", "input_shape", "num_classes", "vocab_size", "num_targets")
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose complaint is one line, and which takes no abbreviated options."""
+    """Lightning's parser with errors of one line, without abbreviated options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **({"allow_abbrev": False, "print_config": None} | kwargs))  # the command prints it
 
     def parse_args(self, args: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Parses, and takes back what a parser around this one made of null.
+        """Parses; a null that the parser around this one handed on as text is null again.
 
-        jsonargparse 4.53 hands an argument of a class within a class on as text, in which null is the word "None".
+        jsonargparse 4.53 hands on an argument of a class within a class as text, in which null is the word "None".
         """
         if not self.exit_on_error:
             args = [re.sub(r"^(--[^=]+)(?<!init_args)=None$", r"\1=null", word) for word in args]
         return super().parse_args(args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the complaint as a ``UserMistake``; a parser within the parser leaves that to the outer one."""
+        """Raises a ``UserMistake``; a parser within the parser leaves that to the outer one."""
         if not self.exit_on_error:
             super().error(message, ex)
         trainer = (f"trainer.{name}" for name in inspect.signature(Trainer.__init__).parameters)
-        raise UserMistake(one_line(message, [*OPTIONS, *trainer])) from ex
+        raise UserMistake(parser_message(message, [*OPTIONS, *trainer])) from ex
+
+    def instantiate_classes(self, cfg: Any, **kwargs: Any) -> Any:
+        """Builds the objects that a configuration describes, so that one that fails is known by its place."""
+        return self.instantiate(cfg, instantiators=[(construct, object, True)], **kwargs)
+
+
+class _LogsShortRuns(Callback):
+    """Logs the last step of each epoch where a training has fewer steps than ``log_every_n_steps``, which logs none."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lowers the interval."""
+        steps = trainer.estimated_stepping_batches
+        if 0 < steps < trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            in_epoch = trainer.num_training_batches / trainer.accumulate_grad_batches  # infinite where it has no end
+            trainer.log_every_n_steps = math.ceil(min(steps, in_epoch))  # type: ignore[attr-defined]
 
 
 class DinoplCLI(LightningCLI):
     """LightningCLI in subclass mode, over a composed configuration.
 
     Args:
-        arguments: the command line, taken apart.
+        arguments: files and options of the command line.
     """
 
     def __init__(self, arguments: Arguments) -> None:
@@ -138,47 +155,47 @@ class DinoplCLI(LightningCLI):
         )
         parser.add_argument("--test_after_fit", type=bool, default=True, help="End `fit` with the test split.")
         for name in LINKS:
-            parser.link_arguments("data", f"model.init_args.{name}", self._told_by_data(name), apply_on="instantiate")
+            # Reads an attribute of the data, else the option given for it. A link from the attribute itself would,
+            # where it is missing, print the data, and Lightning's text of a data module makes all its loaders.
+            def read(data: Any, name: str = name) -> Any:
+                given = self.config[self.arguments.subcommand].model.get("init_args") or {}
+                return getattr(data, name, given.get(name))
 
-    def _told_by_data(self, name: str) -> Callable[[Any], Any]:
-        """Reads an attribute of the data, else the option given for it.
-
-        A link from the attribute itself would, where it is missing, print the data, and Lightning's text of a data
-        module makes all its loaders.
-        """
-
-        def tell(data: Any) -> Any:
-            given = self.config[self.arguments.subcommand].model.get("init_args") or {}
-            return getattr(data, name, given.get(name))
-
-        tell.__name__ = f"data.{name}"
-        return tell
+            read.__name__ = f"data.{name}"
+            parser.link_arguments("data", f"model.init_args.{name}", read, apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Composes the layers, parses them, and settles what a replaced class left behind."""
+        """Composes the layers, parses them, and gives a class that replaced another its own defaults."""
         command = self.arguments.subcommand
         files = [read_config(file) for file in self.arguments.files]
-        path = self.arguments.value("ckpt_path") or merged_value(files, "ckpt_path")
+        in_files = (file["ckpt_path"] for file in reversed(files) if "ckpt_path" in file)
+        path = self.arguments.value("ckpt_path") or next(in_files, None)
         self.named = trust.named_paths(files, list(self.arguments.values()))
         _lock_imports(self.named)
         start = None
         if path not in (None, "null"):
             model_given = any(class_name(file.get("model")) for file in files) or bool(self.arguments.value("model"))
             with trust.admitting(self.arguments.trusted_modules, self.named):
-                start = read_resumption(str(path), command, model_given=model_given)
+                start = read_resumption(os.path.expanduser(str(path)), command, model_given=model_given)
         composed: Config = {}
         for layer in [start.config if start else {}, *files]:
             composed = merge(composed, layer)
-        _refuse_unknown(composed)
+        for key in composed:  # the parser passes over an unknown key with nothing below it
+            if key not in OPTIONS:
+                raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
         _refuse_overlay_alone(composed, self.arguments)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
         self.config = parser.parse_args([command, *text, *self.arguments.options])
-        reset_defaults(self.config[command], explicit)
+        reset_defaults(expand_home(self.config[command]), explicit)
         check_bounds(self.config[command])
         check_nulls(self.config[command], explicit - {("model", name) for name in LINKS})
-        self.config[command].name = self.config[command].name or self._default_name()
+        # By default the first configuration's name, or else the model's.
+        default = Path(self.arguments.files[0]).stem if self.arguments.files else None
+        self.config[command].name = (
+            self.config[command].name or default or self.config[command].model.class_path.rsplit(".", 1)[-1]
+        )
         self.resumes = start is not None
         if start:
             used = self.plain_config()
@@ -187,12 +204,6 @@ class DinoplCLI(LightningCLI):
         if self.arguments.print_config:
             sys.stdout.write(yaml.safe_dump(self.plain_config(), sort_keys=False, allow_unicode=True))
             raise SystemExit(0)
-
-    def _default_name(self) -> str:
-        """The first configuration's name, or else the model's."""
-        if self.arguments.files:
-            return Path(self.arguments.files[0]).stem
-        return str(self.config[self.arguments.subcommand].model.class_path.rsplit(".", 1)[-1])
 
     def plain_config(self) -> Config:
         """The complete configuration as plain values."""
@@ -209,17 +220,17 @@ class DinoplCLI(LightningCLI):
         if self.resumes:
             self.config = parsed.clone()
             self.config[command] = without_sources(parsed[command])
+        forget_failures()
         try:
             with trust.admitting(named=self.named):
                 super().instantiate_classes()
-        except Exception as error:  # a bare MemoryError makes jsonargparse raise an IndexError
-            if (shortage := memory_shortage(error)) is not None:
-                raise UserMistake(shortage) from error
-            if not isinstance(error, MISTAKES):
+        except Exception as error:
+            if (text := mistake(error, self.recorded_config, building=True)) is None:
                 raise
-            raise UserMistake(_with_remedy(placed(innermost(str(error)), self.recorded_config))) from error
+            raise UserMistake(_with_remedy(text)) from error
         finally:
             self.config = parsed
+            forget_failures()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Injects the family-blind callbacks; Lightning's own default logger stays out."""
@@ -233,6 +244,7 @@ class DinoplCLI(LightningCLI):
             torch.initial_seed() if seed is False else seed,  # what the streams derive from
         )
         ours: list[Callback] = [self.run_folder]
+        ours.append(_LogsShortRuns())
         ours += [own() for own in (FiniteGuard, ExactResume) if not any(isinstance(c, own) for c in given)]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             ours.append(RunProgress())
@@ -244,8 +256,9 @@ class DinoplCLI(LightningCLI):
         try:
             return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
         except MISTAKES as error:
-            option = trainer_option(str(error), inspect.signature(Trainer.__init__).parameters)
-            raise UserMistake(f"{option}: {error}") from error
+            names = inspect.signature(Trainer.__init__).parameters  # the Trainer names its argument within the text
+            option = next((f"trainer.{word}" for word in re.findall(r"\w+", str(error)) if word in names), "trainer")
+            raise UserMistake(f"--{option}: {error}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
@@ -263,23 +276,16 @@ class DinoplCLI(LightningCLI):
         self._evaluate(self.trainer.test, verbose=False, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
-        """What the model answers, to ``predictions.npz``."""
+        """Writes the model's outputs to ``predictions.npz``."""
         self._evaluate(self.trainer.predict, return_predictions=False, **kwargs)
 
     def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
         with self._reported():
             evaluate(**kwargs)
 
-    def _tell_how_to_resume(self) -> None:
-        checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
-        if checkpoint.is_file() and self.trainer.is_global_zero:
-            sys.stderr.write(
-                f"stopped in epoch {self.trainer.current_epoch + 1}; go on with: dinopl fit --ckpt_path {checkpoint}\n"
-            )
-
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
-        """Shows what the run came to, however it ends.
+        """Shows the run's results, however it ends.
 
         Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes.
         """
@@ -292,12 +298,17 @@ class DinoplCLI(LightningCLI):
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
-            self._tell_how_to_resume()
+            checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
+            if checkpoint.is_file() and self.trainer.is_global_zero:
+                epoch = self.trainer.current_epoch + 1
+                sys.stderr.write(f"stopped in epoch {epoch}; go on with: dinopl fit --ckpt_path {checkpoint}\n")
             raise KeyboardInterrupt from None
-        except (*MISTAKES, RuntimeError, MemoryError) as error:
-            if self.run_folder.created or not _is_mistake(error):
+        except Exception as error:
+            text = None if self.run_folder.created else mistake(error, self.recorded_config)
+            text = text or unknown_metric(error, self.trainer.callback_metrics)
+            if text is None:
                 raise
-            raise UserMistake(_with_remedy(placed(_first_line(error), self.recorded_config))) from error
+            raise UserMistake(_with_remedy(text)) from error
         finally:
             show_summary(self.run_folder)
 
@@ -327,16 +338,11 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         return DinoplCLI(arguments)
 
 
-def merged_value(files: Sequence[Config], key: str) -> Any:
-    """The value of a top-level key in the last file that has it."""
-    return next((file[key] for file in reversed(files) if key in file), None)
-
-
 def _lock_imports(named: frozenset[str]) -> None:
     """A second lock behind ``dinopl.core.trust``: the parser refuses what runs commands, loads code or unpickles.
 
     What the user's files and options name is let through. It is a setting of the whole process, which is why every run
-    says it anew.
+    makes it anew.
 
     Args:
         named: dotted names in the user's files and options.
@@ -346,16 +352,9 @@ def _lock_imports(named: frozenset[str]) -> None:
         jsonargparse.set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=allowed)
 
 
-def _refuse_unknown(composed: Config) -> None:
-    """An unknown top-level key of a file; the parser passes over one with nothing below it."""
-    for key in composed:
-        if key not in OPTIONS:
-            raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
-
-
 def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
-    """Options of a model, or of data, whose class nothing names: those of an overlay that was given alone."""
-    options = [tuple(path) for path, _ in arguments.pairs()]
+    """Raises if options of a model or of data are given and no class: those of an overlay that was given alone."""
+    options = [tuple(path) for path, _ in arguments.pairs() if path[-1] != "help"]  # --model.help CLASS needs none
     for part in ("model", "data"):
         below = composed.get(part)
         named = isinstance(below, str) or (isinstance(below, dict) and "class_path" in below)
@@ -371,27 +370,8 @@ def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
             )
 
 
-def _is_mistake(error: BaseException) -> bool:
-    """Of other errors, only weights that do not fit and too little memory are a user's mistake."""
-    return isinstance(error, MISTAKES) or "loading state_dict" in str(error) or memory_shortage(error) is not None
-
-
 def _with_remedy(text: str) -> str:
     """Adds the option that admits what a teacher's file may not name."""
     if trust.REFUSED not in text:
         return text
     return f"{text.rstrip('.')}, or admit a module of your own with --trusted-modules NAME."
-
-
-def _first_line(error: BaseException) -> str:
-    """What to tell: an error's text, with its option if torch's optimisers raised it; of weights the first misfit."""
-    text = str(error)
-    if (shortage := memory_shortage(error)) is not None:
-        return shortage
-    if (option := optimisation_option(error)) is not None:
-        return f"{option}: {text.rstrip('.')}; give that argument another value."
-    if "loading state_dict" not in text:
-        return text
-    misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
-    shown = textwrap.shorten(misfit, 160, placeholder=" ...")
-    return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."

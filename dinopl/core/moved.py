@@ -1,10 +1,11 @@
-"""Where classes stand that checkpoints, run folders and configurations of earlier versions name elsewhere.
+"""Stored configurations: where classes stand that those of earlier versions name elsewhere, and the leaves of one.
 
 A stored configuration names a class by its import path. When a module moves, its old path is entered here, once, and
 everything that was written before goes on loading: each reader of stored configurations passes them through
 :func:`current_paths` first.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOVED = {
@@ -53,3 +54,12 @@ def current_paths(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return type(config)(current_paths(value) for value in config)
     return current_path(config) if isinstance(config, str) else config
+
+
+def flatten(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Leaves of nested mappings as (path, value); ``init_args`` is left out of paths, and a list is a leaf."""
+    if not isinstance(config, Mapping) or not config:
+        yield path, config
+        return
+    for key, value in config.items():
+        yield from flatten(value, path if key == "init_args" else (*path, str(key)))

@@ -2,8 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+from dinopl.core.moved import flatten
 
 SEED = "seed_everything"
 
@@ -33,36 +35,22 @@ def flatten_options(config: Mapping[str, Any]) -> dict[str, Any]:
         config: nested, or with dotted names already, or both.
     """
     found: dict[str, Any] = {}
-    for key, value in config.items():
-        found.update(_leaves(option_name(key), _last_name(value) if key.endswith(".class_path") else value))
+    for path, value in flatten(config) if config else ():
+        name = option_name(".".join(path))
+        if f".{path[-1]}".endswith(".class_path"):
+            found[name] = value.rsplit(".", 1)[-1] if isinstance(value, str) else value
+        elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+            found |= flatten_options({f"{name}.{position}": item for position, item in enumerate(value)})
+        elif value is None or value == {}:  # no arguments: the class is the option's value
+            found.setdefault(name, value)
+        else:
+            found[name] = number(value)
     return found
 
 
 def option_name(name: str) -> str:
     """A dotted name as the command line has it at its shortest: without ``init_args`` and a last ``class_path``."""
     return ".".join(part for part in name.removesuffix(".class_path").split(".") if part != "init_args")
-
-
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and "class_path" in value:
-        yield name, _last_name(value["class_path"])
-        yield from _below(name, value.get("init_args") or {})
-    elif isinstance(value, Mapping) and value:
-        yield from _below(name, value)
-    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        for position, item in enumerate(value):
-            yield from _leaves(f"{name}.{position}", item)
-    else:
-        yield name, number(value)
-
-
-def _below(name: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        yield from _leaves(f"{name}.{key}", value)
-
-
-def _last_name(class_path: Any) -> Any:
-    return class_path.rsplit(".", 1)[-1] if isinstance(class_path, str) else class_path
 
 
 def number(value: Any) -> Any:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from dinopl.cli.config import flatten
+from dinopl.core.moved import flatten
 from dinopl.reports.options import is_bookkeeping
 
 DIGITS = 12

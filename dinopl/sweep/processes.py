@@ -15,8 +15,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
-from dinopl.cli.allocator import keep_freed_memory
-
 T = TypeVar("T")
 
 IMPORTED = ("dinopl.cli.runs", "dinopl.sweep.settle", "dinopl.sweep.worker", "optuna", "sklearn.datasets")
@@ -46,7 +44,6 @@ def _enter(
     os.chdir(directory)
     os.environ.clear()
     os.environ.update(environment)
-    keep_freed_memory()
     target(*arguments)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from dinopl.cli.config import Arguments, Config
-from dinopl.cli.quiet import quiet
 from dinopl.cli.runs import DinoplCLI, importable_from_here
+from dinopl.cli.terminal import quiet
 
 
 class _ParserIsMadeError(Exception):

@@ -1,61 +1,436 @@
-"""From a configuration to BibTeX: the classes that it names, and what their packages say of them."""
+"""What to cite: BibTeX entries, and which of them each class goes with.
 
-import importlib
-import inspect
-from collections.abc import Iterator
-from typing import Any
+``CITATIONS`` has our own classes by their name, and others by their package's first two modules and their name. A class
+that is not listed goes with what its base class goes with. A class of one's own may carry its entry as a class
+attribute ``citation``. Pages and volumes are left out where sources disagree.
+"""
 
-from dinopl.cli.config import class_paths
-from dinopl.core.moved import current_path
+REFERENCES = {
+    "sarnthein2023random": """\
+@inproceedings{sarnthein2023random,
+  title     = {Random Teachers are Good Teachers},
+  author    = {Sarnthein, Felix and Bachmann, Gregor and Anagnostidis, Sotiris and Hofmann, Thomas},
+  booktitle = {Proceedings of the 40th International Conference on Machine Learning},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {202},
+  pages     = {30022--30041},
+  year      = {2023},
+  url       = {https://proceedings.mlr.press/v202/sarnthein23a.html},
+}""",
+    "caron2021emerging": """\
+@inproceedings{caron2021emerging,
+  title     = {Emerging Properties in Self-Supervised Vision Transformers},
+  author    = {Caron, Mathilde and Touvron, Hugo and Misra, Ishan and J{\\'e}gou, Herv{\\'e} and Mairal, Julien and
+               Bojanowski, Piotr and Joulin, Armand},
+  booktitle = {Proceedings of the IEEE/CVF International Conference on Computer Vision},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2104.14294},
+}""",
+    "simonyan2015very": """\
+@inproceedings{simonyan2015very,
+  title     = {Very Deep Convolutional Networks for Large-Scale Image Recognition},
+  author    = {Simonyan, Karen and Zisserman, Andrew},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2015},
+  url       = {https://arxiv.org/abs/1409.1556},
+}""",
+    "he2016deep": """\
+@inproceedings{he2016deep,
+  title     = {Deep Residual Learning for Image Recognition},
+  author    = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle = {Proceedings of the IEEE Conference on Computer Vision and Pattern Recognition},
+  pages     = {770--778},
+  year      = {2016},
+}""",
+    "alpaydin1998optical": """\
+@misc{alpaydin1998optical,
+  title        = {Optical Recognition of Handwritten Digits},
+  author       = {Alpaydin, E. and Kaynak, C.},
+  howpublished = {UCI Machine Learning Repository},
+  year         = {1998},
+  doi          = {10.24432/C50P49},
+}""",
+    "lecun1998gradient": """\
+@article{lecun1998gradient,
+  title   = {Gradient-Based Learning Applied to Document Recognition},
+  author  = {LeCun, Yann and Bottou, L{\\'e}on and Bengio, Yoshua and Haffner, Patrick},
+  journal = {Proceedings of the IEEE},
+  volume  = {86},
+  number  = {11},
+  pages   = {2278--2324},
+  year    = {1998},
+}""",
+    "xiao2017fashion": """\
+@misc{xiao2017fashion,
+  title  = {{Fashion-MNIST}: a Novel Image Dataset for Benchmarking Machine Learning Algorithms},
+  author = {Xiao, Han and Rasul, Kashif and Vollgraf, Roland},
+  year   = {2017},
+  eprint = {1708.07747},
+  archivePrefix = {arXiv},
+}""",
+    "krizhevsky2009learning": """\
+@techreport{krizhevsky2009learning,
+  title       = {Learning Multiple Layers of Features from Tiny Images},
+  author      = {Krizhevsky, Alex},
+  institution = {University of Toronto},
+  year        = {2009},
+}""",
+    "coates2011analysis": """\
+@inproceedings{coates2011analysis,
+  title     = {An Analysis of Single-Layer Networks in Unsupervised Feature Learning},
+  author    = {Coates, Adam and Ng, Andrew and Lee, Honglak},
+  booktitle = {Proceedings of the Fourteenth International Conference on Artificial Intelligence and Statistics},
+  series    = {Proceedings of Machine Learning Research},
+  volume    = {15},
+  pages     = {215--223},
+  year      = {2011},
+}""",
+    "le2015tiny": """\
+@misc{le2015tiny,
+  title        = {Tiny {ImageNet} Visual Recognition Challenge},
+  author       = {Le, Ya and Yang, Xuan},
+  howpublished = {Course report, CS 231N, Stanford University},
+  year         = {2015},
+}""",
+    "nakkiran2021deep": """\
+@inproceedings{nakkiran2021deep,
+  title     = {The Deep Bootstrap Framework: Good Online Learners are Good Offline Generalizers},
+  author    = {Nakkiran, Preetum and Neyshabur, Behnam and Sedghi, Hanie},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021},
+  url       = {https://openreview.net/forum?id=guetrIHLFGI},
+}""",
+    "kingma2015adam": """\
+@inproceedings{kingma2015adam,
+  title     = {Adam: A Method for Stochastic Optimization},
+  author    = {Kingma, Diederik P. and Ba, Jimmy},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2015},
+  url       = {https://arxiv.org/abs/1412.6980},
+}""",
+    "loshchilov2019decoupled": """\
+@inproceedings{loshchilov2019decoupled,
+  title     = {Decoupled Weight Decay Regularization},
+  author    = {Loshchilov, Ilya and Hutter, Frank},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2019},
+  url       = {https://arxiv.org/abs/1711.05101},
+}""",
+    "loshchilov2017sgdr": """\
+@inproceedings{loshchilov2017sgdr,
+  title     = {{SGDR}: Stochastic Gradient Descent with Warm Restarts},
+  author    = {Loshchilov, Ilya and Hutter, Frank},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2017},
+  url       = {https://arxiv.org/abs/1608.03983},
+}""",
+    "duchi2011adaptive": """\
+@article{duchi2011adaptive,
+  title   = {Adaptive Subgradient Methods for Online Learning and Stochastic Optimization},
+  author  = {Duchi, John and Hazan, Elad and Singer, Yoram},
+  journal = {Journal of Machine Learning Research},
+  volume  = {12},
+  pages   = {2121--2159},
+  year    = {2011},
+}""",
+    "movahedi2025fixed": """\
+@inproceedings{movahedi2025fixed,
+  title     = {Fixed-Point {RNN}s: Interpolating from Diagonal to Dense},
+  author    = {Movahedi, Sajad and Sarnthein, Felix and Muca Cirone, Nicola and Orvieto, Antonio},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2503.10799},
+}""",
+    "hochreiter1997long": """\
+@article{hochreiter1997long,
+  title   = {Long Short-Term Memory},
+  author  = {Hochreiter, Sepp and Schmidhuber, J{\\"u}rgen},
+  journal = {Neural Computation},
+  volume  = {9},
+  number  = {8},
+  pages   = {1735--1780},
+  year    = {1997},
+}""",
+    "siems2025deltaproduct": """\
+@inproceedings{siems2025deltaproduct,
+  title     = {{DeltaProduct}: Improving State-Tracking in Linear {RNN}s via Householder Products},
+  author    = {Siems, Julien and Carstensen, Timur and Zela, Arber and Hutter, Frank and Pontil, Massimiliano and
+               Grazzi, Riccardo},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025},
+  url       = {https://openreview.net/forum?id=SoRiaijTGr},
+}""",
+    "gu2023mamba": """\
+@misc{gu2023mamba,
+  title  = {Mamba: Linear-Time Sequence Modeling with Selective State Spaces},
+  author = {Gu, Albert and Dao, Tri},
+  year   = {2023},
+  eprint = {2312.00752},
+  archivePrefix = {arXiv},
+}""",
+    "dao2024transformers": """\
+@inproceedings{dao2024transformers,
+  title     = {Transformers are {SSM}s: Generalized Models and Efficient Algorithms Through Structured State Space
+               Duality},
+  author    = {Dao, Tri and Gu, Albert},
+  booktitle = {Proceedings of the 41st International Conference on Machine Learning},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2405.21060},
+}""",
+    "walker2011anderson": """\
+@article{walker2011anderson,
+  title   = {Anderson Acceleration for Fixed-Point Iterations},
+  author  = {Walker, Homer F. and Ni, Peng},
+  journal = {SIAM Journal on Numerical Analysis},
+  volume  = {49},
+  number  = {4},
+  pages   = {1715--1735},
+  year    = {2011},
+  doi     = {10.1137/10078356X},
+}""",
+    "merrill2024illusion": """\
+@inproceedings{merrill2024illusion,
+  title     = {The Illusion of State in State-Space Models},
+  author    = {Merrill, William and Petty, Jackson and Sabharwal, Ashish},
+  booktitle = {Proceedings of the 41st International Conference on Machine Learning},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2404.08819},
+}""",
+    "deletang2023neural": """\
+@inproceedings{deletang2023neural,
+  title     = {Neural Networks and the {C}homsky Hierarchy},
+  author    = {Del{\\'e}tang, Gr{\\'e}goire and Ruoss, Anian and Grau-Moya, Jordi and Genewein, Tim and
+               Wenliang, Li Kevin and Catt, Elliot and Cundy, Chris and Hutter, Marcus and Legg, Shane and
+               Veness, Joel and Ortega, Pedro A.},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2023},
+  url       = {https://arxiv.org/abs/2207.02098},
+}""",
+    "jelassi2024repeat": """\
+@inproceedings{jelassi2024repeat,
+  title     = {Repeat After Me: Transformers are Better than State Space Models at Copying},
+  author    = {Jelassi, Samy and Brandfonbrener, David and Kakade, Sham M. and Malach, Eran},
+  booktitle = {Proceedings of the 41st International Conference on Machine Learning},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2402.01032},
+}""",
+    "schlag2021learning": """\
+@inproceedings{schlag2021learning,
+  title     = {Learning Associative Inference Using Fast Weight Memory},
+  author    = {Schlag, Imanol and Munkhdalai, Tsendsuren and Schmidhuber, J{\\"u}rgen},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2011.07831},
+}""",
+    "weston2015towards": """\
+@misc{weston2015towards,
+  title  = {Towards {AI}-Complete Question Answering: A Set of Prerequisite Toy Tasks},
+  author = {Weston, Jason and Bordes, Antoine and Chopra, Sumit and Rush, Alexander M. and
+            van Merri{\\"e}nboer, Bart and Joulin, Armand and Mikolov, Tomas},
+  year   = {2015},
+  eprint = {1502.05698},
+  archivePrefix = {arXiv},
+}""",
+    "schlag2021linear": """\
+@inproceedings{schlag2021linear,
+  title     = {Linear Transformers Are Secretly Fast Weight Programmers},
+  author    = {Schlag, Imanol and Irie, Kazuki and Schmidhuber, J{\\"u}rgen},
+  booktitle = {Proceedings of the 38th International Conference on Machine Learning},
+  year      = {2021},
+  url       = {https://arxiv.org/abs/2102.11174},
+}""",
+    "yang2024parallelizing": """\
+@inproceedings{yang2024parallelizing,
+  title     = {Parallelizing Linear Transformers with the Delta Rule over Sequence Length},
+  author    = {Yang, Songlin and Wang, Bailin and Zhang, Yu and Shen, Yikang and Kim, Yoon},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2406.06484},
+}""",
+    "grazzi2025unlocking": """\
+@inproceedings{grazzi2025unlocking,
+  title     = {Unlocking State-Tracking in Linear {RNN}s Through Negative Eigenvalues},
+  author    = {Grazzi, Riccardo and Siems, Julien and Zela, Arber and Franke, J{\\"o}rg K. H. and Hutter, Frank and
+               Pontil, Massimiliano},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2025},
+  url       = {https://arxiv.org/abs/2411.12537},
+}""",
+    "beck2024xlstm": """\
+@inproceedings{beck2024xlstm,
+  title     = {{xLSTM}: Extended Long Short-Term Memory},
+  author    = {Beck, Maximilian and P{\\"o}ppel, Korbinian and Spanring, Markus and Auer, Andreas and
+               Prudnikova, Oleksandra and Kopp, Michael and Klambauer, G{\\"u}nter and Brandstetter, Johannes and
+               Hochreiter, Sepp},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2024},
+  url       = {https://arxiv.org/abs/2405.04517},
+}""",
+    "vaswani2017attention": """\
+@inproceedings{vaswani2017attention,
+  title     = {Attention Is All You Need},
+  author    = {Vaswani, Ashish and Shazeer, Noam and Parmar, Niki and Uszkoreit, Jakob and Jones, Llion and
+               Gomez, Aidan N. and Kaiser, {\\L}ukasz and Polosukhin, Illia},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2017},
+  url       = {https://arxiv.org/abs/1706.03762},
+}""",
+    "su2021roformer": """\
+@misc{su2021roformer,
+  title  = {{RoFormer}: Enhanced Transformer with Rotary Position Embedding},
+  author = {Su, Jianlin and Lu, Yu and Pan, Shengfeng and Murtadha, Ahmed and Wen, Bo and Liu, Yunfeng},
+  year   = {2021},
+  eprint = {2104.09864},
+  archivePrefix = {arXiv},
+}""",
+    "press2022train": """\
+@inproceedings{press2022train,
+  title     = {Train Short, Test Long: Attention with Linear Biases Enables Input Length Extrapolation},
+  author    = {Press, Ofir and Smith, Noah A. and Lewis, Mike},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2108.12409},
+}""",
+    "lanzillotta2025revisiting": """\
+@misc{lanzillotta2025revisiting,
+  title  = {Revisiting Knowledge Distillation: The Hidden Role of Dataset Size},
+  author = {Lanzillotta, Giulia and Sarnthein, Felix and Kur, Gil and Hofmann, Thomas and He, Bobby},
+  year   = {2025},
+  eprint = {2510.15516},
+  archivePrefix = {arXiv},
+}""",
+    "hinton2015distilling": """\
+@misc{hinton2015distilling,
+  title  = {Distilling the Knowledge in a Neural Network},
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  year   = {2015},
+  eprint = {1503.02531},
+  archivePrefix = {arXiv},
+}""",
+    "zhao2022decoupled": """\
+@inproceedings{zhao2022decoupled,
+  title     = {Decoupled Knowledge Distillation},
+  author    = {Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year      = {2022},
+  url       = {https://arxiv.org/abs/2203.08679},
+}""",
+    "yuan2020revisiting": """\
+@inproceedings{yuan2020revisiting,
+  title     = {Revisiting Knowledge Distillation via Label Smoothing Regularization},
+  author    = {Yuan, Li and Tay, Francis E. H. and Li, Guilin and Wang, Tao and Feng, Jiashi},
+  booktitle = {Proceedings of the IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  pages     = {3903--3911},
+  year      = {2020},
+}""",
+    "szegedy2016rethinking": """\
+@inproceedings{szegedy2016rethinking,
+  title     = {Rethinking the Inception Architecture for Computer Vision},
+  author    = {Szegedy, Christian and Vanhoucke, Vincent and Ioffe, Sergey and Shlens, Jon and Wojna, Zbigniew},
+  booktitle = {Proceedings of the IEEE Conference on Computer Vision and Pattern Recognition},
+  pages     = {2818--2826},
+  year      = {2016},
+}""",
+    "furlanello2018born": """\
+@inproceedings{furlanello2018born,
+  title     = {Born Again Neural Networks},
+  author    = {Furlanello, Tommaso and Lipton, Zachary and Tschannen, Michael and Itti, Laurent and
+               Anandkumar, Anima},
+  booktitle = {Proceedings of the 35th International Conference on Machine Learning},
+  year      = {2018},
+  url       = {https://proceedings.mlr.press/v80/furlanello18a.html},
+}""",
+    "tang2020understanding": """\
+@misc{tang2020understanding,
+  title  = {Understanding and Improving Knowledge Distillation},
+  author = {Tang, Jiaxi and Shivanna, Rakesh and Zhao, Zhe and Lin, Dong and Singh, Anima and Chi, Ed H. and
+            Jain, Sagar},
+  year   = {2020},
+  eprint = {2002.03532},
+  archivePrefix = {arXiv},
+}""",
+    "romero2015fitnets": """\
+@inproceedings{romero2015fitnets,
+  title     = {{FitNets}: Hints for Thin Deep Nets},
+  author    = {Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and
+               Gatta, Carlo and Bengio, Yoshua},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2015},
+  url       = {https://arxiv.org/abs/1412.6550},
+}""",
+    "kornblith2019similarity": """\
+@inproceedings{kornblith2019similarity,
+  title     = {Similarity of Neural Network Representations Revisited},
+  author    = {Kornblith, Simon and Norouzi, Mohammad and Lee, Honglak and Hinton, Geoffrey},
+  booktitle = {Proceedings of the 36th International Conference on Machine Learning},
+  year      = {2019},
+  url       = {https://proceedings.mlr.press/v97/kornblith19a.html},
+}""",
+    "radford2019language": """\
+@techreport{radford2019language,
+  title       = {Language Models are Unsupervised Multitask Learners},
+  author      = {Radford, Alec and Wu, Jeffrey and Child, Rewon and Luan, David and Amodei, Dario and
+                 Sutskever, Ilya},
+  institution = {OpenAI},
+  year        = {2019},
+}""",
+}
 
-FAMILIES = ("dinopl", "fprnn", "kd")
-# Packages whose classes need no remark if nothing is known of them.
-FRAMEWORKS = (*FAMILIES, "torch", "torchvision", "torchmetrics", "lightning", "builtins", "abc")
-
-
-def citations_of(cls: type) -> list[str]:
-    """BibTeX entries of a class: its attribute ``citation``, or its package's, or those of its nearest base class."""
-    for base in inspect.getmro(cls):
-        if isinstance(own := vars(base).get("citation"), str):
-            return [own.strip()]
-        package, _, rest = base.__module__.partition(".")
-        found = importlib.import_module(f"{package if package in FAMILIES else 'dinopl'}.citations")
-        place = f"{package}.{rest.partition('.')[0]}.{base.__name__}"
-        keys = found.CITATIONS.get(base.__name__) if package in FAMILIES else found.ELSEWHERE.get(place)
-        if keys:
-            return [found.REFERENCES[key] for key in keys]
-    return []
-
-
-def bibliography(config: Any) -> tuple[dict[str, list[str]], list[str]]:
-    """The entries that a complete configuration calls for.
-
-    Args:
-        config: nested plain values; classes with their whole paths.
-
-    Returns:
-        Names of classes by entry, in the order of the configuration; and paths of foreign classes without an entry.
-    """
-    entries: dict[str, list[str]] = {}
-    unknown: list[str] = []
-    for path in dict.fromkeys([*class_paths(config), *_data_set_paths(config)]):
-        module, _, name = current_path(path).rpartition(".")
-        cls = getattr(importlib.import_module(module), name)
-        found = citations_of(cls) if inspect.isclass(cls) else []
-        for entry in found:
-            entries.setdefault(entry, []).append(name)
-        if not found and path.partition(".")[0] not in FRAMEWORKS:
-            unknown.append(path)
-    return entries, unknown
-
-
-def _data_set_paths(config: Any) -> Iterator[str]:
-    """Class paths that stand in plain options, as that of a torchvision data set does."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield from _data_set_paths(value) if key != "class_path" else ()
-    elif isinstance(config, list):
-        for item in config:
-            yield from _data_set_paths(item)
-    elif isinstance(config, str) and config.startswith("torchvision.datasets."):
-        yield config
+CITATIONS: dict[str, tuple[str, ...]] = {
+    "SelfDistillation": ("sarnthein2023random",),
+    "ProjectionHead": ("caron2021emerging",),
+    "PooledStages": ("simonyan2015very",),
+    "ResidualNetwork": ("he2016deep",),
+    "DigitsImages": ("alpaydin1998optical",),
+    "MNISTImages": ("lecun1998gradient",),
+    "FashionMNISTImages": ("xiao2017fashion",),
+    "CIFAR10Images": ("krizhevsky2009learning",),
+    "STL10Images": ("coates2011analysis",),
+    "TinyImageNetImages": ("le2015tiny",),
+    "CIFAR5mImages": ("nakkiran2021deep",),
+    "SequenceModeling": ("movahedi2025fixed",),
+    "FPRNN": ("movahedi2025fixed",),
+    "FPMamba": ("movahedi2025fixed", "gu2023mamba"),
+    "FPMamba2": ("movahedi2025fixed", "dao2024transformers"),
+    "MambaLayer": ("gu2023mamba",),
+    "LSTMLayer": ("hochreiter1997long",),
+    "DeltaProductLayer": ("siems2025deltaproduct",),
+    "DeltaNetLayer": ("schlag2021linear", "yang2024parallelizing", "grazzi2025unlocking"),
+    "MLSTMLayer": ("beck2024xlstm",),
+    "SLSTMLayer": ("beck2024xlstm",),
+    "TransformerLayer": ("vaswani2017attention",),
+    "RoPE": ("su2021roformer",),
+    "ALiBi": ("press2022train",),
+    "HardALiBi": ("jelassi2024repeat",),
+    "AndersonSolver": ("walker2011anderson",),
+    "WordProblem": ("merrill2024illusion",),
+    "FormalLanguage": ("deletang2023neural",),
+    "CopyingTask": ("jelassi2024repeat",),
+    "CatBAbI": ("weston2015towards", "schlag2021learning"),
+    "KnowledgeDistillation": ("lanzillotta2025revisiting",),
+    "DataFraction": ("lanzillotta2025revisiting",),
+    "KLDistillation": ("hinton2015distilling",),
+    "SoftCrossEntropy": ("hinton2015distilling",),
+    "DecoupledKL": ("zhao2022decoupled",),
+    "LabelSmoothing": ("szegedy2016rethinking",),
+    "VirtualTeacher": ("yuan2020revisiting",),
+    "MatchedSmoothing": ("yuan2020revisiting",),
+    "ConfidenceWeighted": ("furlanello2018born",),
+    "PermutedNonTargets": ("furlanello2018born",),
+    "ClassMean": ("tang2020understanding",),
+    "FeatureMSE": ("romero2015fitnets",),
+    "CKAMatching": ("kornblith2019similarity",),
+    "CausalTransformer": ("radford2019language",),
+    # elsewhere
+    "torch.optim.Adam": ("kingma2015adam",),
+    "torch.optim.AdamW": ("loshchilov2019decoupled",),
+    "torch.optim.Adagrad": ("duchi2011adaptive",),
+    "torch.optim.CosineAnnealingLR": ("loshchilov2017sgdr",),
+    "torch.optim.CosineAnnealingWarmRestarts": ("loshchilov2017sgdr",),
+    "torchvision.datasets.MNIST": ("lecun1998gradient",),
+    "torchvision.datasets.FashionMNIST": ("xiao2017fashion",),
+    "torchvision.datasets.CIFAR10": ("krizhevsky2009learning",),
+    "torchvision.datasets.STL10": ("coates2011analysis",),
+    "torchvision.models.VGG": ("simonyan2015very",),
+    "torchvision.models.ResNet": ("he2016deep",),
+}

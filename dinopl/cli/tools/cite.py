@@ -1,11 +1,20 @@
 """``dinopl cite``: BibTeX of what a configuration or a run uses."""
 
+import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from dinopl.cli.config import Arguments, Config, class_paths, split_trusted_modules
+from dinopl.cli.tools.citations import CITATIONS, REFERENCES
 from dinopl.core.errors import UserMistake
+from dinopl.core.moved import current_path
+
+FAMILIES = ("dinopl", "fprnn", "kd")
+# Packages whose classes need no remark where no citation is known.
+FRAMEWORKS = (*FAMILIES, "torch", "torchvision", "torchmetrics", "lightning", "builtins", "abc")
 
 HELP = """\
 usage: dinopl cite --config FILE ... [--OPTION VALUE ...]
@@ -27,10 +36,14 @@ def cite(arguments: Sequence[str]) -> int:
         sys.stdout.write(HELP)
         return 0
     trusted, arguments = split_trusted_modules(arguments)
-    config = _of_run(arguments, trusted) if arguments[:1] and arguments[0][:1] != "-" else _of_options(arguments)
+    if arguments and not arguments[0].startswith("-"):
+        config = _of_run(arguments, trusted)
+    else:
+        parsed = Arguments.parse("fit", arguments)
 
-    from dinopl.cli.tools.citations import bibliography
+        from dinopl.sweep.resolve import Resolver
 
+        config = Resolver()(parsed)  # complete, by the real parser
     try:
         entries, unknown = bibliography(config)
     except (ImportError, AttributeError, ValueError) as error:
@@ -69,10 +82,47 @@ def _of_run(arguments: Sequence[str], trusted: Sequence[str]) -> Config:
     return config
 
 
-def _of_options(arguments: Sequence[str]) -> Config:
-    """The complete configuration, through the real parser."""
-    parsed = Arguments.parse("fit", arguments)
+def citations_of(cls: type) -> list[str]:
+    """BibTeX entries of a class: its attribute ``citation``, or what is listed of it, or of its nearest base class."""
+    for base in inspect.getmro(cls):
+        if isinstance(own := vars(base).get("citation"), str):
+            return [own.strip()]
+        package, _, rest = base.__module__.partition(".")
+        ours = package in FAMILIES
+        if keys := CITATIONS.get(base.__name__ if ours else f"{package}.{rest.partition('.')[0]}.{base.__name__}"):
+            return [REFERENCES[key] for key in keys]
+    return []
 
-    from dinopl.sweep.resolve import Resolver
 
-    return Resolver()(parsed)
+def bibliography(config: Any) -> tuple[dict[str, list[str]], list[str]]:
+    """The entries that a complete configuration calls for.
+
+    Args:
+        config: nested plain values; classes with their whole paths.
+
+    Returns:
+        Names of classes by entry, in the order of the configuration; and paths of foreign classes without an entry.
+    """
+    entries: dict[str, list[str]] = {}
+    unknown: list[str] = []
+    for path in dict.fromkeys([*class_paths(config), *_data_set_paths(config)]):
+        module, _, name = current_path(path).rpartition(".")
+        cls = getattr(importlib.import_module(module), name)
+        found = citations_of(cls) if inspect.isclass(cls) else []
+        for entry in found:
+            entries.setdefault(entry, []).append(name)
+        if not found and path.partition(".")[0] not in FRAMEWORKS:
+            unknown.append(path)
+    return entries, unknown
+
+
+def _data_set_paths(config: Any) -> Iterator[str]:
+    """Class paths that stand in plain options, as that of a torchvision data set does."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from _data_set_paths(value) if key != "class_path" else ()
+    elif isinstance(config, list):
+        for item in config:
+            yield from _data_set_paths(item)
+    elif isinstance(config, str) and config.startswith("torchvision.datasets."):
+        yield config

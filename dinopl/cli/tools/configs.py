@@ -1,6 +1,5 @@
 """``dinopl configs``: the shipped configurations, from a clone and from an installed wheel alike."""
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +8,7 @@ import dinopl
 from dinopl.core.errors import UserMistake
 from dinopl.core.files import replacing
 
-USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY] | schema"
-SCHEMA = "schema.json"
-
-# By this line an editor finds the schema, from where the file lies.
-_SCHEMA_LINE = re.compile(r"^# yaml-language-server: \$schema=.*$", re.MULTILINE)
+USAGE = "dinopl configs ls | show NAME | cp NAME [DIRECTORY] | schema [FILE]"
 
 
 def config_root() -> Path:
@@ -64,11 +59,6 @@ def title(path: Path) -> str:
     return path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
 
 
-def _with_schema(text: str) -> str:
-    """A configuration that is going to lie elsewhere: its editor comment gets the schema's whole path."""
-    return _SCHEMA_LINE.sub(lambda _: f"# yaml-language-server: $schema={(config_root() / SCHEMA).as_uri()}", text)
-
-
 def configs(arguments: Sequence[str]) -> int:
     """Runs ``dinopl configs`` with the arguments after the word ``configs``."""
     match list(arguments):
@@ -83,14 +73,21 @@ def configs(arguments: Sequence[str]) -> int:
             target = Path(rest[0] if rest else ".") / source.name
             if target.exists():
                 raise UserMistake(f"configs cp {name}: {target} exists; remove it, or name another directory.")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as temporary:
-                temporary.write_text(_with_schema(source.read_text(encoding="utf-8")), encoding="utf-8")
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(target) as temporary:
+                    temporary.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+            except OSError as error:  # a file in its place, no permission, no space
+                raise UserMistake(f"configs cp {name}: {target}: {error.strerror}; name another directory.") from error
             sys.stdout.write(f"{target}\n")
-        case ["schema"]:
+        case ["schema", *rest] if len(rest) <= 1 and not "".join(rest).startswith("-"):
             from dinopl.cli.tools.schema import as_text, build_schema
 
-            sys.stdout.write(as_text(build_schema()))
+            text = as_text(build_schema())
+            try:
+                Path(rest[0]).write_text(text, encoding="utf-8") if rest else sys.stdout.write(text)
+            except OSError as error:
+                raise UserMistake(f"configs schema {rest[0]}: {error.strerror}; name another file.") from error
         case ["--help" | "-h"]:
             sys.stdout.write(f"usage: {USAGE}\n")
         case _:

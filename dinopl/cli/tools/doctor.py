@@ -1,6 +1,9 @@
-"""``dinopl doctor``: what a maintainer would ask first; it tells about any installation, also one that is broken."""
+"""``dinopl doctor``: what a maintainer would ask first, of any installation, also a broken one.
 
-import argparse
+What only an import can find out runs in a process of its own: ``python -m dinopl.cli.tools.doctor ROOT RUNS``.
+"""
+
+import importlib
 import json
 import os
 import platform
@@ -8,15 +11,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from packaging.requirements import Requirement  # lightning brings it
 from packaging.specifiers import SpecifierSet
 
-from dinopl.core.errors import UserMistake
+from dinopl.cli.tools import ToolParser
 
 PACKAGES = (
     *("dinopl", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scipy", "scikit-learn"),
@@ -28,17 +31,12 @@ SECONDS = 300  # on a busy machine importing torch takes long
 Facts = dict[str, Any]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserMistake(f"doctor: {message}; usage is dinopl doctor [--root DIR] [--json].")
-
-
 def doctor(arguments: Sequence[str]) -> int:
     """Runs ``dinopl doctor`` with the arguments after the word ``doctor``."""
-    parser = _Parser(
-        "dinopl doctor",
-        description="Tells versions, devices, threads, data sets found and what is amiss: paste it into an issue.",
-        allow_abbrev=False,
+    parser = ToolParser(
+        "doctor",
+        "usage is dinopl doctor [--root DIR] [--runs DIR] [--json]",
+        description="Versions, devices, threads, data sets found and problems: paste it into an issue.",
     )
     add = parser.add_argument
     add("--root", metavar="DIR", help="folder of all data sets; by default $DINOPL_DATA, or else ./data")
@@ -51,7 +49,7 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def examine(root: Path, runs: Path) -> Facts:
-    """Everything that there is to tell, by section.
+    """Everything found, by section.
 
     Args:
         root: folder of all data sets.
@@ -149,8 +147,8 @@ def mismatch(torch: str | None, torchvision: str | None, wanted: str) -> str | N
 
 
 def run_checks(root: Path, runs: Path) -> dict[str, Facts]:
-    """What importing finds out, in a process of its own, so that a crash is one more finding."""
-    command = [sys.executable, "-m", "dinopl.cli.tools.checkup", str(root), str(runs)]
+    """What ``print_checks`` prints in a process of its own, where a crash is one more finding."""
+    command = [sys.executable, "-m", "dinopl.cli.tools.doctor", str(root), str(runs)]
     found: dict[str, Facts] = {}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS)
@@ -165,30 +163,27 @@ def run_checks(root: Path, runs: Path) -> dict[str, Facts]:
 
 
 def problems(checks: dict[str, Facts]) -> list[str]:
-    """What is amiss, a line each."""
-    told = [f"{name}: {facts['error']}" for name, facts in checks.items() if "error" in facts]
+    """What is wrong, a line each."""
+    found = [f"{name}: {facts['error']}" for name, facts in checks.items() if "error" in facts]
     wanted = torch_wanted(requires_of("torchvision"))
-    told.append(mismatch(installed("torch"), installed("torchvision"), wanted) or "")
-    told.append(checks["runs"].get("found") or "")
-    return [problem for problem in told if problem]
+    found.append(mismatch(installed("torch"), installed("torchvision"), wanted) or "")
+    found.append(checks["runs"].get("found") or "")
+    return [problem for problem in found if problem]
 
 
 def as_text(facts: Facts) -> str:
     """Sections with their facts, a line each."""
     blocks = []
     for section, found in facts.items():
-        lines = _lines(found) if found else ["none"]
-        blocks.append("\n".join([section, *(f"  {line}" for line in lines)]))
+        lines = [str(item) for item in found] if isinstance(found, list) else []
+        if isinstance(found, dict):
+            flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
+            for below in found.values():
+                flat |= below if isinstance(below, dict) else {}
+            width = max(map(len, flat), default=0)
+            lines = [f"{name:<{width}}  {_shown(value)}" for name, value in flat.items()]
+        blocks.append("\n".join([section, *(f"  {line}" for line in lines or ["none"])]))
     return "\n\n".join(blocks) + "\n"
-
-
-def _lines(found: Any) -> list[str]:
-    if isinstance(found, list):
-        return [str(item) for item in found]
-    flat = {name: value for name, value in found.items() if not isinstance(value, dict)}
-    flat |= {name: value for below in found.values() if isinstance(below, dict) for name, value in below.items()}
-    width = max(map(len, flat))
-    return [f"{name:<{width}}  {_shown(value)}" for name, value in flat.items()]
 
 
 def _shown(value: Any) -> str:
@@ -197,3 +192,79 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else str(value)
+
+
+def torch_facts() -> dict[str, Any]:
+    """Version, threads and devices as torch sees them."""
+    import torch
+
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    return {
+        "version": str(torch.__version__),
+        "threads": torch.get_num_threads(),
+        "built_for_cuda": torch.version.cuda,
+        "cuda": [
+            f"{device.name}, {device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
+            for device in devices
+        ],
+        "mps": torch.backends.mps.is_available(),
+    }
+
+
+def torchvision_facts() -> str:
+    """The version, if it can be imported: one that is made for another torch cannot, or has lost its operators."""
+    import torchvision
+
+    torchvision.ops.nms  # noqa: B018
+    return str(torchvision.__version__)
+
+
+def data_found(root: Path) -> dict[str, bool]:
+    """Which data sets are complete below a folder, by the classes that read them."""
+    import dinopl.data as data
+    from dinopl.data.sources.published import PublishedImages
+    from fprnn.tasks import CatBAbI
+
+    found = {"DigitsImages (embedded)": True}
+    for name in data.__all__:
+        cls = getattr(data, name)
+        if isinstance(cls, type) and issubclass(cls, PublishedImages):
+            found[name] = cls().complete(root)
+    for source in (data.TinyImageNetImages(), data.CIFAR5mImages()):
+        found[source.name] = (root / source.folder).is_dir()
+    try:
+        CatBAbI(root=str(root), tasks=[1])
+    except (OSError, ValueError):
+        return found | {"CatBAbI": False}
+    return found | {"CatBAbI": True}
+
+
+def print_checks(root: Path, runs: Path) -> None:
+    """Prints a line of JSON for each check as soon as it is done, so that a crash loses nothing that came before it.
+
+    A check that fails prints why.
+    """
+
+    def why_not_written() -> str | None:
+        from dinopl.training.files import obstacle
+
+        return obstacle(runs.absolute() / "run")
+
+    checks: dict[str, Callable[[], Any]] = {
+        "torch": torch_facts,
+        "torchvision": torchvision_facts,
+        "command": lambda: importlib.import_module("dinopl.cli.runs").__name__,  # with everything that a run needs
+        "data": lambda: data_found(root),
+        "runs": why_not_written,
+    }
+    for name, check in checks.items():
+        try:
+            line = {"check": name, "found": check()}
+        except Exception as error:  # whatever it is: reporting it is what this is for
+            line = {"check": name, "error": f"{type(error).__name__}: {' '.join(str(error).split())}"}
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    print_checks(*map(Path, sys.argv[1:]))

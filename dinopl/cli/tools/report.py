@@ -3,11 +3,10 @@
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from dinopl.cli.tools import ToolParser
 from dinopl.core.errors import UserMistake
 from dinopl.core.files import replacing
 from dinopl.core.suggest import did_you_mean
@@ -30,20 +29,15 @@ try:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserMistake(f"report: {message}; `dinopl report --help` explains.")
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of ``dinopl report``."""
-    made = _Parser(
-        "dinopl report",
+    made = ToolParser(
+        "report",
+        "`dinopl report --help` explains",
         usage="dinopl report RUNS_OR_STUDY ... [options]\n       dinopl report --compare A B",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = made.add_argument
     add("runs", nargs="*", metavar="RUNS_OR_STUDY", help="folders; put them before the options")
@@ -70,28 +64,22 @@ def parser() -> argparse.ArgumentParser:
 def report(arguments: Sequence[str]) -> int:
     """Runs ``dinopl report`` with the arguments after the word ``report``."""
     options = parser().parse_args(arguments)
-    with _mistakes():
+
+    from dinopl.reports import UnknownNameError
+
+    try:
         if options.compare:
             sys.stdout.write(_compare(*options.compare) + "\n")
         else:
             _report(options)
-    return 0
-
-
-@contextmanager
-def _mistakes() -> Iterator[None]:
-    """What reading and writing refuse is the user's mistake."""
-    from dinopl.reports import UnknownNameError
-
-    try:
-        yield
     except UnknownNameError as error:
         raise UserMistake(f"report: {error}{did_you_mean(error.name, error.known)}") from error
     except OSError as error:
-        told = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-        raise UserMistake(f"report: {told}") from error
+        reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
+        raise UserMistake(f"report: {reason}") from error
     except ValueError as error:
         raise UserMistake(f"report: {error}") from error
+    return 0
 
 
 def _compare(*folders: Path) -> str:
@@ -108,7 +96,7 @@ def _compare(*folders: Path) -> str:
 
 def _report(options: argparse.Namespace) -> None:
     """Everything is checked before anything is printed or written."""
-    from dinopl.reports import Report, differing, paths_by_seed, report_figure, save_report_figure, write_runs
+    from dinopl.reports import FORMATS, Report, differing, paths_by_seed, report_figure, save_report_figure, write_runs
 
     if not options.runs:
         raise UserMistake("report: give a study or a folder of runs, before the options: dinopl report runs")
@@ -117,7 +105,10 @@ def _report(options: argparse.Namespace) -> None:
     made = Report.of(options.runs, options.by, options.metric or (), options.baseline, options.level)
     plot = None
     if options.figure:
-        _check_files(options.figure, options.csv)
+        if options.figure.suffix not in FORMATS:
+            raise UserMistake(f"report: --figure {options.figure}: must end in one of {', '.join(FORMATS)}.")
+        if options.csv and options.csv.absolute() == options.figure.with_suffix(".csv").absolute():
+            raise UserMistake(f"report: --csv {options.csv}: the figure's own numbers go there; name another file.")
         plot = made.plot(options.x)
     sys.stdout.write(made.text(shutil.get_terminal_size((120, 24)).columns) + "\n")
     if options.csv:
@@ -133,12 +124,3 @@ def _report(options: argparse.Namespace) -> None:
         figure = report_figure(plot.lines, plot.x, options.band, plot.marks, plot.log, options.level)
         path, numbers = save_report_figure(figure, options.figure, plot.lines, plot.x, plot.marks)
         sys.stdout.write(f"\nfigure: {path}\nits numbers: {numbers}\n")
-
-
-def _check_files(figure: Path, csv: Path | None) -> None:
-    from dinopl.reports import FORMATS
-
-    if figure.suffix not in FORMATS:
-        raise UserMistake(f"report: --figure {figure}: must end in one of {', '.join(FORMATS)}.")
-    if csv and csv.absolute() == figure.with_suffix(".csv").absolute():
-        raise UserMistake(f"report: --csv {csv}: the figure's own numbers go there; name another file.")

@@ -178,12 +178,12 @@ def arguments_of(cls: type, classes: Classes) -> Schema:
     parameters = inspect.signature(cls).parameters.values()
     annotations = hints(cls)
     docstring = parse((inspect.getdoc(cls) or "") if cls.__module__.startswith(OURS) else "")
-    told = {param.arg_name: " ".join((param.description or "").split()) for param in docstring.params}
+    documented = {param.arg_name: " ".join((param.description or "").split()) for param in docstring.params}
     properties = {}
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             continue
-        described = {"description": told[parameter.name]} if told.get(parameter.name) else {}
+        described = {"description": documented[parameter.name]} if documented.get(parameter.name) else {}
         default = _plain(parameter.default)
         properties[parameter.name] = {
             **schema_of(annotations.get(parameter.name, Any), classes, parameter.name),

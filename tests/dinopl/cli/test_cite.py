@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import LightningModule
 
 from dinopl.cli import main
-from dinopl.cli.tools.citations import FAMILIES, citations_of
+from dinopl.cli.tools.citations import CITATIONS, REFERENCES
+from dinopl.cli.tools.cite import FAMILIES, citations_of
 from dinopl.core.module import BaseModule
 from dinopl.data import CIFAR100Images, FashionMNISTImages, NoiseImages
 from dinopl.encoders import MiniVGG, ResNet18
@@ -19,8 +20,8 @@ from fprnn.layers import DenseRNN
 from tests.dinopl.cli.test_mistakes import said
 from tests.dinopl.reports.run_trees import write_run
 
-METADATA = {package: importlib.import_module(f"{package}.citations") for package in FAMILIES}
-ENTRIES = [(key, entry) for found in METADATA.values() for key, entry in found.REFERENCES.items()]
+ENTRIES = list(REFERENCES.items())
+ELSEWHERE = {place: keys for place, keys in CITATIONS.items() if "." in place}
 NEEDED = {
     "inproceedings": {"title", "author", "booktitle", "year"},
     "article": {"title", "author", "journal", "year"},
@@ -71,21 +72,19 @@ def classes(package: str) -> dict[str, type]:
     return found_there
 
 
-@pytest.mark.parametrize("package", FAMILIES)
-def test_classes_and_entries_belong_together(package: str) -> None:
-    found = METADATA[package]
-    there = classes(package)
-    assert set(found.CITATIONS) <= set(there)
-    modules = [cls for cls in there.values() if issubclass(cls, LightningModule) and cls.__module__.startswith(package)]
-    families = [cls for cls in modules if cls is not BaseModule]
-    assert all(citations_of(cls) for cls in families)
-    elsewhere = getattr(found, "ELSEWHERE", {})
-    used = {key for keys in [*found.CITATIONS.values(), *elsewhere.values()] for key in keys}
-    assert used == set(found.REFERENCES)
+def test_classes_and_entries_belong_together() -> None:
+    there = {package: classes(package) for package in FAMILIES}
+    assert set(CITATIONS) - set(ELSEWHERE) <= {name for found in there.values() for name in found}
+    for package, found in there.items():
+        modules = [c for c in found.values() if issubclass(c, LightningModule) and c.__module__.startswith(package)]
+        families = [cls for cls in modules if cls is not BaseModule]
+        assert families
+        assert all(citations_of(cls) for cls in families)
+    assert {key for keys in CITATIONS.values() for key in keys} == set(REFERENCES)
 
 
 def test_classes_of_other_packages_exist() -> None:
-    for place, keys in METADATA["dinopl"].ELSEWHERE.items():
+    for place, keys in ELSEWHERE.items():
         module, _, name = place.rpartition(".")
         homes = [importlib.import_module(home) for home in (module, "torch.optim.lr_scheduler")]
         (cls,) = {getattr(home, name) for home in homes if hasattr(home, name)}
@@ -143,7 +142,7 @@ def test_what_a_run_used(capsys: pytest.CaptureFixture[str], tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "expected"),
     [
         (["nowhere"], "no run folder nowhere"),
         (["file.yaml"], "file.yaml: is a file; give --config file.yaml."),
@@ -158,10 +157,10 @@ def test_a_mistake_is_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[str],
-    complaint: str,
+    expected: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_run(tmp_path, config={"model": {"class_path": "elsewhere.Model"}}).rename(tmp_path / "run")
     (tmp_path / "file.yaml").write_text("")
     assert main(["cite", *words]) == 2
-    assert complaint in said(capsys)
+    assert expected in said(capsys)

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.cli.config import Arguments, differences, drop_replaced, explicit_paths, flatten, merge, read_config
+from dinopl.cli.config import Arguments, differences, drop_replaced, explicit_paths, merge, read_config
 from dinopl.core.errors import UserMistake
+from dinopl.core.moved import flatten
 
 ADAMW: dict[str, Any] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01, "weight_decay": 0.3}}
 
@@ -107,20 +108,22 @@ def test_differences_name_the_option_and_both_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "expected"),
     [
         (None, "no such file"),
         ("", "holds nothing"),
         ("- 1\n- 2", "holds a list"),
         ("a: [1", "not valid YAML"),
         ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: {x: 1}\nb: 2\na: {y: 1}", "config.yaml: key 'a' twice, in lines 1 and 3; join the two."),
+        ("a:\n  b: [{c: 1, d: 2, c: 3}]", "key 'c' twice, in lines 2 and 2"),
     ],
 )
-def test_a_bad_file_is_one_line(tmp_path: Path, text: str | None, complaint: str) -> None:
+def test_a_bad_file_is_one_line(tmp_path: Path, text: str | None, expected: str) -> None:
     file = tmp_path / "config.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UserMistake, match=complaint) as caught:
+    with pytest.raises(UserMistake, match=expected) as caught:
         read_config(str(file))
     assert "\n" not in str(caught.value)
 
@@ -129,3 +132,14 @@ def test_a_good_file_is_read_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump({"model": {"init_args": {"optimizer": ADAMW}}}))
     assert read_config(str(file)) == {"model": {"init_args": {"optimizer": ADAMW}}}
+
+
+def test_a_key_given_twice_within_an_option_is_a_mistake() -> None:
+    with pytest.raises(UserMistake, match=r"^--model\.optimizer: key 'lr' twice"):
+        drop_replaced({}, Arguments.parse("fit", ["--model.optimizer={lr: 1, lr: 2}"]))
+
+
+def test_an_anchor_may_be_merged_and_overridden(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3\n")
+    assert read_config(str(file))["d"] == {"b": 3, "c": 2}

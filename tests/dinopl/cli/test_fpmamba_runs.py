@@ -113,7 +113,7 @@ def test_a_swapped_layer_starts_from_its_own_defaults_and_trains(run_main: Calla
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "expected"),
     [
         (["--model.layer.kept_iterations=-1"], "--model.layer.kept_iterations=-1 must be at least 0"),
         (
@@ -124,9 +124,9 @@ def test_a_swapped_layer_starts_from_its_own_defaults_and_trains(run_main: Calla
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    run_main: Callable[..., int], config: Path, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+    run_main: Callable[..., int], config: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
 ) -> None:
     assert run_main("fit", "--config", config, *options) == 2
     (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
-    assert complaint in said
+    assert expected in said
     assert not runs()

@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,14 @@ ShortRun = Callable[..., tuple[int, Path | None]]
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command complained of: one line that starts with its name."""
-    complaints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
-    assert len(complaints) == 1
-    return complaints[0].removeprefix("dinopl: error: ")
+    """The error that the command printed: one line that starts with its name."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
+    assert len(lines) == 1
+    return lines[0].removeprefix("dinopl: error: ")
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "expected"),
     [
         (["--trainr.max_epochs", "3"], "--trainr.max_epochs: no such option; did you mean 'trainer.max_epochs'?"),
         (["--trainer.max_epoch", "3"], "--trainer.max_epoch: no such option; did you mean 'trainer.max_epochs'?"),
@@ -84,11 +85,11 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    short_run: ShortRun, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
 ) -> None:
     code, folder = short_run("fit", *options, cut=())
     assert code == 2
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
     assert folder is None
     assert not Path("runs").exists()
 
@@ -228,6 +229,98 @@ def test_a_set_that_is_not_there_names_the_folder(short_run: ShortRun, capsys: p
     assert "elsewhere/cifar-10-batches-py" in said(capsys)
 
 
+PARTS = """
+from torch import nn
+
+class Part:
+    def __init__(self, size: int = 1, note: str | None = None):
+        if size < 1:
+            raise ValueError(f"size={size}: must be at least 1; 2 is enough")
+        if note is not None:
+            raise ValueError(note)
+
+class Encoder(nn.Module):
+    def __init__(self, shape, width: int | None = 4, first: Part | None = None, second: Part | None = None):
+        super().__init__()
+        self.embed_dim = width
+        if width is None or width < 0:
+            raise ValueError(f"width={width}: must be a number; 4 is enough")
+        if width < 2:
+            raise ValueError("a width of 1 says nothing; use 2 or more")
+"""
+ENCODER = {"class_path": "my_parts.Encoder", "init_args": {}}
+
+
+def part(**arguments: Any) -> dict[str, Any]:
+    return {"class_path": "my_parts.Part", "init_args": arguments}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"width": -1}, "--model.encoder.width -1: must be a number; 4 is enough"),
+        ({"width": None}, "--model.encoder.width null: must be a number; 4 is enough"),
+        ({"width": 1}, "--model.encoder: a width of 1 says nothing; use 2 or more"),
+        ({"first": part(size=0)}, "--model.encoder.first.size 0: must be at least 1; 2 is enough"),
+        ({"first": part(size=2), "second": part(size=0)}, "--model.encoder.second.size 0: must be at least 1"),
+        ({"first": part(note="note: bad")}, "--model.encoder.first.note: bad"),
+        ({"first": part(note="size=1 or more")}, "--model.encoder.first.size=1 or more"),
+        ({"first": part(note="devices=1: too many")}, "--trainer.devices 1: too many"),
+        ({"first": part(note="threads: too many")}, "--threads: too many"),
+        ({"first": part(note="no note")}, "--model.encoder.first: no note"),
+        ({"second": part(note="--model.note has a place")}, "--model.encoder.second.note has a place"),
+        ({"second": part(note="--model.x.y has a place")}, "--model.x.y has a place"),
+    ],
+)
+def test_what_an_object_refuses_is_said_with_its_place(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    expected: str,
+) -> None:
+    """The object names its argument; the command knows where in the configuration it stands."""
+    (tmp_path / "my_parts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_parts", raising=False)
+    options = yaml.safe_dump({**ENCODER, "init_args": arguments}, default_flow_style=True, width=1000)
+    assert short_run("fit", f"--model.encoder={options}", cut=()) == (2, None)
+    assert said(capsys).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("batch_size=64: too many", "--data.batch_size 64: too many"),
+        ("batch_size=256: too many", "--model.probes.batch_size 256: too many"),
+        ("probe_epochs=None: say when", "--model.probe_epochs null: say when"),
+        ("lr_scheduler.total_steps=None: no end", "--model.lr_scheduler.total_steps null: no end"),
+        ("max_epochs=15: too many", "--trainer.max_epochs 15: too many"),
+        ("download=True: no net", "--data.download true: no net"),
+        ("widths: too many", "--model.encoder.widths: too many"),
+        ("nothing of the kind: really", "nothing of the kind: really"),
+        ("unknown=1: really", "unknown=1: really"),
+    ],
+)
+def test_what_a_hook_refuses_is_said_with_its_place(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    expected: str,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError(text)
+
+    hook = "configure_optimizers" if "lr_scheduler" in text else "setup"
+    monkeypatch.setattr(SelfDistillation, hook, refuse)
+    probe = '{"class_path": "LinearProbe", "init_args": {"batch_size": 256}}'
+    options = ("--data.batch_size=64", f"--model.probes=[{probe}]", "--trainer.max_epochs=15")
+    assert short_run("fit", *options, cut=()) == (2, None)
+    assert said(capsys) == expected
+
+
 def corpora(folder: Path) -> None:
     """Stories of two tasks, an empty text, one that is not UTF-8, and shards of two types."""
     write_stories(folder / "en-valid", tasks=(1, 3), count=4)
@@ -239,7 +332,7 @@ def corpora(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("config", "options", "complaint"),
+    ("config", "options", "expected"),
     [
         (
             "catbabi",
@@ -288,18 +381,18 @@ def test_bad_sequence_data_are_refused_before_anything_is_written(
     capsys: pytest.CaptureFixture[str],
     config: str,
     options: list[str],
-    complaint: str,
+    expected: str,
 ) -> None:
     corpora(tmp_path / "data")
     before = set(tmp_path.rglob("*"))
     words = [word.replace("{}", str(tmp_path / "data")) for word in options]
     assert run_main("fit", "--config", root / "configs" / "fprnn" / f"{config}.yaml", *words) == 2
-    assert said(capsys) == complaint.replace("{}", str(tmp_path / "data"))
+    assert said(capsys) == expected.replace("{}", str(tmp_path / "data"))
     assert set(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    ("arrays", "complaint"),
+    ("arrays", "expected"),
     [
         ({}, "x_train"),
         ({"x_train": np.zeros((4, 8, 8), np.uint8), "y_train": np.zeros(3, int)}, ""),
@@ -311,12 +404,12 @@ def test_a_malformed_npz_is_refused(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     arrays: dict[str, np.ndarray],
-    complaint: str,
+    expected: str,
 ) -> None:
     np.savez(tmp_path / "bad.npz", **arrays, x_test=np.zeros((2, 8, 8), np.uint8), y_test=np.zeros(2, int))
     code, folder = short_run("fit", "--data.dataset", "NpzImages", "--data.dataset.path", tmp_path / "bad.npz", cut=())
     assert (code, folder) == (2, None)
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
 
 
 class Bomb:
@@ -361,7 +454,7 @@ def test_weights_of_another_shape_are_refused(short_run: ShortRun, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "expected"),
     [
         (["fitt"], "fitt: no such command; did you mean 'fit'?"),
         (["fit"], "required"),
@@ -372,9 +465,36 @@ def test_weights_of_another_shape_are_refused(short_run: ShortRun, capsys: pytes
         (["export", "--ckpt_path", "none.ckpt"], "--ckpt_path 'none.ckpt': no such file"),
     ],
 )
-def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str], words: list[str], complaint: str) -> None:
+def test_words_that_make_no_command(capsys: pytest.CaptureFixture[str], words: list[str], expected: str) -> None:
     assert main(words) == 2
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
+
+
+@pytest.mark.parametrize(("rank", "processes", "start"), [("1", None, ""), ("1", "1", ""), ("1", "2", " (process 1)")])
+def test_a_mistake_is_reported_whatever_the_rank(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    rank: str,
+    processes: str | None,
+    start: str,
+) -> None:
+    """A rank may have been left in the environment, and a mistake may be one process's alone."""
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    if processes:
+        monkeypatch.setenv("WORLD_SIZE", processes)
+    assert main(["fitt"]) == 2
+    assert capsys.readouterr().err.startswith(f"dinopl: error{start}: fitt: no such command")
+
+
+@pytest.mark.parametrize("callback", ["EarlyStopping", "ModelCheckpoint"])
+def test_a_metric_that_is_not_logged_is_one_line(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], callback: str
+) -> None:
+    options = (f"--trainer.callbacks+={callback}", "--trainer.callbacks.monitor=val_loss")
+    code, folder = short_run("fit", *options)
+    assert code == 2
+    assert folder is not None  # a first epoch was trained
+    assert "no metric 'val_loss' is logged; did you mean 'val/loss'?" in said(capsys)
 
 
 def test_traceback_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

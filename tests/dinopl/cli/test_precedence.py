@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dinopl.cli.config import flatten
+from dinopl.cli import main
 from dinopl.cli.runs import run
+from dinopl.core.moved import flatten
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -143,3 +144,23 @@ def test_the_saved_configuration_repeats_the_run(short_run: ShortRun, run_main: 
     assert one["metrics"] == two["metrics"]
     assert one["config"] == two["config"]
     assert one["seed"] == two["seed"] == 3
+
+
+def test_a_tilde_is_the_home_folder_in_files_and_options(
+    run_main: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    config: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {"dataset": {"class_path": "FolderImages", "init_args": {"folder": "~/images"}}, "probe_dataset": None}
+    (tmp_path / "home.yaml").write_text(yaml.safe_dump({"data": {"init_args": data}}))
+    words = ("--data.root", "~", "--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {dirpath: ~/x}}]")
+    used = printed(capsys, run_main, "fit", "--config", config, "--config=~/home.yaml", *words, "--name=~x")
+    assert used["data"]["init_args"]["dataset"]["init_args"]["folder"] == f"{tmp_path}/images"
+    assert used["data"]["init_args"]["root"] == str(tmp_path)
+    assert used["trainer"]["callbacks"][0]["init_args"]["dirpath"] == f"{tmp_path}/x"
+    assert used["name"] == "~x"
+    assert main(["fit", "--ckpt_path=~/none.ckpt"]) == 2
+    assert f"no file '{tmp_path}/none.ckpt'" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "expected"),
     [
         ([], "give a study or a folder of runs, before the options"),
         (["--by", "model.student.alpha", "locality"], "give a study or a folder of runs, before the options"),
@@ -102,12 +102,12 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    study: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+    study: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
 ) -> None:
     Path("empty").mkdir()
     before = sorted(Path().rglob("*"))
     assert main(["report", *words]) == 2
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
     assert sorted(Path().rglob("*")) == before
 
 

@@ -148,6 +148,10 @@ def test_an_exported_encoder_comes_back_in_one_line(
         assert torch.equal(encoder(images), dinopl.load_encoder(checkpoint, which=which)(images))
         for name, value in encoder.state_dict().items():
             assert torch.equal(value, state[f"{which}.encoder.{name}"])
+    before = checkpoint.read_bytes()
+    assert run_main("export", "--ckpt_path", checkpoint, "--output", checkpoint) == 2
+    assert capsys.readouterr().err == f"dinopl: error: --output {checkpoint}: must end in .safetensors\n"
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_diverging_run_stops_and_keeps_the_last_good_checkpoint(short_run: ShortRun) -> None:
@@ -241,8 +245,8 @@ def test_a_name_of_several_configurations_is_refused(
     run_main: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_main("configs", "show", "fashion_mnist") == 2
-    complaint = "fashion_mnist is more than one: dinopl/fashion_mnist, kd/fashion_mnist; name the folder too."
-    assert complaint in capsys.readouterr().err
+    expected = "fashion_mnist is more than one: dinopl/fashion_mnist, kd/fashion_mnist; name the folder too."
+    assert expected in capsys.readouterr().err
 
 
 def test_classes_of_the_working_directory_are_found(tmp_path: Path, root: Path) -> None:
@@ -263,3 +267,55 @@ def test_a_notebook_thread_can_run_the_command(short_run: ShortRun) -> None:
     worker.start()
     worker.join()
     assert codes == [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("--model.help", "SelfDistillation"), "--model.encoder ENCODER"),
+        (("--model.help=SequenceModeling",), "--model.layer LAYER"),
+        (("--data.help", "ImageDataModule"), "--data.batch_size"),
+        (("--trainer.callbacks.help", "EarlyStopping"), "--trainer.callbacks.patience"),
+        (("--model=SelfDistillation", "--model.encoder.help", "MiniVGG"), "encoder.widths"),
+        (("--help",), "--trainer.max_epochs"),
+    ],
+)
+def test_help_of_a_class_needs_no_configuration(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], words: tuple[str, ...], option: str
+) -> None:
+    assert run_main("fit", *words) == 0
+    assert option in capsys.readouterr().out
+
+
+def test_a_run_outlives_the_reader_of_its_output(tmp_path: Path, config: str) -> None:
+    """As under ``| head``; and a notebook's backend for figures, which is not installed here, does not matter."""
+    words = ["-m", "dinopl", "fit", "--config", config, *CUT, f"--trainer.default_root_dir={tmp_path}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "module://no_such_package.backend"}
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert "BrokenPipe" not in errors
+    (results,) = tmp_path.glob("*/*/results.json")
+    assert json.loads(results.read_text())["status"] == "finished"
+    assert list(results.parent.glob("figures/*.png"))
+
+
+def test_a_training_shorter_than_the_logging_interval_is_logged(short_run: ShortRun) -> None:
+    code, folder = short_run("fit", "--trainer.log_every_n_steps=50", "--trainer.max_epochs=2")
+    assert code == 0
+    assert folder is not None
+    rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+    assert [row["step"] for row in rows if row["train/kl"]] == ["1", "3"]  # the last of each epoch
+
+
+def test_configs_are_not_copied_below_a_file(
+    run_main: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file.yaml").write_text("mine")
+    assert run_main("configs", "cp", "random_teacher", "file.yaml") == 2
+    assert "file.yaml/random_teacher.yaml: " in capsys.readouterr().err
+    assert (tmp_path / "file.yaml").read_text() == "mine"

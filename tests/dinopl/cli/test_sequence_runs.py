@@ -200,7 +200,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(sequence_run: S
 
 
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "expected"),
     [
         (
             ["--data.task", "Parity", "--data.task.context=9", "--data.eval_lengths=[4,32]"],
@@ -235,10 +235,10 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(sequence_run: S
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    sequence_run: SequenceRun, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+    sequence_run: SequenceRun, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
 ) -> None:
     assert sequence_run("fit", *options) == (2, None)
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
     assert not Path("runs").exists()
 
 
@@ -253,13 +253,13 @@ def test_data_of_another_kind_are_refused(
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """What the command complained of, in one line."""
-    (complaint,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
-    return complaint
+    (expected,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dinopl: error: ")]
+    return expected
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
 @pytest.mark.parametrize(
-    ("options", "complaint"),
+    ("options", "expected"),
     [
         (["--data.task.group=Z4"], "--model.vocab_size: 11, and the checkpoint was trained with 9; give data of the"),
         (
@@ -274,11 +274,11 @@ def test_a_model_that_does_not_match_its_checkpoint_is_refused(
     capsys: pytest.CaptureFixture[str],
     command: str,
     options: list[str],
-    complaint: str,
+    expected: str,
 ) -> None:
     place = f"--trainer.default_root_dir={Path('runs').absolute()}"
     assert run_main(command, "--ckpt_path", checkpoint_of(fitted), place, *options) == 2
-    assert complaint in said(capsys)
+    assert expected in said(capsys)
     assert not Path("runs").exists()
 
 
@@ -287,9 +287,9 @@ def test_a_sequence_checkpoint_holds_no_encoder(fitted: Path, capsys: pytest.Cap
 
     capsys.readouterr()
     assert main(["export", "--ckpt_path", str(checkpoint_of(fitted))]) == 2
-    complaint = said(capsys)
+    expected = said(capsys)
     for part in (str(checkpoint_of(fitted)), "of SequenceModeling, not of SelfDistillation", "give one"):
-        assert part in complaint
+        assert part in expected
     assert not list(fitted.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="of SequenceModeling, not of SelfDistillation"):
         dinopl.load_encoder(checkpoint_of(fitted))
