@@ -27,27 +27,27 @@ def as_sequence_batch(batch: Any) -> SequenceBatch:
     return columns
 
 
-def check_range(option: str, name: str, ids: Tensor, count: int) -> None:
+def check_range(kind: str, ids: Tensor, **count: int) -> None:
     """Refuses tokens or targets that the model has no row for; waits for their device.
 
     Args:
-        option: that says how many there are.
-        name: what one of the ids is.
+        kind: what one of the ids is.
         ids: integers of any shape.
-        count: how many different ones the model knows.
+        count: how many different ones the model knows, under the name of its argument.
 
     Raises:
-        ValueError: if one is negative, or not below ``count``.
+        ValueError: if one is negative, or not below the count.
     """
     if not ids.numel():
         return
+    ((name, known),) = count.items()
     least, most = (int(bound) for bound in ids.aminmax())
-    if most >= count:
-        raise ValueError(
-            f"{option}: {count} is too small for data with {name} {most}; use {most + 1}, or correct the data"
-        )
+    if most >= known:
+        raise ValueError(f"{name}={known}: too small for data with {kind} {most}; use {most + 1}, or correct the data")
     if least < 0:
-        raise ValueError(f"{option}: the data have {name} {least}; number from 0 and mask what is not to be scored")
+        raise ValueError(
+            f"{name}={known}: the data have {kind} {least}; number from 0 and mask what is not to be scored"
+        )
 
 
 def first_rows(batch: SequenceBatch, count: int | None) -> SequenceBatch:

@@ -1,4 +1,4 @@
-"""What a checkpoint must have in common with the model that is to take it up."""
+"""What a checkpoint must have in common with the model that loads it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +24,7 @@ def check_vocabulary(ours: Mapping[str, Any], **options: int) -> None:
         theirs = ours.get(name, value)
         if theirs != value:
             raise ValueError(
-                f"--model.{name}: {value}, and the checkpoint was trained with {theirs}; "
-                "give data of the task that it was trained on"
+                f"{name}={value}: the checkpoint was trained with {theirs}; give data of the task of its training"
             )
 
 
@@ -34,7 +33,7 @@ def check_shapes(theirs: Mapping[str, Any], model: nn.Module) -> None:
 
     Args:
         theirs: the checkpoint's ``state_dict``.
-        model: that is to take it up.
+        model: that loads it.
 
     Raises:
         ValueError: naming the first one.
@@ -43,20 +42,20 @@ def check_shapes(theirs: Mapping[str, Any], model: nn.Module) -> None:
         found = theirs.get(name)
         if isinstance(tensor, Tensor) and isinstance(found, Tensor) and found.shape != tensor.shape:
             raise ValueError(
-                f"--ckpt_path: {name} is {tuple(found.shape)} in the checkpoint and {tuple(tensor.shape)} here; "
-                "set --model.layer, --model.d_model and --model.pad_vocab_to to what it was trained with"
+                f"ckpt_path: {name} is {tuple(found.shape)} in the checkpoint and {tuple(tensor.shape)} here; set "
+                "layer, d_model and pad_vocab_to to what it was trained with"
             )
 
 
 def adopt_solvers(state: dict[str, Any], model: nn.Module) -> None:
-    """Makes a state fit a model whose layers are solved otherwise than where it was trained.
+    """Makes a state fit a model whose layers are solved by another solver than the one that trained it.
 
     Weights are the same for every solver, but some solvers remember what training found. A memory without its solver is
     dropped; a solver without its memory keeps what it has.
 
     Args:
         state: the checkpoint's ``state_dict``; changed in place.
-        model: that is to take it up.
+        model: that loads it.
     """
     kept = model.state_dict()
     suffix = "._extra_state"

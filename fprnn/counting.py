@@ -1,13 +1,13 @@
 """How many iterations the trained weights need, counted by iterating, whatever solver trained them.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), figures 3c, 5, 7 and 11: the number of iterations l* until a
-sequence stops changing tells how hard its states are to track.
+sequence stops changing shows how hard its states are to track.
 """
 
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +20,6 @@ from fprnn.solvers import FixedPointSolver, IterativeSolver, PicardSolver, ScanS
 def paper_rule() -> PicardSolver:
     """The paper's rule in evaluation: all sequences to a relative change of 0.1, at most 1000 iterations."""
     return PicardSolver(tol=0.1, eval_max_iterations=1000)
-
-
-class CountedIterations(NamedTuple):
-    """What iterating gives for a batch.
-
-    Attributes:
-        logits: the iteration's own, ``(B, T, C)``.
-        statistics: of each layer that solves a fixed point, by its index.
-    """
-
-    logits: Tensor
-    statistics: dict[int, SolveStatistics]
 
 
 def fixed_point_layers(model: SequenceModel) -> dict[int, Any]:
@@ -71,7 +59,7 @@ def solve_summary(statistics: dict[int, SolveStatistics], *, layers: int) -> dic
 
     Args:
         statistics: by layer.
-        layers: number of layers of the model; with several, each one's iterations are told too.
+        layers: number of layers of the model; with several, each one's iterations are reported too.
     """
     if not statistics:
         return {}
@@ -81,23 +69,26 @@ def solve_summary(statistics: dict[int, SolveStatistics], *, layers: int) -> dic
     return each | {"iterations": torch.stack(list(means.values())).mean(), "capped": capped}
 
 
-def iteration_tallies(counted: CountedIterations, targets: Tensor, mask: Tensor, *, layers: int) -> dict[str, Tally]:
+def iteration_tallies(
+    logits: Tensor, statistics: dict[int, SolveStatistics], targets: Tensor, mask: Tensor, *, layers: int
+) -> dict[str, Tally]:
     """What counting shows: iterations, the share of sequences that did not converge, and the iteration's own accuracy.
 
     Args:
-        counted: of a batch.
+        logits: the iteration's own, ``(B, T, C)``.
+        statistics: of each layer that solves a fixed point, by its index.
         targets: ``(B, T)``.
         mask: ``(B, T)``; a row without any True counts nowhere.
-        layers: number of layers of the model; with several, each one's iterations are told too.
+        layers: number of layers of the model; with several, each one's iterations are reported too.
     """
     rows = mask.any(1)
-    needed = {i: Tally((layer.iterations * rows).sum(), rows.sum()) for i, layer in counted.statistics.items()}
-    capped = [Tally((~layer.converged & rows).sum(), rows.sum()) for layer in counted.statistics.values()]
+    needed = {i: Tally((layer.iterations * rows).sum(), rows.sum()) for i, layer in statistics.items()}
+    capped = [Tally((~layer.converged & rows).sum(), rows.sum()) for layer in statistics.values()]
     each = {f"iterations/layer={index}": tally for index, tally in needed.items()} if layers > 1 else {}
     return each | {
         "iterations": add_up(needed.values()),
         "iterations_capped": add_up(capped),
-        "iterated_sequence_accuracy": sequence_hits(counted.logits.argmax(-1), targets, mask),
+        "iterated_sequence_accuracy": sequence_hits(logits.argmax(-1), targets, mask),
     }
 
 
@@ -114,9 +105,9 @@ class IterationCounter:
         self.solver.eval()
 
     @torch.no_grad()
-    def __call__(self, model: SequenceModel, tokens: Tensor) -> CountedIterations:
-        """Iterates on tokens ``(B, T)``."""
+    def __call__(self, model: SequenceModel, tokens: Tensor) -> tuple[Tensor, dict[int, SolveStatistics]]:
+        """Iterates on tokens ``(B, T)``; returns the logits, and the statistics of each layer by its index."""
         layers = fixed_point_layers(model)
         with solved_by(layers, self.solver):
             logits = model(tokens)
-        return CountedIterations(logits, {index: layer.statistics for index, layer in layers.items()})
+        return logits, {index: layer.statistics for index, layer in layers.items()}

@@ -9,12 +9,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from fprnn.layers import FPRNN
 from fprnn.solvers import AutomaticSolver, IterativeSolver
 
 
@@ -22,7 +22,7 @@ class RandomIterations(ABC):
     """Draws the cap of each training step.
 
     Args:
-        seed: what it is drawn from; null is a stream of the run's seed, and then part of the checkpoint.
+        seed: what it is drawn from; None is a stream of the run's seed, and then part of the checkpoint.
     """
 
     def __init__(self, seed: int | None = None) -> None:
@@ -36,7 +36,7 @@ class RandomIterations(ABC):
             step: optimiser steps taken so far.
             length: tokens of the step's sequences.
         """
-        # The third number tells this stream from others of the same seed.
+        # The third number separates this stream from others of the same seed.
         return max(1, self.draw(np.random.default_rng((self.seed, step, 0x6CAB5)), length))
 
     @abstractmethod
@@ -50,7 +50,7 @@ class GammaIterations(RandomIterations):
     Args:
         shape: of the distribution.
         scale: of the distribution.
-        seed: what it is drawn from; null is a stream of the run's seed.
+        seed: what it is drawn from; None is a stream of the run's seed.
 
     Raises:
         ValueError: if shape or scale is not positive.
@@ -59,7 +59,7 @@ class GammaIterations(RandomIterations):
     def __init__(self, shape: float = 4.0, scale: float = 1.0, seed: int | None = None) -> None:
         super().__init__(seed)
         if not (shape > 0 and scale > 0):
-            raise ValueError(f"--model.random_max_iterations: shape={shape} and scale={scale} must be positive")
+            raise ValueError(f"shape={shape}: must be positive, and scale={scale} too; 4 and 1 are the paper's")
         self.shape, self.scale = shape, scale
 
     def draw(self, generator: np.random.Generator, length: int) -> int:
@@ -71,7 +71,7 @@ class LengthGammaIterations(RandomIterations):
     """``ceil(Gamma(4, (k / 4) / 4 + 1))`` for sequences of k tokens: the released code's, 8.5 on average at k = 16.
 
     Args:
-        seed: what it is drawn from; null is a stream of the run's seed.
+        seed: what it is drawn from; None is a stream of the run's seed.
     """
 
     def draw(self, generator: np.random.Generator, length: int) -> int:
@@ -85,8 +85,9 @@ def capped_solvers(model: nn.Module) -> list[IterativeSolver]:
     They are the iterating ones, but for those within an automatic solver of an FP-RNN without an in-loop norm, which
     answers exactly where the iteration does not converge in time.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, FPRNN) and layer.loop_norm is None]
-    exempt = [layer.solver.iterative for layer in layers if isinstance(layer.solver, AutomaticSolver)]
+    linear: list[Any] = [layer for layer in model.modules() if getattr(layer, "loop_norm", None) is None]
+    owners = [layer.solver for layer in linear if isinstance(getattr(layer, "solver", None), AutomaticSolver)]
+    exempt = [owner.iterative for owner in owners]
     solvers = [module for module in model.modules() if isinstance(module, IterativeSolver)]
     return [solver for solver in solvers if not any(solver is other for other in exempt)]
 
@@ -105,8 +106,7 @@ def check_caps(solvers: list[IterativeSolver], **options: object) -> None:
         if cap is not None and not solvers:
             shown = cap if isinstance(cap, int) else type(cap).__name__
             raise ValueError(
-                f"--model.{name}: {shown}, but no layer is solved by iterating alone; give it a PicardSolver, or leave "
-                "this at null"
+                f"{name}={shown}: no layer is solved by iterating alone; give it a PicardSolver, or leave this at None"
             )
 
 

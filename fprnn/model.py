@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.checks import MOST_PARTS, check_sizes
+from dinopl.core.checks import MOST_PARTS, check_norm_eps, check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers import FPRNN
 from fprnn.mixers import Mixer
@@ -31,8 +31,9 @@ from fprnn.solvers.newton import normalized
 class StreamingLayer(Protocol):
     """What a layer offers beside ``forward`` so that a model of it decodes without reading everything again.
 
-    The fixed-point layers, their controls and all baselines do. A state is whatever the layer likes; its size must not
-    grow, but a Transformer's does with every token.
+    The fixed-point layers, their controls and all baselines have it. A state is of any type; its size must not grow,
+    but a Transformer's does with every token. A layer may also have ``check_context(length)``, which raises a
+    ValueError for sequences that are too long, and ``tokenwise``, see :meth:`SequenceModel.first_block`.
     """
 
     def initial_state(self, batch: int) -> Any:
@@ -79,21 +80,28 @@ class SequenceModel(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"vocab_size": vocab_size, "num_targets": num_targets, "d_model": d_model, "pad_vocab_to": pad_vocab_to}
-        check_sizes(**{f"--model.{name}": size for name, size in sizes.items()})
-        check_sizes(MOST_PARTS, **{"--model.n_layers": n_layers})
+        for name, size in sizes.items():
+            if size is None:
+                raise ValueError(f"{name}=None: is not known from the data; give a number")
+        if layer is None:  # which the command can pass whatever the annotation says
+            raise ValueError("layer=None: the model needs one; give a class such as FPRNN")
+        check_sizes(**sizes)
+        check_sizes(MOST_PARTS, n_layers=n_layers)
         if embedding_std < 0:
-            raise ValueError(f"--model.embedding_std: {embedding_std} is negative; use 1.0, or 0.02 with a tied head")
-        if not norm_eps > 0:
-            raise ValueError(f"--model.norm_eps: {norm_eps} is not positive; use 1e-5, say")
+            raise ValueError(f"embedding_std={embedding_std}: must be at least 0; 1.0, or 0.02 with a tied head")
+        check_norm_eps(norm_eps)
         if tie_head and num_targets > vocab_size:
             raise ValueError(
-                f"--model.tie_head: true gives {vocab_size} classes, one a token, and the targets are {num_targets}; "
-                "set it to false"
+                f"tie_head=True: gives {vocab_size} classes, one for each token, and the targets are {num_targets}; "
+                "set it to False"
             )
         self.vocab_size, self.num_targets, self.d_model = vocab_size, num_targets, d_model
         self.embedding = nn.Embedding(round_up(vocab_size, pad_vocab_to), d_model)
         self.norms = nn.ModuleList(nn.RMSNorm(d_model, eps=norm_eps) for _ in range(n_layers))
-        self.layers = nn.ModuleList(_whole_layer(layer(d_model)) for _ in range(n_layers))
+        self.layers = nn.ModuleList(layer(d_model) for _ in range(n_layers))
+        for made in self.layers:  # a part of a layer would be made from a width as well
+            if isinstance(made, Mixer | FixedPointSolver):
+                raise ValueError(f"layer={type(made).__name__}: is a part of a layer; give a layer such as FPRNN")
         self.final_norm = nn.RMSNorm(d_model, eps=norm_eps)
         classes = round_up(num_targets, pad_vocab_to)
         self.head = None if tie_head else nn.Linear(d_model, classes, bias=False)
@@ -111,12 +119,27 @@ class SequenceModel(nn.Module):
     def first_block(self, tokens: Tensor) -> Tensor:
         """The residual stream ``(B, T, D)`` behind the first block, whose input depends on each token alone.
 
-        So a layer that computes anything from single tokens does so for the vocabulary, if that is smaller.
+        So a layer that is ``tokenwise``, as :class:`~fprnn.layers.FPRNN` may be, computes what depends on single tokens
+        for the vocabulary, if that is smaller.
         """
         layer, table = self.layers[0], self.embedding.weight
-        if not (isinstance(layer, FPRNN) and layer.tokenwise and len(table) < tokens.numel()):
+        if not getattr(layer, "tokenwise", False) or len(table) >= tokens.numel():
             return self.block(0, self.embed(tokens))
         return self.embed(tokens) + layer(self._normed(self.norms[0], at_least_float32(table)), tokens)
+
+    def check_context(self, length: int) -> None:
+        """Refuses a context that a layer cannot take, by its own ``check_context`` where it has one.
+
+        Args:
+            length: tokens.
+
+        Raises:
+            ValueError: if a layer takes fewer.
+        """
+        for layer in self.layers:
+            check = getattr(layer, "check_context", None)
+            if check is not None:
+                check(length)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Where the residual stream starts: tokens ``(B, ...)`` to ``(B, ..., D)``, in at least float32."""
@@ -144,11 +167,11 @@ class SequenceModel(nn.Module):
 
     def advance(self, tokens: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits ``(B, T, num_targets)`` for the next tokens ``(B, T)``, in parallel, and the states after them."""
-        return self._stream(tokens, states, self._methods("advance"))
+        return self._stream(tokens, states, "advance")
 
     def step(self, tokens: Tensor, states: list[Any]) -> tuple[Tensor, list[Any]]:
         """Logits ``(B, num_targets)`` for the next token ``(B,)`` of each sequence, and the states after it."""
-        return self._stream(tokens, states, self._methods("step"))
+        return self._stream(tokens, states, "step")
 
     @torch.no_grad()
     def generate(
@@ -175,9 +198,11 @@ class SequenceModel(nn.Module):
             ValueError: if the prompt is empty, or there are targets that are no tokens.
         """
         if not prompt.shape[1]:
-            raise ValueError("the prompt is empty: give at least one token")
+            raise ValueError("prompt: is empty; give at least one token")
         if self.num_targets > self.vocab_size:
-            raise ValueError(f"{self.num_targets} targets are more than {self.vocab_size} tokens: they cannot be read")
+            raise ValueError(
+                f"num_targets={self.num_targets}: more than {self.vocab_size} tokens, so they cannot be read"
+            )
         logits, states = self.advance(prompt, self.initial_state(len(prompt)))
         tokens = [prompt[:, :0]]
         logits = logits[:, -1]
@@ -187,15 +212,10 @@ class SequenceModel(nn.Module):
                 logits, states = self.step(tokens[-1].squeeze(1), states)
         return torch.cat(tokens, 1)
 
-    def _methods(self, name: str) -> list[Any]:
-        return [getattr(layer, name) for layer in self.layers]
-
-    def _stream(
-        self, tokens: Tensor, states: list[Any], calls: list[Callable[..., tuple[Tensor, Any]]]
-    ) -> tuple[Tensor, list[Any]]:
+    def _stream(self, tokens: Tensor, states: list[Any], method: str) -> tuple[Tensor, list[Any]]:
         residual, after = self.embed(tokens), []
-        for norm, call, state in zip(self.norms, calls, states, strict=True):
-            out, state = call(self._normed(norm, residual), state)
+        for norm, layer, state in zip(self.norms, self.layers, states, strict=True):
+            out, state = getattr(layer, method)(self._normed(norm, residual), state)
             residual = residual + out
             after.append(state)
         return self.read_out(residual), after
@@ -224,7 +244,7 @@ def sample_tokens(
         ValueError: if an option is out of range.
     """
     if temperature < 0 or (top_k is not None and top_k < 1):
-        raise ValueError(f"temperature={temperature} must be at least 0 and top_k={top_k} at least 1, or None")
+        raise ValueError(f"temperature={temperature}: must be at least 0, and top_k={top_k} at least 1 or None")
     if temperature == 0:
         return logits.argmax(-1)
     values = at_least_float32(logits) / temperature
@@ -247,10 +267,3 @@ def scale_outputs(layers: nn.ModuleList, factor: float) -> None:
 def round_up(value: int, multiple: int) -> int:
     """The smallest multiple that is not below the value."""
     return -(-value // multiple) * multiple
-
-
-def _whole_layer(layer: nn.Module) -> nn.Module:
-    """The layer, unless it is only a part of one, which would be made from a width as well."""
-    if isinstance(layer, Mixer | FixedPointSolver):
-        raise ValueError(f"--model.layer: {type(layer).__name__} is a part of a layer; give a layer such as FPRNN")
-    return layer

@@ -6,17 +6,18 @@ stay on the device until they are logged; and the iterations that a test reports
 trained weights, whatever solver trained them.
 """
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
+from dinopl.core.checks import check_sizes
 from dinopl.core.module import BaseModule
 from dinopl.core.optimizer import check_weight_decay, decay_groups
-from fprnn.baselines import TransformerLayer
 from fprnn.batches import as_sequence_batch, check_range, first_rows, row_numbers
 from fprnn.checkpoints import FAMILY, adopt_solvers, check_shapes, check_vocabulary
 from fprnn.counting import (
@@ -27,7 +28,6 @@ from fprnn.counting import (
     solve_summary,
 )
 from fprnn.iteration_caps import RandomIterations, capped_solvers, check_caps, training_cap
-from fprnn.layers import FPRNN
 from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
 from fprnn.model import SequenceModel
 from fprnn.solvers import FixedCountSolver, IterativeSolver
@@ -47,32 +47,25 @@ class SequenceModeling(BaseModule):
     ``test/iterations/length=64``, the share of sequences that did not converge (``test/iterations_capped``) and how
     often the iteration's own answers are right (``test/iterated_sequence_accuracy``).
 
-    A data module with a ``curriculum`` that ``needs_accuracy`` hears of each batch through ``observe``; lengths are
+    A data module with a ``curriculum`` that ``needs_accuracy`` gets that of each batch through ``observe``; lengths are
     those of its ``val_lengths`` and ``eval_lengths``, else the width of a loader's first batch.
 
     Args:
         vocab_size: number of different input tokens. The command links it from the data.
         num_targets: number of classes. The command links it from the data.
-        layer: makes a layer ``(B, T, D) -> (B, T, D)`` for a width D.
-        d_model: width D of the residual stream.
-        n_layers: number of blocks.
-        tie_head: use the embedding as the head; class i is then token i.
-        pad_vocab_to: round the rows of embedding and head up to a multiple of this.
-        embedding_std: standard deviation of the initial embedding; 0.02 suits a tied head.
-        norm_eps: of the norms before each layer and before the head.
-        scale_output: divide the initial weights of each layer's output by the root of ``n_layers``.
         optimizer: makes the optimiser. It gets the trainable parameters in groups: weights, which decay by the
-            optimiser's own ``weight_decay``, and what the next options say otherwise of.
+            optimiser's own ``weight_decay``, and those with a weight decay of their own by the next options.
         lr_scheduler: makes the learning-rate schedule, such as WarmupCosine.
         lr_scheduler_interval: whether the schedule moves every optimiser step or every epoch.
-        bias_weight_decay: weight decay of biases and norms; null is the optimiser's own.
+        bias_weight_decay: weight decay of biases and norms; None is the optimiser's own.
         exempt_weight_decay: weight decay of what layers exempt, such as the rates and the skip connection of FPMamba;
-            null is the optimiser's own.
-        random_max_iterations: draws a cap on the iterations (l_max) for each training step; null leaves the solver's.
-        eval_max_iterations: cap on the iterations in validation and test; null leaves the solver's.
+            None is the optimiser's own.
+        random_max_iterations: draws a cap on the iterations (l_max) for each training step; None leaves the solver's.
+        eval_max_iterations: cap on the iterations in validation and test; None leaves the solver's.
         iterations: count iterations in tests, by the paper's rule; or the solver to count with; false counts none.
         iteration_sequences: sequences of each length, and process, that are counted, since that takes many times as
-            long as answering; null counts all.
+            long as answering; None counts all.
+        model_options: of :class:`~fprnn.model.SequenceModel`, such as ``layer`` and ``d_model``.
 
     Raises:
         ValueError: if an option is out of range; the message names it.
@@ -84,14 +77,7 @@ class SequenceModeling(BaseModule):
         self,
         vocab_size: int,
         num_targets: int,
-        layer: Callable[[int], nn.Module] = FPRNN,
-        d_model: int = 64,
-        n_layers: int = 1,
-        tie_head: bool = False,
-        pad_vocab_to: int = 1,
-        embedding_std: float = 1.0,
-        norm_eps: float = 1e-5,
-        scale_output: bool = True,
+        *,
         optimizer: Callable[[Iterable[Any]], Optimizer] = torch.optim.AdamW,
         lr_scheduler: Callable[[Optimizer], LRScheduler | ReduceLROnPlateau] | None = None,
         lr_scheduler_interval: Literal["step", "epoch"] = "step",
@@ -101,23 +87,14 @@ class SequenceModeling(BaseModule):
         eval_max_iterations: int | None = None,
         iterations: IterativeSolver | bool = True,
         iteration_sequences: int | None = 256,
+        **model_options: Any,
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
-        _check_given({"vocab_size": vocab_size, "num_targets": num_targets}, layer, optimizer)
-        _check_counts(eval_max_iterations=eval_max_iterations, iteration_sequences=iteration_sequences)
+        if optimizer is None:  # which the command can pass whatever the annotation says
+            raise ValueError("optimizer=None: training needs one; give a class such as AdamW")
+        check_sizes(eval_max_iterations=eval_max_iterations, iteration_sequences=iteration_sequences)
         check_weight_decay(bias_weight_decay=bias_weight_decay, exempt_weight_decay=exempt_weight_decay)
-        self.model = SequenceModel(
-            vocab_size,
-            num_targets,
-            layer,
-            d_model,
-            n_layers,
-            tie_head,
-            pad_vocab_to,
-            embedding_std,
-            norm_eps,
-            scale_output,
-        )
+        self.model = SequenceModel(vocab_size, num_targets, **model_options)
         self.bias_weight_decay, self.exempt_weight_decay = bias_weight_decay, exempt_weight_decay
         self.random_max_iterations = random_max_iterations
         self.counter = None
@@ -151,17 +128,15 @@ class SequenceModeling(BaseModule):
         for name in ("vocab_size", "num_targets"):
             ours, theirs = getattr(self.model, name), getattr(self._data(), name, 0)
             if theirs > ours:
-                raise ValueError(f"--model.{name}: {ours} is too small for data with {theirs}; use that")
-        for layer in self.model.layers:
-            if isinstance(layer, TransformerLayer):
-                layer.check_context(getattr(self._data(), "max_tokens", 0))
+                raise ValueError(f"{name}={ours}: too small for data with {theirs}; use that")
+        self.model.check_context(getattr(self._data(), "max_tokens", 0))
         double = self.dtype == torch.float64 or self.trainer.precision == "64-true"
         for solver in (*self.model.modules(), self.counter and self.counter.solver):
             if isinstance(solver, IterativeSolver | FixedCountSolver):
                 check_tolerance(solver.tol, torch.float64 if double else torch.float32)
 
     def on_fit_start(self) -> None:
-        """Takes the first process's seed of random caps."""
+        """Shares the first process's seed of random caps."""
         if self.random_max_iterations is not None:
             self.random_max_iterations.seed = self.trainer.strategy.broadcast(self.random_max_iterations.seed)
 
@@ -180,11 +155,15 @@ class SequenceModeling(BaseModule):
             ValueError: if the batch has a token or target that the model does not know.
         """
         sequences = self._sequences(batch, batch_idx)
-        with training_cap(self._solvers, self._training_cap(sequences)):
+        caps, length = self.random_max_iterations, sequences["tokens"].shape[1]
+        with training_cap(self._solvers, None if caps is None else caps.cap(self.trainer.global_step, length)):
             logits = self(sequences["tokens"])
         loss = masked_cross_entropy(logits, sequences["targets"], sequences["mask"])
         right = sequence_hits(logits.argmax(-1), sequences["targets"], sequences["mask"])
-        total, count, hits, counted = self._over_processes(loss.total.detach(), loss.number, *right)
+        sums = torch.stack([scalar.float() for scalar in (loss.total.detach(), loss.number, *right)])
+        if self.trainer.world_size > 1:  # over processes, in one message
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        total, count, hits, counted = sums.unbind()
         self._accuracy = hits / counted.clamp_min(1)
         self.log("train/loss", total / count.clamp_min(1), prog_bar=True)
         self.log("train/sequence_accuracy", self._accuracy, prog_bar=True)
@@ -192,10 +171,10 @@ class SequenceModeling(BaseModule):
         return loss.total * (self.trainer.world_size / count.clamp_min(1))
 
     def on_after_backward(self) -> None:
-        """Tells the curriculum how the batch went.
+        """Gives the curriculum the batch's accuracy.
 
-        Here, since it is before anything can save a checkpoint, and since it waits for the device, which by now has the
-        backward pass to do.
+        Here, because it is before anything can save a checkpoint, and because it waits for the device, which by now has
+        the backward pass to do.
         """
         accuracy, self._accuracy = self._accuracy, None
         data = self._data()
@@ -252,10 +231,10 @@ class SequenceModeling(BaseModule):
             ours["iteration_seed"] = self.random_max_iterations.seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up a checkpoint of the same family, vocabulary and shapes, however its layers were solved.
+        """Continues from a checkpoint of the same family, vocabulary and shapes, however its layers were solved.
 
         Raises:
-            ValueError: if it is another one's.
+            ValueError: if it does not fit.
         """
         super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get("dinopl", {})
@@ -271,21 +250,10 @@ class SequenceModeling(BaseModule):
         sequences = as_sequence_batch(batch)
         tokens, mask = sequences["tokens"], sequences["mask"]
         if batch_idx == 0 or tokens.device.type == "cpu":
-            check_range("--model.vocab_size", "token", tokens, self.model.vocab_size)
+            check_range("token", tokens, vocab_size=self.model.vocab_size)
             if answered:
-                check_range("--model.num_targets", "target", sequences["targets"][mask], self.model.num_targets)
+                check_range("target", sequences["targets"][mask], num_targets=self.model.num_targets)
         return sequences
-
-    def _training_cap(self, batch: SequenceBatch) -> int | None:
-        caps = self.random_max_iterations
-        return None if caps is None else caps.cap(self.trainer.global_step, batch["tokens"].shape[1])
-
-    def _over_processes(self, *scalars: Tensor) -> Iterable[Tensor]:
-        """Sums over processes, in one message."""
-        stacked = torch.stack([scalar.float() for scalar in scalars])
-        summed = self.trainer.strategy.reduce(stacked, reduce_op="sum") if self.trainer.world_size > 1 else stacked
-        assert isinstance(summed, Tensor)
-        return summed.unbind()
 
     def _log_progress(self, batch_idx: int) -> None:
         """How the fixed points were solved, and the batch's length: where Lightning is about to log."""
@@ -321,8 +289,9 @@ class SequenceModeling(BaseModule):
         if not fixed_point_layers(self.model) or (left is not None and left <= 0):
             return
         batch = first_rows(batch, left)
-        counted = counter(self.model, batch["tokens"])
-        tallies = iteration_tallies(counted, batch["targets"], batch["mask"], layers=len(self.model.layers))
+        logits, statistics = counter(self.model, batch["tokens"])
+        targets, mask = batch["targets"], batch["mask"]
+        tallies = iteration_tallies(logits, statistics, targets, mask, layers=len(self.model.layers))
         self._add("test", tallies, self._length("test", loader, batch["tokens"]))
 
     def _add(self, split: Split, tallies: dict[str, Tally], length: str) -> None:
@@ -359,18 +328,13 @@ class SequenceModeling(BaseModule):
         return getattr(self.trainer, "datamodule", None)
 
 
-def _check_given(sizes: dict[str, int | None], layer: Any, optimizer: Any) -> None:
-    """Refuses null where an object or a number must be, which the command can pass whatever the annotation says."""
-    for name, size in sizes.items():
-        if size is None:
-            raise ValueError(f"--model.{name}: the data do not tell it; give a number")
-    if layer is None:
-        raise ValueError("--model.layer null: the model needs a layer; give a class such as FPRNN")
-    if optimizer is None:
-        raise ValueError("--model.optimizer null: the model needs an optimiser; give a class such as AdamW")
-
-
-def _check_counts(**counts: int | None) -> None:
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"--model.{name}: {count} is too small; use 1 or more, or null")
+# Whoever reads the signature or the annotations sees the model's options in the place of ``**model_options``.
+_shown = {
+    name: option.replace(kind=option.KEYWORD_ONLY)
+    for name, option in inspect.signature(SequenceModel).parameters.items()
+}
+_shown.update(
+    (name, option) for name, option in inspect.signature(SequenceModeling).parameters.items() if name != "model_options"
+)
+SequenceModeling.__signature__ = inspect.Signature(list(_shown.values()))  # type: ignore[attr-defined]
+SequenceModeling.__init__.__annotations__ |= SequenceModel.__init__.__annotations__

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -51,8 +52,7 @@ class BaseModule(CheckedLoading, LightningModule):
         """The optimiser over the trained parameters, and its schedule where there is one.
 
         Raises:
-            ValueError: if the schedule's length is left to a training without end, or its warm-up takes all of
-                one that no limit on steps or batches cuts short.
+            ValueError: if the schedule's length is left to a training without end.
         """
         optimizer = self.optimizer(self.parameter_groups())
         if self.lr_scheduler is None:
@@ -70,20 +70,15 @@ class BaseModule(CheckedLoading, LightningModule):
                 "total_steps=None: the whole training, which has no end; give a number, or the training an end by "
                 "max_epochs or max_steps"
             )
-        if length is not None and warmup >= length + (not open_ended) and self._is_whole():
-            unit = f"{interval}{'' if length == 1 else 's'}"
-            raise ValueError(
-                f"warmup_steps={warmup}: the whole training has {length} {unit}; use a shorter warm-up, or train longer"
+        if length is not None and warmup >= length + (not open_ended):
+            rank_zero_info(
+                f"warmup_steps={warmup}: the whole training has {length} {interval}{'' if length == 1 else 's'}, "
+                "and the full learning rate is never reached; use a shorter warm-up, or train longer"
             )
         if open_ended:
             scheduler.total_steps = length
         schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def _is_whole(self) -> bool:
-        """Whether no limit cuts the training short; a trial that one does may end in its warm-up."""
-        trainer: Any = self.trainer
-        return trainer.max_steps == -1 and trainer.limit_train_batches == 1.0 and not trainer.fast_dev_run
 
     @staticmethod
     def weighted(loss: Tensor, batch: Mapping[str, Any]) -> Tensor:

@@ -4,14 +4,18 @@ Each but ``ForeignLayer`` has ``forward(x)`` and, for streaming, ``initial_state
 (y, state)`` for several tokens and ``step(x_t, state) -> (y_t, state)`` for one.
 """
 
-from fprnn.baselines.delta_net import DeltaNetLayer
-from fprnn.baselines.delta_product import DeltaProductLayer, delta_product_chunked, delta_product_recurrent
-from fprnn.baselines.foreign import ForeignLayer
+from fprnn.baselines.delta_product import (
+    DeltaNetLayer,
+    DeltaProductLayer,
+    delta_product_chunked,
+    delta_product_recurrent,
+)
 from fprnn.baselines.lstm import LSTMLayer
 from fprnn.baselines.mamba import MambaLayer, MambaState
 from fprnn.baselines.mlstm import MatrixMemory, MLSTMLayer, mlstm_chunked, mlstm_recurrent
 from fprnn.baselines.positions import ALiBi, HardALiBi, NoPE, Positions, RoPE
 from fprnn.baselines.slstm import ScalarMemory, SLSTMLayer, slstm_recurrent
+from fprnn.baselines.streamed import ForeignLayer
 from fprnn.baselines.transformer import AttentionCache, TransformerLayer, causal_attention
 
 __all__ = [

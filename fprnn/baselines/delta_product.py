@@ -117,7 +117,7 @@ class DeltaProductLayer(StreamedLayer[Tensor]):
         num_householder: reflections a token. 1 is DeltaNet; n reach products of n reflections, such as rotations at 2.
         negative_eigenvalues: let beta reach 2, so that a reflection's eigenvalue ``1 - beta`` reaches -1; without it
             there is neither parity nor rotation.
-        chunk_size: tokens computed at a time; null runs the recurrence token by token.
+        chunk_size: tokens computed at a time; None runs the recurrence token by token.
 
     Raises:
         ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
@@ -160,7 +160,7 @@ class DeltaProductLayer(StreamedLayer[Tensor]):
     def _run(self, x: Tensor, state: Tensor, chunk_size: int | None) -> tuple[Tensor, Tensor]:
         parts = (F.silu(self.query_proj(x)), F.silu(self.key_proj(x)), F.silu(self.value_proj(x)), self.beta_proj(x))
         with torch.autocast(x.device.type, enabled=False):
-            q, k, v, b = self._per_head(*(part.to(state.dtype) for part in parts))
+            q, k, v, b = self.per_head(*(part.to(state.dtype) for part in parts))
             if chunk_size is None:
                 y, state = delta_product_recurrent(q, k, v, b, state)
             else:
@@ -168,9 +168,40 @@ class DeltaProductLayer(StreamedLayer[Tensor]):
             y = normalized(self.head_norm, y).flatten(-2).to(parts[0].dtype)
         return self.out_proj(y), state
 
-    def _per_head(self, query: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
-        """Arguments of the recurrence from projections ``(B, T, .)``."""
+    def per_head(self, query: Tensor, key: Tensor, value: Tensor, beta: Tensor) -> tuple[Tensor, ...]:
+        """Arguments of the recurrence from projections ``(B, T, .)``: unit queries and keys, values, and beta."""
         sizes = (*query.shape[:2], self.num_householder, self.num_heads, self.head_dim)
         q, k = query.reshape(*sizes[:2], *sizes[3:]), key.reshape(sizes)
         b = self.beta_scale * beta.sigmoid().reshape(sizes[:-1])
         return F.normalize(q, dim=-1, eps=1e-6), F.normalize(k, dim=-1, eps=1e-6), value.reshape(sizes), b
+
+
+class DeltaNetLayer(DeltaProductLayer):
+    """DeltaNet from ``(B, T, D)`` to ``(B, T, D)``, in several heads: ``S <- S - beta k (k^T S) + beta k v^T``.
+
+    DeltaProduct with one reflection. "Linear Transformers Are Secretly Fast Weight Programmers" (Schlag et al., ICML
+    2021), equation 24, with keys of unit length as in "Parallelizing Linear Transformers with the Delta Rule over
+    Sequence Length" (Yang et al., NeurIPS 2024); negative eigenvalues are "Unlocking State-Tracking in Linear RNNs
+    Through Negative Eigenvalues" (Grazzi et al., ICLR 2025). Different from the public kernels: no short convolution.
+
+    Args:
+        d_model: number of channels D.
+        num_heads: heads, each with a state of its own.
+        head_dim: width of a head's keys and values; None is D / num_heads.
+        negative_eigenvalues: let beta reach 2 instead of 1, so that what a key held may change its sign, as parity
+            needs.
+        chunk_size: tokens computed at a time; None runs the recurrence token by token.
+
+    Raises:
+        ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int = 4,
+        head_dim: int | None = None,
+        negative_eigenvalues: bool = False,
+        chunk_size: int | None = 16,
+    ) -> None:
+        super().__init__(d_model, num_heads, head_dim, 1, negative_eigenvalues, chunk_size)

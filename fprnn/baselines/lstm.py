@@ -17,7 +17,7 @@ class LSTMLayer(StreamedLayer[LSTMState]):
 
     Args:
         d_model: number of channels D.
-        hidden_size: size of the state; null is D. Another size is brought back to D by a linear layer.
+        hidden_size: size of the state; None is D. Another size is brought back to D by a linear layer.
 
     Raises:
         ValueError: if a size is below 1.

@@ -6,7 +6,7 @@ initial values of the released code. FP-Mamba's own diagonal control, which has 
 on any device, and between projections everything is in float32 or better.
 """
 
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,17 +19,8 @@ from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.selection import LowRankStepSize
 from fprnn.ops import selective_scan
 
-
-class MambaState(NamedTuple):
-    """What Mamba remembers.
-
-    Attributes:
-        recurrent: N numbers for each channel, ``(B, d, N)``, in at least float32.
-        inputs: the last inputs of the short convolution, ``(B, W - 1, d)``.
-    """
-
-    recurrent: Tensor
-    inputs: Tensor
+MambaState = tuple[Tensor, Tensor]
+"""N numbers for each channel, ``(B, d, N)``, and the last inputs of the convolution, ``(B, W - 1, d)``."""
 
 
 class MambaLayer(StreamedLayer[MambaState]):
@@ -49,9 +40,9 @@ class MambaLayer(StreamedLayer[MambaState]):
         d_model: number of channels D.
         d_state: N, state numbers for each channel.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
+        d_inner: inner width d; None is ``expand * d_model``.
         conv_width: tokens that the short convolution sees.
-        step_rank: entries of rho, which step sizes are made from; null is D / 16, rounded up.
+        step_rank: entries of rho, which step sizes are made from; None is D / 16, rounded up.
 
     Raises:
         ValueError: if a size is below 1.
@@ -83,19 +74,19 @@ class MambaLayer(StreamedLayer[MambaState]):
 
     def initial_state(self, batch: int) -> MambaState:
         """The zero state of ``batch`` sequences."""
-        return MambaState(at_least_float32(self.A_log).new_zeros(batch, *self.A_log.shape), self.conv.no_tokens(batch))
+        return at_least_float32(self.A_log).new_zeros(batch, *self.A_log.shape), self.conv.no_tokens(batch)
 
     def advance(self, x: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
         source, z = self.in_proj(x).chunk(2, -1)
-        before = state.inputs.to(source.dtype)
+        before = state[1].to(source.dtype)
         v, inputs = self.conv(source, before), last_tokens(before, source)
         rho, b, c = self.x_proj(v).split(list(self.sizes), -1)
         with torch.autocast(v.device.type, enabled=False):
             rates = -at_least_float32(self.A_log).exp()
             delta = self.step_size(at_least_float32(rho))
             read, recurrent = selective_scan(
-                at_least_float32(v), delta, rates, at_least_float32(b), at_least_float32(c), state.recurrent
+                at_least_float32(v), delta, rates, at_least_float32(b), at_least_float32(c), state[0]
             )
             y = ((read + at_least_float32(self.D_skip) * at_least_float32(v)) * F.silu(at_least_float32(z))).to(z.dtype)
-        return self.out_proj(y), MambaState(recurrent, inputs)
+        return self.out_proj(y), (recurrent, inputs)

@@ -106,31 +106,25 @@ def mlstm_chunked(
     q, k, v, enter, forget = (x.transpose(1, 2) for x in (queries, keys, values, input_gates, forget_gates))
     for start in range(0, q.shape[2], chunk_size):
         now = slice(start, start + chunk_size)
-        y, state = _chunk(q[:, :, now], k[:, :, now], v[:, :, now], enter[..., now], forget[..., now], state)
-        outputs.append(y)
+        q_now, k_now, v_now = q[:, :, now], k[:, :, now], v[:, :, now]
+        memory, normalizer, before = state
+        logits = log_decays(forget[..., now]) + enter[..., None, now]
+        carried = forget[..., now].cumsum(-1) + before[..., None]
+        # What all weights of a token are divided by changes nothing, so it needs no gradient.
+        stabilizer = torch.maximum(carried, logits.amax(-1)).detach()
+        weights, carried = (logits - stabilizer[..., None]).exp(), (carried - stabilizer).exp()
+        scores = (q_now @ k_now.mT) * weights
+        read = scores @ v_now + carried[..., None] * (q_now @ memory)
+        total = scores.sum(-1) + carried * (q_now @ normalizer[..., None]).squeeze(-1)
+        outputs.append(read / _size(total, stabilizer)[..., None])
+        # The chunk's last row of weights is what its tokens leave for the next.
+        keep, written = carried[..., -1:], weights[..., -1, :, None] * k_now
+        memory = keep[..., None] * memory + written.mT @ v_now
+        state = MatrixMemory(memory, keep * normalizer + written.sum(-2), stabilizer[..., -1])
     return torch.cat(outputs, 2).transpose(1, 2), state
 
 
-def _chunk(
-    q: Tensor, k: Tensor, v: Tensor, enter: Tensor, forget: Tensor, state: MatrixMemory
-) -> tuple[Tensor, MatrixMemory]:
-    """One chunk, ``(B, H, T, .)``."""
-    memory, normalizer, before = state
-    logits = _decays(forget) + enter[..., None, :]
-    carried = forget.cumsum(-1) + before[..., None]
-    # What all weights of a token are divided by changes nothing, so it needs no gradient.
-    stabilizer = torch.maximum(carried, logits.amax(-1)).detach()
-    weights, carried = (logits - stabilizer[..., None]).exp(), (carried - stabilizer).exp()
-    scores = (q @ k.mT) * weights
-    read = scores @ v + carried[..., None] * (q @ memory)
-    total = scores.sum(-1) + carried * (q @ normalizer[..., None]).squeeze(-1)
-    keep, written = carried[..., -1:], weights[..., -1, :, None] * k
-    memory = keep[..., None] * memory + written.mT @ v
-    state = MatrixMemory(memory, keep * normalizer + written.sum(-2), stabilizer[..., -1])
-    return read / _size(total, stabilizer)[..., None], state
-
-
-def _decays(forget: Tensor) -> Tensor:
+def log_decays(forget: Tensor) -> Tensor:
     """``log f`` summed from behind each token j up to token t, ``(..., T)`` to ``(..., t, j)``; ``-inf`` for j after t.
 
     Summed for each j by itself: the difference of two sums from the beginning would lose the digits that count.
@@ -157,16 +151,8 @@ def empty_memory(like: Tensor, batch: int, heads: int, key_width: int, value_wid
     return MatrixMemory(*(like.new_zeros(batch, heads, *size) for size in sizes))
 
 
-class MLSTMCache(NamedTuple):
-    """All that decoding keeps.
-
-    Attributes:
-        memory: of the cell.
-        inputs: the last inputs of the short convolution, ``(B, W - 1, D)``; None without it.
-    """
-
-    memory: MatrixMemory
-    inputs: Tensor | None
+MLSTMCache = tuple[MatrixMemory, Tensor | None]
+"""What decoding keeps: the cell's memory, and the convolution's last inputs ``(B, W - 1, D)``, None without it."""
 
 
 class MLSTMLayer(StreamedLayer[MLSTMCache]):
@@ -183,10 +169,10 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
     Args:
         d_model: number of channels D.
         num_heads: heads, each with a memory of its own.
-        head_dim: width of a head's keys and values; null is D / num_heads.
-        conv_width: tokens that the short convolution in front of queries, keys and gates sees, 4 in the paper; null is
+        head_dim: width of a head's keys and values; None is D / num_heads.
+        conv_width: tokens that the short convolution in front of queries, keys and gates sees, 4 in the paper; None is
             no convolution.
-        chunk_size: tokens computed at a time; null runs the recurrence token by token.
+        chunk_size: tokens computed at a time; None runs the recurrence token by token.
 
     Raises:
         ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
@@ -218,11 +204,11 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
     def initial_state(self, batch: int) -> MLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
         memory = empty_memory(at_least_float32(self.gates.weight), batch, self.num_heads, self.head_dim, self.head_dim)
-        return MLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
+        return memory, None if self.conv is None else self.conv.no_tokens(batch)
 
     def advance(self, x: Tensor, state: MLSTMCache) -> tuple[Tensor, MLSTMCache]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
-        u, inputs = convolved(self.conv, x, state.inputs)
+        u, inputs = convolved(self.conv, x, state[1])
         query_key, values, out = self.query_key_proj(u), self.value_proj(x), self.output_gate(x)
         with torch.autocast(x.device.type, enabled=False):
             sizes = (*x.shape[:2], self.num_heads, self.head_dim)
@@ -230,13 +216,10 @@ class MLSTMLayer(StreamedLayer[MLSTMCache]):
             enter, forget = F.linear(
                 at_least_float32(u), at_least_float32(self.gates.weight), at_least_float32(self.gates.bias)
             ).chunk(2, -1)
-            h, memory = self._remember(q, k / math.sqrt(self.head_dim), v, enter, F.logsigmoid(forget), state.memory)
+            parts = (q, k / math.sqrt(self.head_dim), v, enter, F.logsigmoid(forget), state[0])
+            if self.chunk_size is None:
+                h, memory = mlstm_recurrent(*parts)
+            else:
+                h, memory = mlstm_chunked(*parts, self.chunk_size)
             h = normalized(self.head_norm, h).flatten(-2)
-        return self.out_proj(out.sigmoid() * h.to(out.dtype)), MLSTMCache(memory, inputs)
-
-    def _remember(
-        self, q: Tensor, k: Tensor, v: Tensor, enter: Tensor, forget: Tensor, memory: MatrixMemory
-    ) -> tuple[Tensor, MatrixMemory]:
-        if self.chunk_size is None:
-            return mlstm_recurrent(q, k, v, enter, forget, memory)
-        return mlstm_chunked(q, k, v, enter, forget, memory, self.chunk_size)
+        return self.out_proj(out.sigmoid() * h.to(out.dtype)), (memory, inputs)

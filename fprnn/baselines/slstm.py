@@ -6,7 +6,6 @@ start like those of ``torch.nn.LSTM`` and not at zero; forget gates are sigmoids
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +16,11 @@ from fprnn.baselines.streamed import StreamedLayer, head_width
 from fprnn.layers.convolution import ShortConvolution, convolved
 from fprnn.solvers.newton import normalized
 
+ScalarMemory = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Hidden state, cell, normaliser and stabiliser, ``(B, H, K)`` each.
 
-class ScalarMemory(NamedTuple):
-    """What an sLSTM remembers, ``(B, H, K)`` each; cell and normaliser are divided by ``exp(stabilizer)``."""
-
-    hidden: Tensor
-    cell: Tensor
-    normalizer: Tensor
-    stabilizer: Tensor
+Cell and normaliser are divided by ``exp(stabiliser)``.
+"""
 
 
 def slstm_recurrent(
@@ -48,21 +44,22 @@ def slstm_recurrent(
         Outputs ``(B, T, H, K)``, and what is remembered after the last token.
     """
     state = nothing_remembered(gates, gates.shape[0], *gates.shape[3:]) if initial is None else initial
-    outputs = [state.hidden[:, None][:, :0]]
+    outputs = [state[0][:, None][:, :0]]
     for token in gates.unbind(1):
         state = slstm_step(token, recurrent, state)
-        outputs.append(state.hidden[:, None])
+        outputs.append(state[0][:, None])
     return torch.cat(outputs, 1), state
 
 
 def slstm_step(gates: Tensor, recurrent: Tensor, state: ScalarMemory) -> ScalarMemory:
     """One token of ``slstm_recurrent``, gates ``(B, 4, H, K)``."""
-    z, enter, forget, out = (gates + torch.einsum("bhk,hkgl->bghl", state.hidden, recurrent)).unbind(1)
-    forget = F.logsigmoid(forget) + state.stabilizer
+    hidden, cell, normalizer, stabilizer = state
+    z, enter, forget, out = (gates + torch.einsum("bhk,hkgl->bghl", hidden, recurrent)).unbind(1)
+    forget = F.logsigmoid(forget) + stabilizer
     stabilizer = torch.maximum(forget, enter).detach()  # changes no output, so it needs no gradient
     keep, write = (forget - stabilizer).exp(), (enter - stabilizer).exp()
-    cell, normalizer = keep * state.cell + write * z.tanh(), keep * state.normalizer + write
-    return ScalarMemory(out.sigmoid() * cell / normalizer, cell, normalizer, stabilizer)
+    cell, normalizer = keep * cell + write * z.tanh(), keep * normalizer + write
+    return out.sigmoid() * cell / normalizer, cell, normalizer, stabilizer
 
 
 def nothing_remembered(like: Tensor, batch: int, heads: int, width: int) -> ScalarMemory:
@@ -71,19 +68,11 @@ def nothing_remembered(like: Tensor, batch: int, heads: int, width: int) -> Scal
     The stabilizer is that of an input gate that was never open, so that the first token's is the largest.
     """
     zeros = like.new_zeros(batch, heads, width)
-    return ScalarMemory(zeros, zeros, zeros, torch.full_like(zeros, -torch.inf))
+    return zeros, zeros, zeros, torch.full_like(zeros, -torch.inf)
 
 
-class SLSTMCache(NamedTuple):
-    """All that decoding keeps.
-
-    Attributes:
-        memory: of the cell.
-        inputs: the last inputs of the short convolution, ``(B, W - 1, D)``; None without it.
-    """
-
-    memory: ScalarMemory
-    inputs: Tensor | None
+SLSTMCache = tuple[ScalarMemory, Tensor | None]
+"""What decoding keeps: the cell's memory, and the convolution's last inputs ``(B, W - 1, D)``, None without it."""
 
 
 class SLSTMLayer(StreamedLayer[SLSTMCache]):
@@ -95,7 +84,7 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
     Args:
         d_model: number of channels D, those of all heads together.
         num_heads: heads; each sees its own previous output alone.
-        conv_width: tokens that the short convolution in front of input and forget gate sees, 4 in the paper; null is
+        conv_width: tokens that the short convolution in front of input and forget gate sees, 4 in the paper; None is
             no convolution.
 
     Raises:
@@ -119,11 +108,11 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
     def initial_state(self, batch: int) -> SLSTMCache:
         """Nothing remembered, for ``batch`` sequences."""
         memory = nothing_remembered(at_least_float32(self.recurrent), batch, self.num_heads, self.head_dim)
-        return SLSTMCache(memory, None if self.conv is None else self.conv.no_tokens(batch))
+        return memory, None if self.conv is None else self.conv.no_tokens(batch)
 
     def advance(self, x: Tensor, state: SLSTMCache) -> tuple[Tensor, SLSTMCache]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
-        u, inputs = convolved(self.conv, x, state.inputs)
+        u, inputs = convolved(self.conv, x, state[1])
         with torch.autocast(x.device.type, enabled=False):
             sizes = (*x.shape[:2], 2, self.num_heads, self.head_dim)
             cell, gates = (
@@ -133,6 +122,6 @@ class SLSTMLayer(StreamedLayer[SLSTMCache]):
                 for part, proj in ((x, self.cell_proj), (u, self.gate_proj))
             )
             ordered = torch.cat([cell[:, :, :1], gates, cell[:, :, 1:]], 2)
-            h, memory = slstm_recurrent(ordered, at_least_float32(self.recurrent), state.memory)
+            h, memory = slstm_recurrent(ordered, at_least_float32(self.recurrent), state[0])
             h = normalized(self.head_norm, h).flatten(-2)
-        return self.out_proj(h.to(x.dtype)), SLSTMCache(memory, inputs)
+        return self.out_proj(h.to(x.dtype)), (memory, inputs)

@@ -7,10 +7,10 @@ from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
 from fprnn.layers.fpmamba import DiagonalMamba, FPMamba, MambaCache, MatrixStateLayer
 from fprnn.layers.fpmamba2 import DiagonalMamba2, FPMamba2
 from fprnn.layers.fprnn import FPRNN, DenseRNN, DiagonalRNN, FPRNNCache
-from fprnn.layers.matrix_state import MambaEquation, MatrixState
-from fprnn.layers.selection import Selection, Selector
-from fprnn.solvers.newton import TokenEquation, TokenSolution, solve_token
-from fprnn.solvers.reflections import Recurrence, solve_reflections
+from fprnn.layers.matrix_state import MambaEquation
+from fprnn.layers.selection import Selector
+from fprnn.solvers.newton import TokenEquation, solve_token
+from fprnn.solvers.reflections import solve_reflections
 
 __all__ = [
     "FPRNN",
@@ -25,15 +25,11 @@ __all__ = [
     "FPRNNEquation",
     "MambaCache",
     "MambaEquation",
-    "MatrixState",
     "MatrixStateLayer",
-    "Recurrence",
     "RecurrentState",
-    "Selection",
     "Selector",
     "ShortConvolution",
     "TokenEquation",
-    "TokenSolution",
     "decay_kinds",
     "dense_recurrence",
     "dense_transition",

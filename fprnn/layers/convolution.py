@@ -34,7 +34,7 @@ class ShortConvolution(nn.Module):
     def __init__(self, channels: int, width: int = 4) -> None:
         super().__init__()
         if width < 1:
-            raise ValueError(f"conv_width={width} must be at least 1, or null for no convolution")
+            raise ValueError(f"conv_width={width}: must be at least 1; None is no convolution")
         source = nn.Conv1d(channels, channels, width, groups=channels)
         self.weight = nn.Parameter(source.weight.detach().squeeze(1))
         assert source.bias is not None

@@ -36,7 +36,7 @@ def dense_recurrence(equation: FPRNNEquation) -> Tensor:
         ValueError: if the equation has an in-loop norm, since its limit is not linear.
     """
     if equation.norm is not None:
-        raise ValueError("in_loop_norm=True has no dense limit: set it to False for the oracle")
+        raise ValueError("in_loop_norm=True: has no dense limit; set it to False")
     hidden, states = equation.start().hidden, []
     for t in range(equation.drive.shape[1]):
         matrix = equation.mixer.dense(equation.mixer.condition(equation.context.token(t), hidden))
@@ -62,6 +62,6 @@ class DenseSolver(FixedPointSolver):
         """
         if not isinstance(equation, FPRNNEquation):
             raise ValueError(
-                f"DenseSolver knows FPRNN layers only, got {type(equation).__name__}: use SequentialSolver"
+                f"equation={type(equation).__name__}: DenseSolver solves that of FPRNN only; use SequentialSolver"
             )
         return self.checked(exact_solution(dense_recurrence(equation)))

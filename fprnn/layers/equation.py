@@ -3,16 +3,17 @@
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), equations 6 to 8.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fprnn.mixers import Mixer, MixerContext, ReflectionMixer
+from fprnn.mixers.base import Mixer, MixerContext
+from fprnn.mixers.householder import ReflectionMixer
 from fprnn.ops import linear_scan
-from fprnn.solvers.base import ProblemSize, Solution, exact_solution
-from fprnn.solvers.newton import TokenEquation, TokenSolution, join_tokens, normalized, solve_token
-from fprnn.solvers.reflections import Recurrence, solve_reflections
+from fprnn.solvers.base import FixedPointSolver
+from fprnn.solvers.newton import TokenEquation, normalized
 
 
 def shift(sequence: Tensor, first: Tensor | None = None) -> Tensor:
@@ -27,8 +28,8 @@ class RecurrentState(NamedTuple):
     """What one token leaves for the next.
 
     Attributes:
-        state: of the recurrence, before the in-loop norm, ``(B, d)``.
-        hidden: after it, ``(B, d)``; without a norm the same.
+        state: of the recurrence: ``(B, d)`` before the in-loop norm, or of FP-Mamba ``(B, d, N)``.
+        hidden: the layer's state h or y after the norm, ``(B, d)``; of FP-RNN without a norm the same.
     """
 
     state: Tensor
@@ -48,7 +49,7 @@ class FPRNNEquation(NamedTuple):
         gate: ``(B, T, d)``.
         drive: ``(B, T, d)``.
         norm: in the loop; None is the identity.
-        before: what an earlier part of the sequence left; None is zeros.
+        before: what an earlier part of the sequence left; None stands for zeros.
         parameters: of Q for all tokens, if they do not depend on the hidden state and so are computed once.
     """
 
@@ -62,16 +63,14 @@ class FPRNNEquation(NamedTuple):
     parameters: Any = None
 
     @property
-    def size(self) -> ProblemSize:
-        """What the cost of a solve depends on."""
-        weight = self.context.state_weight
-        parameters = 0 if weight is None else len(weight)
-        return ProblemSize(*self.drive.shape, parameters, self.reflections is not None, self.norm is None)  # type: ignore[call-arg]
+    def linear(self) -> bool:
+        """Whether a token's equation is linear: without a norm."""
+        return self.norm is None
 
     @property
-    def reflections(self) -> ReflectionMixer | None:
-        """The mixer, if it has a closed form for a whole sequence."""
-        return self.mixer if self.norm is None and isinstance(self.mixer, ReflectionMixer) else None
+    def state_parameters(self) -> int:
+        """Raw mixer parameters per token that depend on the state."""
+        return 0 if self.context.state_weight is None else len(self.context.state_weight)
 
     def initial(self) -> Tensor:
         """Zeros."""
@@ -88,37 +87,27 @@ class FPRNNEquation(NamedTuple):
         """One iteration."""
         return normalized(self.norm, self.state(state))
 
-    def solve_by_token(self) -> Solution:
-        """The fixed point, token by token: by the mixer's closed form where it has one."""
-        if self.reflections is None:
-            return join_tokens(self.tokens(), self.drive.clone())
-        return self._solve_reflections(self.reflections)
+    def closed_form(self) -> tuple[Any, ...] | None:
+        """The arguments of :func:`~fprnn.solvers.reflections.solve_reflections`, for its mixers and without a norm."""
+        if self.norm is not None or not isinstance(self.mixer, ReflectionMixer):
+            return None
+        sequences = (self.context.projected, self.decay, self.gate, self.drive)
+        projected, decay, gate, drive = (sequence.transpose(0, 1) for sequence in sequences)
+        return self.mixer, projected, self.context.state_weight, decay, gate, drive, self.start().hidden
 
     def start(self) -> RecurrentState:
-        """What stands before the first token."""
+        """What precedes the first token."""
         if self.before is not None:
             return self.before
         zeros = self.drive.new_zeros(self.drive.shape[0], self.drive.shape[2])
         return RecurrentState(zeros, zeros)
 
-    def _solve_reflections(self, mixer: ReflectionMixer) -> Solution:
-        projected, decay, gate, drive = (
-            tensor.transpose(0, 1) for tensor in (self.context.projected, self.decay, self.gate, self.drive)
-        )
-        problem = Recurrence(projected, self.context.state_weight, decay, gate, drive, self.start().hidden)
-        return exact_solution(solve_reflections(mixer, problem).transpose(0, 1))
-
-    def tokens(self) -> list[TokenSolution]:
-        """The solution of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
-        state, hidden = self.start()
-        tokens: list[TokenSolution] = []
-        for t in range(self.drive.shape[1]):
-            gate, drive = self.gate[:, t], self.drive[:, t]
-            base = self.decay[:, t] * state + gate * drive
-            q = self.mixer.condition(self.context.token(t), hidden)
-            tokens.append(solve_token(TokenEquation(self.mixer, q, base, gate, drive, self.norm)))
-            state, hidden = tokens[-1].state, tokens[-1].hidden
-        return tokens
+    def token(self, t: int, before: RecurrentState) -> tuple[TokenEquation, Callable[[Tensor, Tensor], RecurrentState]]:
+        """The equation of the token at t, and what its solution leaves for the next."""
+        gate, drive = self.gate[:, t], self.drive[:, t]
+        base = self.decay[:, t] * before.state + gate * drive
+        q = self.mixer.condition(self.context.token(t), before.hidden)
+        return TokenEquation(self.mixer, q, base, gate, drive, self.norm), RecurrentState
 
     def after(self, hidden: Tensor) -> RecurrentState:
         """What the solution ``(B, T, d)`` leaves for the tokens that follow."""
@@ -126,3 +115,25 @@ class FPRNNEquation(NamedTuple):
             return self.start()
         state = hidden if self.norm is None else self.state(hidden)
         return RecurrentState(state[:, -1], hidden[:, -1])
+
+
+def check_parts(mixer: object, solver: object) -> None:
+    """Refuses a mixer that is not a factory, and a solver that is not an instance.
+
+    Args:
+        mixer: should make a mixer for a width.
+        solver: should be a solver; None stands for the default.
+
+    Raises:
+        ValueError: if one is not; the message names it.
+    """
+    if isinstance(mixer, Mixer) or not callable(mixer):
+        raise ValueError(
+            f"mixer: got an instance of {type(mixer).__name__}; give a class, or a partial of one, that makes a mixer "
+            "for a width, such as HouseholderMixer"
+        )
+    if solver is not None and not isinstance(solver, FixedPointSolver):
+        given = (
+            f"the class {solver.__name__}" if isinstance(solver, type) else f"an instance of {type(solver).__name__}"
+        )
+        raise ValueError(f"solver: got {given}; give an instance of a solver, such as PicardSolver()")

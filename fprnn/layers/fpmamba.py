@@ -18,14 +18,12 @@ from torch import Tensor, nn
 from dinopl.core.checks import check_norm_eps, check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution, last_tokens
-from fprnn.layers.equation import shift
-from fprnn.layers.matrix_state import MambaEquation, MatrixState, StreamedEquation
-from fprnn.layers.parts import check_parts
+from fprnn.layers.equation import RecurrentState, check_parts, shift
+from fprnn.layers.matrix_state import MambaEquation
 from fprnn.layers.selection import LowRankStepSize, Selector
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import MixerProjection
 from fprnn.solvers import (
-    FixedPointEquation,
     FixedPointSolver,
     PicardSolver,
     ScanSolver,
@@ -36,33 +34,17 @@ from fprnn.solvers.newton import LoopNorm
 
 
 class MambaCache(NamedTuple):
-    """All that decoding keeps from the tokens so far: its size does not grow.
+    """What decoding keeps of the tokens so far; its size is constant.
 
     Attributes:
         recurrent: of the fixed point.
-        trail: of the first iterations on the way there, stacked, ``(L, B, ...)``.
+        trail: of the first iterations on the way to it, stacked, ``(L, B, ...)``.
         inputs: the last inputs of the short convolution, ``(B, W - 1, channels)``; None without it.
     """
 
-    recurrent: MatrixState
-    trail: MatrixState
+    recurrent: RecurrentState
+    trail: RecurrentState
     inputs: Tensor | None = None
-
-
-class MambaInputs(NamedTuple):
-    """What a layer makes of its input before it solves.
-
-    Attributes:
-        x: what is mixed in, ``(B, T, d)``.
-        z: of the output gate, before its silu, ``(B, T, d)``.
-        raw: the input's part of what is selected, ``(B, T, S)``.
-        source: what the convolution reads; None without it.
-    """
-
-    x: Tensor
-    z: Tensor
-    raw: Tensor
-    source: Tensor | None
 
 
 class MatrixStateLayer(nn.Module, ABC):
@@ -105,7 +87,7 @@ class MatrixStateLayer(nn.Module, ABC):
         check_parts(mixer, solver)
         check_norm_eps(norm.eps or 0.0)
         if kept_iterations < 0:
-            raise ValueError(f"kept_iterations={kept_iterations} must be at least 0: 0 keeps the solution only")
+            raise ValueError(f"kept_iterations={kept_iterations}: must be at least 0; 0 keeps the solution only")
         self.kept_iterations = kept_iterations
         self.d_inner, self.states, self.glu_in_loop = d_inner, states, glu_in_loop
         self.mixer, self.selector, self.loop_norm, self.conv = mixer(d_inner), selector, norm, conv
@@ -114,8 +96,13 @@ class MatrixStateLayer(nn.Module, ABC):
         self.statistics: SolveStatistics | None = None
 
     @abstractmethod
-    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
-        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """All that the layer makes of its input ``(B, T, D)`` by itself.
+
+        Returns:
+            x, which is mixed in, ``(B, T, d)``; z of the output gate, before its silu, ``(B, T, d)``; the input's part
+            of what is selected, ``(B, T, S)``; and what the convolution reads.
+        """
 
     @abstractmethod
     def dynamics(self) -> tuple[Tensor, Tensor]:
@@ -123,31 +110,34 @@ class MatrixStateLayer(nn.Module, ABC):
 
     def forward(self, u: Tensor) -> Tensor:
         """``(B, T, D)`` to the same."""
-        inputs = self.project(u)
-        equation = self.equation(inputs)
-        return self._read(self._solve(equation), inputs.z, equation.before.hidden)
+        x, z, raw, _ = self.project(u)
+        equation = self.equation(x, z, raw)
+        return self._read(self._solve(equation), z, equation.before.hidden)
 
     def initial_state(self, batch: int) -> MambaCache:
         """The cache before the first token of ``batch`` sequences."""
         weight = self.in_proj.weight
         length = 0 if isinstance(self.solver, SequentialSolver | ScanSolver) else self.kept_iterations
+        zeros = at_least_float32(weight)
         recurrent, trail = (
-            MatrixState(*(at_least_float32(weight).new_zeros(*leading, batch, *size) for size in self._state_sizes()))
+            RecurrentState(
+                zeros.new_zeros(*leading, batch, self.d_inner, self.states),
+                zeros.new_zeros(*leading, batch, self.d_inner),
+            )
             for leading in ((), (length,))
         )
         return MambaCache(recurrent, trail, None if self.conv is None else self.conv.no_tokens(batch))
 
     def advance(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
         """The outputs for the next tokens ``(B, T, D)``, in parallel, and the cache after them."""
-        inputs = self.project(u, cache)
-        equation = self.equation(inputs, cache)
-        streamed = StreamedEquation(equation, cache.trail)
-        hidden = self._solve(streamed)
+        x, z, raw, source = self.project(u, cache)
+        equation = self.equation(x, z, raw, cache)
+        hidden = self._solve(equation)
         with torch.autocast(u.device.type, enabled=False):
             recurrent = equation.after(hidden)
-        out = self._read(hidden, inputs.z, equation.before.hidden)
-        sources = None if cache.inputs is None or inputs.source is None else last_tokens(cache.inputs, inputs.source)
-        return out, MambaCache(recurrent, streamed.trail_after(recurrent), sources)
+        out = self._read(hidden, z, equation.before.hidden)
+        sources = None if cache.inputs is None or source is None else last_tokens(cache.inputs, source)
+        return out, MambaCache(recurrent, equation.trail_after(recurrent), sources)
 
     def step(self, u: Tensor, cache: MambaCache) -> tuple[Tensor, MambaCache]:
         """The output for the next token ``(B, D)``, by its own fixed point, and the cache after it.
@@ -159,26 +149,39 @@ class MatrixStateLayer(nn.Module, ABC):
         out, cache = self.advance(u.unsqueeze(1), cache)
         return out.squeeze(1), cache
 
-    def equation(self, inputs: MambaInputs, cache: MambaCache | None = None) -> MambaEquation:
-        """The fixed point's equation, in at least float32."""
-        x = at_least_float32(inputs.x)
+    def equation(self, x: Tensor, z: Tensor, raw: Tensor, cache: MambaCache | None = None) -> MambaEquation:
+        """The fixed point's equation, in at least float32, from what :meth:`project` returned."""
+        x = at_least_float32(x)
         with torch.autocast(x.device.type, enabled=False):
             context = self.mixer.prepare(x)
-            selected = self.selector.prepare(at_least_float32(inputs.raw))
+            selected, selecting = self.selector.prepare(at_least_float32(raw))
             parameters = None if self.mixer.hidden_dependent else self.mixer.condition(context, x)
-            gate = F.silu(at_least_float32(inputs.z)) if self.glu_in_loop else None
-        zeros = (x.new_zeros(len(x), *size) for size in self._state_sizes())
-        before = MatrixState(*zeros) if cache is None else cache.recurrent
+            gate = F.silu(at_least_float32(z)) if self.glu_in_loop else None
         rates, skip = self.dynamics()
+        if cache is None:
+            before = RecurrentState(x.new_zeros(len(x), self.d_inner, self.states), x.new_zeros(len(x), self.d_inner))
+            trail, left = None, None
+        else:
+            before, trail, left = cache.recurrent, cache.trail, list[RecurrentState]()
         return MambaEquation(
-            self.mixer, context, self.selector, selected, x, rates, skip, self.loop_norm, before, gate, parameters
+            self.mixer,
+            context,
+            self.selector,
+            selected,
+            selecting,
+            x,
+            rates,
+            skip,
+            self.loop_norm,
+            before,
+            gate,
+            parameters,
+            trail,
+            left,
         )
 
-    def _state_sizes(self) -> list[tuple[int, ...]]:
-        return [(self.d_inner, self.states), (self.d_inner,)]
-
-    def _solve(self, equation: FixedPointEquation) -> Tensor:
-        with torch.autocast(equation.initial().device.type, enabled=False):
+    def _solve(self, equation: MambaEquation) -> Tensor:
+        with torch.autocast(equation.x.device.type, enabled=False):
             hidden, self.statistics = self.solver(equation)
         return hidden
 
@@ -206,7 +209,7 @@ class FPMamba(MatrixStateLayer):
                y' = LayerNorm(H_t c_t + skip v_t)
         y = the fixed point of f ;  out = W_out (silu(z + W_z shift(y)) y)
 
-    The state H has N numbers for each channel; the loop passes on y alone. After a call, ``statistics`` tells how the
+    The state H has N numbers for each channel; the loop passes on y alone. After a call, ``statistics`` says how the
     equation was solved. At the start ``beta=1`` converges within a few iterations; with ``beta=2`` and several
     reflections it may not.
 
@@ -214,11 +217,11 @@ class FPMamba(MatrixStateLayer):
         d_model: width D of input and output.
         mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
             it depends on the previous output is its own option ``dependence``.
-        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
+        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
         d_state: N, state numbers for each channel.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution, and then x has no
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution, and then x has no
             activation.
         b_h_dep: b depends on the previous token's output.
         c_h_dep: c depends on the previous token's output.
@@ -271,11 +274,11 @@ class FPMamba(MatrixStateLayer):
         self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(d, 1))
         self.D_skip = nn.Parameter(torch.ones(d))
 
-    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
-        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x, z, what is selected from, and what the convolution reads, of the input ``(B, T, D)``."""
         source, z = self.in_proj(u).chunk(2, -1)
         x = self._convolved(source, cache)
-        return MambaInputs(x, z, self.x_proj(x), source)
+        return x, z, self.x_proj(x), source
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Rates ``(d, N)`` and skip connection ``(d,)``, in at least float32."""
@@ -291,8 +294,8 @@ class DiagonalMamba(FPMamba):
         d_model: width D of input and output.
         d_state: N, state numbers for each channel.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; null is no convolution.
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; None is no convolution.
         bc_norm: divide b and c by their length.
         glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
         norm_eps: of the norms of y, b and c.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dinopl.core.checks import check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution
-from fprnn.layers.fpmamba import MambaCache, MambaInputs, MatrixStateLayer
+from fprnn.layers.fpmamba import MambaCache, MatrixStateLayer
 from fprnn.layers.selection import HeadStepSize, Selector
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.solvers import FixedPointSolver, ScanSolver
@@ -33,20 +33,20 @@ class FPMamba2(MatrixStateLayer):
                y' = RMSNorm(H_t c_t + skip v_t)
         y = the fixed point of f ;  out = W_out (silu(z + W_z shift(y)) y)
 
-    The short convolution, where there is one, reads ``[x ; B ; C]``. After a call, ``statistics`` tells how the
+    The short convolution, where there is one, reads ``[x ; B ; C]``. After a call, ``statistics`` says how the
     equation was solved.
 
     Args:
         d_model: width D of input and output.
         mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
             it depends on the previous output is its own option ``dependence``.
-        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
+        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
         d_state: N, state numbers for each channel.
-        head_dim: channels of a head, which share a decay; null is 64, or less where 64 does not divide the width.
+        head_dim: channels of a head, which share a decay; None is 64, or less where 64 does not divide the width.
         groups: of heads, which share b and c.
         expand: inner width d in units of D.
-        d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution, and then x, B and C
+        d_inner: inner width d, a multiple of ``head_dim * groups``; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution, and then x, B and C
             have no activation.
         b_h_dep: b depends on the previous token's output.
         c_h_dep: c depends on the previous token's output.
@@ -86,7 +86,7 @@ class FPMamba2(MatrixStateLayer):
         head_dim = math.gcd(64, d // groups) if head_dim is None else head_dim
         if not head_dim or d % (head_dim * groups):
             raise ValueError(
-                f"head_dim={head_dim} times groups={groups} must divide the inner width {d}: use smaller ones"
+                f"head_dim={head_dim}: times groups={groups} must divide the inner width {d}; use smaller ones"
             )
         heads, vectors = d // head_dim, groups * d_state
         sizes, depends = (heads, vectors, vectors), (lambda_h_dep, b_h_dep, c_h_dep)
@@ -107,12 +107,12 @@ class FPMamba2(MatrixStateLayer):
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.D_skip = nn.Parameter(torch.ones(heads))
 
-    def project(self, u: Tensor, cache: MambaCache | None = None) -> MambaInputs:
-        """All that the layer makes of its input ``(B, T, D)`` by itself."""
+    def project(self, u: Tensor, cache: MambaCache | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x, z, what is selected from, and what the convolution reads, of the input ``(B, T, D)``."""
         d, both = self.d_inner, 2 * self.vectors
         z, source, steps = torch.split(self.in_proj(u), [d, d + both, d // self.head_dim], -1)
         x, vectors = torch.split(self._convolved(source, cache), [d, both], -1)
-        return MambaInputs(x, z, torch.cat([steps, vectors], -1), source)
+        return x, z, torch.cat([steps, vectors], -1), source
 
     def dynamics(self) -> tuple[Tensor, Tensor]:
         """Rates ``(heads,)`` and skip connection ``(d,)``, in at least float32."""
@@ -125,11 +125,11 @@ class DiagonalMamba2(FPMamba2):
     Args:
         d_model: width D of input and output.
         d_state: N, state numbers for each channel.
-        head_dim: channels of a head, which share a decay; null is 64, or less where 64 does not divide the width.
+        head_dim: channels of a head, which share a decay; None is 64, or less where 64 does not divide the width.
         groups: of heads, which share b and c.
         expand: inner width d in units of D.
-        d_inner: inner width d, a multiple of ``head_dim * groups``; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; null is no convolution.
+        d_inner: inner width d, a multiple of ``head_dim * groups``; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; None is no convolution.
         bc_norm: divide b and c by their length.
         glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
         norm_eps: of the norms of y, b and c.

@@ -17,14 +17,13 @@ from dinopl.core.checks import check_norm_eps, check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.dense import DenseSolver
-from fprnn.layers.equation import FPRNNEquation, RecurrentState, shift
-from fprnn.layers.parts import check_parts
+from fprnn.layers.equation import FPRNNEquation, RecurrentState, check_parts, shift
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer, MixerContext
 from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 
 
 class FPRNNCache(NamedTuple):
-    """All that decoding keeps from the tokens so far: its size does not grow.
+    """What decoding keeps of the tokens so far; its size is constant.
 
     Attributes:
         recurrent: of the fixed point, two times ``(B, d)``.
@@ -82,15 +81,15 @@ class FPRNN(nn.Module):
         out = W_out RMSNorm(silu(z) c h)
 
     With the short convolution the mixer, b, lambda and x each see their own convolution of x, and c sees one of
-    ``[x ; h]`` instead of the shift. After a call, ``statistics`` tells how the equation was solved.
+    ``[x ; h]`` instead of the shift. After a call, ``statistics`` says how the equation was solved.
 
     Args:
         d_model: width D of input and output.
         mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`.
-        solver: finds the fixed point, each layer with its own copy; null is :class:`~fprnn.solvers.PicardSolver`.
+        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees, 4 in the paper; null is no convolution.
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution.
         in_loop_norm: normalise h within the loop, with which ``beta=2`` converges too.
         norm_eps: of both norms.
 
@@ -124,7 +123,14 @@ class FPRNN(nn.Module):
         self.loop_norm = nn.LayerNorm(d, eps=norm_eps) if in_loop_norm else None
         self.mixer = mixer(d)
         self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
-        _check_solver(self.solver, self.mixer, in_loop_norm)
+        # Solvers that do not solve this layer's equation are refused here, not at the first batch.
+        if isinstance(self.solver, ScanSolver) and not isinstance(self.mixer, IdentityMixer):
+            raise ValueError(
+                f"solver=ScanSolver: applies the map once, which solves nothing with {type(self.mixer).__name__}; use "
+                "SequentialSolver, or DiagonalRNN for a layer without a mixer"
+            )
+        if isinstance(self.solver, DenseSolver) and in_loop_norm:
+            raise ValueError("in_loop_norm=True: has no dense limit; set it to False, or use SequentialSolver")
         self.input_convs, self.read_convs = nn.ModuleDict(), nn.ModuleDict()
         if conv_width is not None:
             copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]
@@ -143,7 +149,7 @@ class FPRNN(nn.Module):
                 input has tokens. Only if the layer is :attr:`tokenwise`.
         """
         inputs = self.project(u) if tokens is None else self.look_up(u, tokens)
-        return self._solve(inputs, self.solver).out
+        return self._solve(inputs, self.solver)[0]
 
     def initial_state(self, batch: int) -> FPRNNCache:
         """The cache before the first token of ``batch`` sequences."""
@@ -190,7 +196,7 @@ class FPRNN(nn.Module):
             ValueError: if what is made of a token depends on its neighbours.
         """
         if not self.tokenwise:
-            raise ValueError(f"conv_width={self.conv_width} mixes tokens: give the layer their vectors, not a table")
+            raise ValueError(f"conv_width={self.conv_width}: mixes tokens; give the layer their vectors, not a table")
         return self.project(table.unsqueeze(0)).take(tokens)
 
     def equation(self, inputs: FPRNNInputs, cache: FPRNNCache | None = None) -> FPRNNEquation:
@@ -201,22 +207,23 @@ class FPRNN(nn.Module):
         recurrent = None if cache is None else cache.recurrent
         return FPRNNEquation(self.mixer, context, decay, 1 - decay, drive, self.loop_norm, recurrent, parameters)
 
-    def _solve(self, inputs: FPRNNInputs, solver: FixedPointSolver, cache: FPRNNCache | None = None) -> "_Solved":
+    def _solve(
+        self, inputs: FPRNNInputs, solver: FixedPointSolver, cache: FPRNNCache | None = None
+    ) -> tuple[Tensor, Tensor, FPRNNEquation]:
+        """The layer's output ``(B, T, D)``, the states h in at least float32, and the equation that they solve."""
         equation = self.equation(inputs, cache)
         with torch.autocast(inputs.drive.device.type, enabled=False):
             hidden, self.statistics = solver(equation)
         h = hidden.to(inputs.z.dtype)
-        weight = self.output_gate.weight[:, self.d_inner :]
-        c = F.silu(inputs.read + F.linear(self._reads(h, cache).to(weight.dtype), weight))
-        return _Solved(
-            project_normed(at_least_float32(inputs.z * c * h), self.out_norm, self.out_proj.weight), hidden, equation
-        )
-
-    def _reads(self, h: Tensor, cache: FPRNNCache | None) -> Tensor:
-        """What the output gate sees of the state."""
+        # What the output gate sees of the state: its own convolution where there is one, else the token before.
         if self.read_convs:
-            return self.read_convs["h"](h, None if cache is None else cache.states)
-        return shift(h, None if cache is None else cache.recurrent.hidden)
+            seen = self.read_convs["h"](h, None if cache is None else cache.states)
+        else:
+            seen = shift(h, None if cache is None else cache.recurrent.hidden)
+        weight = self.output_gate.weight[:, self.d_inner :]
+        c = F.silu(inputs.read + F.linear(seen.to(weight.dtype), weight))
+        out = project_normed(at_least_float32(inputs.z * c * h), self.out_norm, self.out_proj.weight)
+        return out, hidden, equation
 
     def _advance(self, u: Tensor, solver: FixedPointSolver, cache: FPRNNCache) -> tuple[Tensor, FPRNNCache]:
         inputs = self.project(u, cache)
@@ -227,25 +234,6 @@ class FPRNN(nn.Module):
         return out, FPRNNCache(
             recurrent, *(None if old is None or new is None else last_tokens(old, new) for old, new in last)
         )
-
-
-def _check_solver(solver: FixedPointSolver, mixer: Mixer, in_loop_norm: bool) -> None:
-    """Refuses solvers that do not solve this layer's equation: at the start, and not at the first batch."""
-    if isinstance(solver, ScanSolver) and not isinstance(mixer, IdentityMixer):
-        raise ValueError(
-            f"solver=ScanSolver applies the map once, which solves nothing with {type(mixer).__name__}: use "
-            "SequentialSolver, or DiagonalRNN for a layer without a mixer"
-        )
-    if isinstance(solver, DenseSolver) and in_loop_norm:
-        raise ValueError("in_loop_norm=True has no dense limit: set it to false, or use SequentialSolver")
-
-
-class _Solved(NamedTuple):
-    """What the layer answers, and what a cache is made from."""
-
-    out: Tensor  # (B, T, D)
-    hidden: Tensor  # h in at least float32
-    equation: FPRNNEquation
 
 
 def project_normed(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
@@ -262,8 +250,8 @@ class DiagonalRNN(FPRNN):
     Args:
         d_model: width D of input and output.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; null is no convolution.
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; None is no convolution.
         norm_eps: of the read-out's norm.
     """
 
@@ -285,8 +273,8 @@ class DenseRNN(FPRNN):
         d_model: width D of input and output.
         mixer: makes the channel mixer for a width.
         expand: inner width d in units of D.
-        d_inner: inner width d; null is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; null is no convolution.
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees; None is no convolution.
         norm_eps: of the read-out's norm.
     """
 

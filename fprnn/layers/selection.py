@@ -8,7 +8,6 @@ never do, though the paper's table 1 compares), and what depends on the input al
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -20,34 +19,8 @@ from fprnn.mixers.base import MixerProjection
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # at the start
 
 
-class Selection(NamedTuple):
-    """The operands of :func:`~fprnn.ops.selective_scan` that tokens choose.
-
-    Attributes:
-        delta: ``(..., d)`` or ``(..., heads)``.
-        b: ``(..., G, N)``.
-        c: ``(..., G, N)``.
-    """
-
-    delta: Tensor
-    b: Tensor
-    c: Tensor
-
-
-class SelectionContext(NamedTuple):
-    """What a selector needs from the input, computed once per forward pass.
-
-    Attributes:
-        parts: what the input selects by itself; where the previous output adds to it, what it is to be added to.
-        state_weight: what the previous token's output is to meet, ``(S', d)``; None if nothing depends on it.
-    """
-
-    parts: Selection
-    state_weight: Tensor | None
-
-    def token(self, t: int) -> Self:
-        """The context of the token at ``t``, without a dimension of time."""
-        return self._replace(parts=Selection(*(tensor[:, t] for tensor in self.parts)))
+Selected = tuple[Tensor, ...]
+"""Step sizes delta ``(..., d)`` or ``(..., heads)``, write vectors b and read vectors c ``(..., G, N)``."""
 
 
 class Selector(nn.Module):
@@ -82,24 +55,28 @@ class Selector(nn.Module):
             MixerProjection(d_inner, sum(self.state_sizes), 0, "input", None) if any(depends) else None
         )
 
-    def prepare(self, raw: Tensor) -> SelectionContext:
-        """What does not change from one iteration to the next, for raw parameters ``(..., S)`` in at least float32."""
+    def prepare(self, raw: Tensor) -> tuple[Selected, Tensor | None]:
+        """What does not change from one iteration to the next, for raw parameters ``(..., S)`` in at least float32.
+
+        Returns:
+            What the input selects by itself, or where the previous output adds to it, the raw part of the input; and
+            the weight that the previous output meets, ``(S', d)``, None if nothing depends on it.
+        """
         parts = list(torch.split(raw, list(self.sizes), -1))
         for index, finish in enumerate(self._finishes()):
             if index not in self.dependent:
                 parts[index] = finish(parts[index])
-        weight = None if self.state_projection is None else self.state_projection.weight()
-        return SelectionContext(Selection(*parts), weight)
+        return tuple(parts), None if self.state_projection is None else self.state_projection.weight()
 
-    def condition(self, context: SelectionContext, previous: Tensor) -> Selection:
-        """What is selected after the previous token's output ``(..., d)``."""
-        if context.state_weight is None:
-            return context.parts
-        added = torch.split(F.linear(previous, context.state_weight), self.state_sizes, -1)
-        parts, finishes = list(context.parts), self._finishes()
+    def condition(self, parts: Selected, weight: Tensor | None, previous: Tensor) -> Selected:
+        """What is selected after the previous token's output ``(..., d)``, from what :meth:`prepare` returned."""
+        if weight is None:
+            return parts
+        added = torch.split(F.linear(previous, weight), self.state_sizes, -1)
+        selected, finishes = list(parts), self._finishes()
         for index, part in zip(self.dependent, added, strict=True):
-            parts[index] = finishes[index](parts[index] + part)
-        return Selection(*parts)
+            selected[index] = finishes[index](selected[index] + part)
+        return tuple(selected)
 
     def _finishes(self) -> list[Callable[[Tensor], Tensor]]:
         return [self.step_size, self._vectors, self._vectors]

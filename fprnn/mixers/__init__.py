@@ -1,24 +1,16 @@
-"""Channel mixers: the structured matrices ``Q_t`` that a fixed-point layer applies once per iteration."""
+"""Channel mixers: the structured matrices ``Q_t`` that a fixed-point layer applies once per iteration.
 
-from fprnn.mixers.base import Gain, Mixer, MixerContext
-from fprnn.mixers.composed import AlternatingMixer, ConstantMixer, IdentityMixer, orthogonal
-from fprnn.mixers.householder import (
-    HouseholderMixer,
-    LowRankMixer,
-    ReflectionMixer,
-    Reflections,
-    diagonal_low_rank,
-    householder_product,
-)
-from fprnn.mixers.kronecker import (
-    DenseMixer,
-    KroneckerFactors,
-    KroneckerMixer,
-    MonarchMixer,
-    dense,
-    kronecker,
-    monarch,
-)
+A file each: ``householder``, ``low_rank``, ``kronecker``, ``monarch``, ``dense``, and ``composed`` of others; the
+identity is in ``base``, with what all share.
+"""
+
+from fprnn.mixers.base import Gain, IdentityMixer, Mixer, MixerContext
+from fprnn.mixers.composed import AlternatingMixer, ConstantMixer, orthogonal
+from fprnn.mixers.dense import DenseMixer, dense
+from fprnn.mixers.householder import HouseholderMixer, ReflectionMixer, householder_product
+from fprnn.mixers.kronecker import KroneckerMixer, kronecker
+from fprnn.mixers.low_rank import LowRankMixer, diagonal_low_rank
+from fprnn.mixers.monarch import MonarchMixer, monarch
 from fprnn.mixers.scaling import (
     ColumnScaling,
     FrobeniusScaling,
@@ -36,7 +28,6 @@ __all__ = [
     "Gain",
     "HouseholderMixer",
     "IdentityMixer",
-    "KroneckerFactors",
     "KroneckerMixer",
     "LowRankMixer",
     "MatrixScaling",
@@ -44,7 +35,6 @@ __all__ = [
     "MixerContext",
     "MonarchMixer",
     "ReflectionMixer",
-    "Reflections",
     "RowScaling",
     "SpectralScaling",
     "dense",

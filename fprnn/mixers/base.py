@@ -51,7 +51,7 @@ class MixerContext(NamedTuple):
 
 
 class Gain(NamedTuple):
-    """How a token's hidden state answers to its mixed input ``v``: the diagonal gate, then a norm's derivative.
+    """The derivative of a token's hidden state in its mixed input ``v``: the diagonal gate, then a norm's derivative.
 
     With ``n`` the normalised vector and ``scale`` the norm's weight over the standard deviation, the derivative of the
     layer norm is ``diag(scale) (I - 1 1^T / d - n n^T / d)``. That of the RMS norm, which does not center, lacks the
@@ -128,7 +128,7 @@ class MixerProjection(nn.Module):
         return rows[0] if len(rows) == 1 else rows[1] @ rows[0]
 
     def forward(self, x: Tensor) -> MixerContext:
-        """The input's part for x ``(..., d)`` in at least float32, and the weight that the state is still to meet."""
+        """The input's part for x ``(..., d)`` in at least float32, and the weight of the state's part."""
         weight = self.weight()
         bias = None if self.bias is None else F.pad(at_least_float32(self.bias), (self.unbiased, 0))
         projected = F.linear(at_least_float32(x), weight[:, : self.d_inner], bias)
@@ -137,7 +137,7 @@ class MixerProjection(nn.Module):
 
 
 class Mixer(nn.Module, ABC):
-    """A structured matrix ``Q_t`` over channels, chosen anew for each token.
+    """A structured matrix ``Q_t`` over channels, one for each token.
 
     ``forward(x, state, delta)`` returns ``Q delta``. A fixed-point layer calls the parts: :meth:`prepare` once,
     :meth:`condition` and :meth:`mix` in each iteration, :meth:`resolve` when it solves token by token.
@@ -150,9 +150,9 @@ class Mixer(nn.Module, ABC):
     def __init__(self, d_inner: int, beta: float) -> None:
         super().__init__()
         if d_inner < 1:
-            raise ValueError(f"d_inner={d_inner} must be at least 1: it is the width that the mixer acts on")
+            raise ValueError(f"d_inner={d_inner}: must be at least 1; it is the width that the mixer acts on")
         if not 0 < beta < math.inf:
-            raise ValueError(f"beta={beta} must be positive and finite: 1 is the paper's mixer, 2 the released code's")
+            raise ValueError(f"beta={beta}: must be positive and finite; 1 is the paper's mixer, 2 the released code's")
         self.d_inner, self.beta = d_inner, beta
 
     @property
@@ -190,7 +190,7 @@ class Mixer(nn.Module, ABC):
         """Solves ``delta = excess + gain (I - Q) delta``, the equation of one token's fixed point.
 
         By Richardson's iteration while that converges, else with a factorised matrix; subclasses with a closed form
-        use it. Gradients do not pass: see :func:`fprnn.solvers.newton.solve_token`.
+        override it. Gradients do not pass: see :func:`fprnn.solvers.newton.solve_token`.
 
         Args:
             parameters: of Q, with leading dimensions ``(...)``.
@@ -206,7 +206,7 @@ class Mixer(nn.Module, ABC):
         return self.resolve_densely(parameters, gain, excess)
 
     def resolve_densely(self, parameters: Any, gain: Gain, excess: Tensor) -> Tensor:
-        """:meth:`resolve` with a materialised matrix: right wherever the system is regular."""
+        """:meth:`resolve` with a materialised matrix: correct wherever the system is regular."""
         eye = torch.eye(self.d_inner, dtype=excess.dtype, device=excess.device)
         system = eye - gain.rows((eye - self.dense(parameters)).mT).mT
         return solve_systems(system.expand(*excess.shape, -1), excess)
@@ -214,6 +214,47 @@ class Mixer(nn.Module, ABC):
     def forward(self, x: Tensor, state: Tensor, delta: Tensor) -> Tensor:
         """``Q delta``, with Q from the input and the shifted state, all ``(..., d)``."""
         return self.mix(self.condition(self.prepare(x), state), delta)
+
+
+def nothing_projected(x: Tensor) -> MixerContext:
+    """The context of a mixer without a projection, for x ``(..., d)``."""
+    return MixerContext(at_least_float32(x).new_empty(*x.shape[:-1], 0), None)
+
+
+class IdentityMixer(Mixer):
+    """``Q = I``: no mixing, hence a diagonal RNN, whose fixed point is reached in one iteration.
+
+    Args:
+        d_inner: width.
+    """
+
+    def __init__(self, d_inner: int) -> None:
+        super().__init__(d_inner, beta=1.0)
+
+    def prepare(self, x: Tensor) -> MixerContext:
+        """Nothing: no parameter per token."""
+        return nothing_projected(x)
+
+    def condition(self, context: MixerContext, state: Tensor) -> Tensor:
+        """Nothing to choose: the empty projection."""
+        return context.projected
+
+    def mix(self, parameters: Tensor, delta: Tensor) -> Tensor:
+        """``delta`` itself."""
+        return delta
+
+    def transpose(self, parameters: Tensor) -> Tensor:
+        """The same."""
+        return parameters
+
+    def dense(self, parameters: Tensor) -> Tensor:
+        """The identity."""
+        eye = torch.eye(self.d_inner, dtype=parameters.dtype, device=parameters.device)
+        return eye.expand(*parameters.shape[:-1], *eye.shape)
+
+    def resolve(self, parameters: Tensor, gain: Gain, excess: Tensor) -> Tensor:
+        """``excess`` itself, since ``I - Q`` is zero."""
+        return excess
 
 
 class ProjectedMixer(Mixer):
@@ -233,9 +274,9 @@ class ProjectedMixer(Mixer):
     ) -> None:
         super().__init__(d_inner, beta)
         if projection_rank is not None and projection_rank < 1:
-            raise ValueError(f"projection_rank={projection_rank} must be at least 1, or null for a full matrix")
+            raise ValueError(f"projection_rank={projection_rank}: must be at least 1; None is a full matrix")
         if dependence not in get_args(Dependence):
-            raise ValueError(f"dependence={dependence!r} is unknown: choose one of {', '.join(get_args(Dependence))}")
+            raise ValueError(f"dependence={dependence}: unknown; choose one of {', '.join(get_args(Dependence))}")
         self.projection = MixerProjection(d_inner, outputs, biased, dependence, projection_rank)
 
     @property

@@ -1,7 +1,6 @@
-"""Mixers that are not one structured matrix per token: the identity, a constant one, and products of other mixers.
+"""A constant rotation for all tokens, and products of other mixers.
 
-"Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025) compares with the identity (a diagonal RNN). The constant orthogonal
-and the alternating mixer occur in its released code only.
+Both are in the released code of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025) only.
 """
 
 import torch
@@ -10,53 +9,12 @@ from torch import Tensor, nn
 
 from dinopl.core.checks import MOST_PARTS, check_rank
 from dinopl.core.precision import at_least_float32
-from fprnn.mixers.base import Dependence, Gain, Mixer, MixerContext, ProjectedMixer
+from fprnn.mixers.base import Dependence, Mixer, MixerContext, ProjectedMixer, nothing_projected
 from fprnn.mixers.householder import HouseholderMixer
 from fprnn.mixers.kronecker import KroneckerMixer
 from fprnn.mixers.scaling import MatrixScaling
 
 Parts = list[tuple[Mixer, object]]
-
-
-def nothing_projected(x: Tensor) -> MixerContext:
-    """The context of a mixer without a projection, for x ``(..., d)``."""
-    return MixerContext(at_least_float32(x).new_empty(*x.shape[:-1], 0), None)
-
-
-class IdentityMixer(Mixer):
-    """``Q = I``: no mixing, hence a diagonal RNN, whose fixed point is reached in one iteration.
-
-    Args:
-        d_inner: width.
-    """
-
-    def __init__(self, d_inner: int) -> None:
-        super().__init__(d_inner, beta=1.0)
-
-    def prepare(self, x: Tensor) -> MixerContext:
-        """Nothing: no parameter per token."""
-        return nothing_projected(x)
-
-    def condition(self, context: MixerContext, state: Tensor) -> Tensor:
-        """Nothing to choose: the empty projection."""
-        return context.projected
-
-    def mix(self, parameters: Tensor, delta: Tensor) -> Tensor:
-        """``delta`` itself."""
-        return delta
-
-    def transpose(self, parameters: Tensor) -> Tensor:
-        """The same."""
-        return parameters
-
-    def dense(self, parameters: Tensor) -> Tensor:
-        """The identity."""
-        eye = torch.eye(self.d_inner, dtype=parameters.dtype, device=parameters.device)
-        return eye.expand(*parameters.shape[:-1], *eye.shape)
-
-    def resolve(self, parameters: Tensor, gain: Gain, excess: Tensor) -> Tensor:
-        """``excess`` itself, since ``I - Q`` is zero."""
-        return excess
 
 
 def orthogonal(generator: Tensor) -> Tensor:
@@ -89,7 +47,7 @@ class ConstantMixer(Mixer):
     def condition(self, context: MixerContext, state: Tensor) -> Tensor:
         """Q, whatever the state."""
         if context.shared is None:
-            raise ValueError("context was not made by ConstantMixer.prepare: pass what prepare returns")
+            raise ValueError("context: was not made by ConstantMixer.prepare; pass what prepare returns")
         return context.shared
 
     def mix(self, parameters: Tensor, delta: Tensor) -> Tensor:

@@ -1,18 +1,15 @@
-"""Mixers that differ from the identity by a low-rank matrix: products of Householder factors, diagonal plus low rank.
+"""Products of Householder factors, the paper's main mixer; and what they share with the low-rank mixer.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.3 and appendix C.3. With unit directions ``u_i`` and
 ``alpha_i`` in (0, 1)::
 
-    householder_product     Q = F_r ... F_1,  F_i = I - beta alpha_i u_i u_i^T      (the first factor acts first)
-    diagonal_low_rank       Q = I - beta sum_i alpha_i u_i u_i^T
+    Q = F_r ... F_1,  F_i = I - beta alpha_i u_i u_i^T      (the first factor acts first)
 
-Both are ``I - A^T K^-1 A`` with the directions as rows of A and a small triangular K, so that the fixed point of one
-token has a closed form (Sherman-Morrison for one reflection, Woodbury for r). Different from the paper: ``beta``
-(1 there, 2 in its released code), and directions are not normalised but their strength is divided by their squared
-length plus ``eps**2``, which is the same matrix for less work.
+This and :mod:`fprnn.mixers.low_rank` are ``I - A^T K^-1 A`` with the directions as rows of A and a small triangular K,
+so that the fixed point of one token has a closed form (Sherman-Morrison for one reflection, Woodbury for r). Different
+from the paper: ``beta`` (1 there, 2 in its released code), and directions are not normalised but their strength is
+divided by their squared length plus ``eps**2``, which is the same matrix for less work.
 """
-
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,41 +18,22 @@ from torch import Tensor
 from dinopl.core.checks import check_norm_eps, check_rank
 from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems
 
-
-class Reflections(NamedTuple):
-    """Rank-one terms ``s_i a_i a_i^T``.
-
-    Attributes:
-        directions: a, ``(..., r, d)``, of any length.
-        strengths: ``s = beta alpha / |a|^2``, ``(..., r)``.
-    """
-
-    directions: Tensor
-    strengths: Tensor
+Reflections = tuple[Tensor, Tensor]
+"""Directions a ``(..., r, d)`` and strengths s ``(..., r)`` of rank-one terms ``s_i a_i a_i^T``."""
 
 
-def householder_product(parameters: Reflections, delta: Tensor) -> Tensor:
+def householder_product(directions: Tensor, strengths: Tensor, delta: Tensor) -> Tensor:
     """``Q delta`` for ``Q = (I - s_r a_r a_r^T) ... (I - s_1 a_1 a_1^T)``.
 
     Args:
-        parameters: r reflections over d channels.
+        directions: a, ``(..., r, d)``, of any length.
+        strengths: ``s = beta alpha / |a|^2``, ``(..., r)``.
         delta: ``(..., d)``.
     """
-    for direction, strength in zip(parameters.directions.unbind(-2), parameters.strengths.unbind(-1), strict=True):
+    for direction, strength in zip(directions.unbind(-2), strengths.unbind(-1), strict=True):
         along = strength * torch.linalg.vecdot(direction, delta)
         delta = torch.addcmul(delta, direction, along.unsqueeze(-1), value=-1)
     return delta
-
-
-def diagonal_low_rank(parameters: Reflections, delta: Tensor) -> Tensor:
-    """``Q delta`` for ``Q = I - sum_i s_i a_i a_i^T``.
-
-    Args:
-        parameters: r terms over d channels.
-        delta: ``(..., d)``.
-    """
-    along = parameters.strengths * dot_rows(parameters.directions, delta.unsqueeze(-2)).squeeze(-1)
-    return delta - combine_rows(along, parameters.directions)
 
 
 def dot_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -90,7 +68,7 @@ class ReflectionMixer(ProjectedMixer):
         activation: elementwise, on the directions; the paper uses silu.
         dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
             ``input`` reads x alone.
-        projection_rank: rank of the projection; null is full.
+        projection_rank: rank of the projection; None is full.
     """
 
     ordered: bool
@@ -122,11 +100,12 @@ class ReflectionMixer(ProjectedMixer):
     def activate(self, raw: Tensor) -> Reflections:
         """Directions and strengths from ``(..., r d + r)``."""
         directions, logits = self.split(raw)
-        return Reflections(directions, self.strengths(logits, torch.linalg.vecdot(directions, directions)))
+        return directions, self.strengths(logits, torch.linalg.vecdot(directions, directions))
 
     def transpose(self, parameters: Reflections) -> Reflections:
         """The factors in the opposite order."""
-        return Reflections(parameters.directions.flip(-2), parameters.strengths.flip(-1))
+        directions, strengths = parameters
+        return directions.flip(-2), strengths.flip(-1)
 
     def kernel(self, strengths: Tensor, products: Tensor, inner: Tensor) -> Tensor:
         """``diag(s) (K - A G A^T)``, the small matrix of Woodbury's identity; scaled, so that nothing is divided by s.
@@ -161,23 +140,13 @@ class HouseholderMixer(ReflectionMixer):
     For r = 1, ``|I - Q|_2 = beta alpha < beta``. For r >= 2 a factor's norm is bounded but not the product's distance
     from the identity: ``|I - Q|_2 <= prod_i (1 + beta alpha_i) - 1``, which exceeds 1 even at ``beta = 1``. At
     ``beta <= 2`` no factor lengthens a vector, so ``|Q|_2 <= 1``.
-
-    Args:
-        d_inner: width that Q acts on.
-        rank: number r of reflections.
-        beta: 1 is the paper's mixer, 2 the released code's.
-        norm_eps: added in quadrature to the length of a direction before dividing by it.
-        activation: elementwise, on the directions; the paper uses silu.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; null is full.
     """
 
     ordered = True
 
     def mix(self, parameters: Reflections, delta: Tensor) -> Tensor:
         """``Q delta``: see :func:`householder_product`."""
-        return householder_product(parameters, delta)
+        return householder_product(*parameters, delta)
 
     def dense(self, parameters: Reflections) -> Tensor:
         """The product of the factors, each as a matrix."""
@@ -187,33 +156,3 @@ class HouseholderMixer(ReflectionMixer):
         for a, s in zip(directions.unbind(-2), strengths.unbind(-1), strict=True):
             product = (eye - s[..., None, None] * a.unsqueeze(-1) * a.unsqueeze(-2)) @ product
         return product
-
-
-class LowRankMixer(ReflectionMixer):
-    """The identity minus r rank-one terms, all acting on the original vector ("DPLR").
-
-    ``I - Q`` is symmetric positive semi-definite, with ``|I - Q|_2 <= beta sum_i alpha_i``: below beta for r = 1, not
-    for r >= 2, where equal directions add up. The paper found it the weakest mixer.
-
-    Args:
-        d_inner: width that Q acts on.
-        rank: number r of rank-one terms.
-        beta: 1 is the paper's mixer, 2 the released code's.
-        norm_eps: added in quadrature to the length of a direction before dividing by it.
-        activation: elementwise, on the directions; the paper uses silu.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; null is full.
-    """
-
-    ordered = False
-
-    def mix(self, parameters: Reflections, delta: Tensor) -> Tensor:
-        """``Q delta``: see :func:`diagonal_low_rank`."""
-        return diagonal_low_rank(parameters, delta)
-
-    def dense(self, parameters: Reflections) -> Tensor:
-        """``I - A^T diag(s) A``."""
-        directions, strengths = parameters
-        eye = torch.eye(self.d_inner, dtype=directions.dtype, device=directions.device)
-        return eye - directions.mT @ (strengths.unsqueeze(-1) * directions)

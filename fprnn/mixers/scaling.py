@@ -1,16 +1,32 @@
-"""How a positive semi-definite matrix is scaled to bound its norm.
+"""Positive semi-definite matrices from raw parameters, and how they are scaled to bound their norm.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix C.3: the paper divides by the largest eigenvalue, estimated
 by power iteration. Its released code divides each row by the row's norm instead, which is not symmetric and bounds
-nothing; that and the free Frobenius bound are offered beside it. All take and return ``(..., m, m)``.
+nothing; that and the free Frobenius bound are offered beside it. All take and return ``(..., m, m)``. Also different:
+the triangular factor is gathered from a padded vector instead of written into zeros.
 """
 
 from abc import ABC, abstractmethod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 TINY = 1e-8  # the least number that a matrix is divided by
+
+
+def triangular_size(m: int) -> int:
+    """Entries of a triangular m x m matrix."""
+    return m * (m + 1) // 2
+
+
+def positive_semidefinite(entries: Tensor, m: int) -> Tensor:
+    """``L L^T`` with L upper-triangular, filled row by row from ``(..., m (m + 1) / 2)``: ``(..., m, m)``."""
+    rows, columns = torch.triu_indices(m, m, device=entries.device)
+    index = torch.full((m, m), entries.shape[-1], device=entries.device)
+    index[rows, columns] = torch.arange(entries.shape[-1], device=entries.device)
+    triangle = F.pad(entries, (0, 1))[..., index]
+    return triangle @ triangle.mT
 
 
 class MatrixScaling(ABC):
@@ -43,24 +59,21 @@ class SpectralScaling(MatrixScaling):
 
     def __init__(self, squarings: int = 3) -> None:
         if not 1 <= squarings <= 10:
-            raise ValueError(f"squarings={squarings} must be from 1 to 10: 3 are 8 steps of power iteration")
+            raise ValueError(f"squarings={squarings}: must be from 1 to 10; 3 are 8 steps of power iteration")
         self.squarings = squarings
 
     def __call__(self, matrix: Tensor) -> Tensor:
         """The scaled matrices."""
-        vector = self._leading_vector(matrix.detach())
-        eigenvalue = torch.linalg.vector_norm(matrix @ vector, dim=(-2, -1), keepdim=True)
-        return matrix / eigenvalue.clamp_min(TINY)
-
-    def _leading_vector(self, matrix: Tensor) -> Tensor:
         # Among the columns S^p e_j the largest has norm lambda^p / sqrt(m) at least, and |S^(k+1) e| / |S^k e| grows
         # with k; so the last of these ratios, the estimate, is lambda m^(-1/2p) at least.
-        power = _bounded(matrix)
+        power = _bounded(matrix.detach())
         for _ in range(self.squarings):
             power = _bounded(power @ power)
         largest = torch.linalg.vector_norm(power, dim=-2, keepdim=True).argmax(-1, keepdim=True)
         column = power.take_along_dim(largest, -1)
-        return column / torch.linalg.vector_norm(column, dim=-2, keepdim=True).clamp_min(TINY)
+        vector = column / torch.linalg.vector_norm(column, dim=-2, keepdim=True).clamp_min(TINY)
+        eigenvalue = torch.linalg.vector_norm(matrix @ vector, dim=(-2, -1), keepdim=True)
+        return matrix / eigenvalue.clamp_min(TINY)
 
 
 def _bounded(matrix: Tensor) -> Tensor:

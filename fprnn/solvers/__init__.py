@@ -1,17 +1,17 @@
 """Fixed-point solvers, their statistics and their gradients."""
 
+from dinopl.core.errors import DivergenceError
+from fprnn.solvers.anderson import AndersonSolver
 from fprnn.solvers.automatic import AutomaticSolver, break_even
 from fprnn.solvers.base import (
-    DivergenceError,
     FixedPointEquation,
     FixedPointSolver,
-    ProblemSize,
     Solution,
     SolveStatistics,
     relative_change,
 )
 from fprnn.solvers.gradients import FixedPointGradient, ImplicitGradient, OneStepGradient, TruncatedGradient
-from fprnn.solvers.picard import AndersonSolver, FixedCountSolver, IterativeSolver, PicardSolver
+from fprnn.solvers.picard import FixedCountSolver, IterativeSolver, PicardSolver
 from fprnn.solvers.sequential import ScanSolver, SequentialSolver
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "IterativeSolver",
     "OneStepGradient",
     "PicardSolver",
-    "ProblemSize",
     "ScanSolver",
     "SequentialSolver",
     "Solution",

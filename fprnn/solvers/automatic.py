@@ -8,84 +8,54 @@ trying: the iteration runs up to the break-even and, if it has not converged by 
 many calls to come.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, OnDivergence, ProblemSize, Solution
+from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, OnDivergence, Solution
 from fprnn.solvers.picard import IterativeSolver, PicardSolver, check_positive
 from fprnn.solvers.sequential import SequentialSolver
 
+Costs = dict[str, tuple[float, ...]]
+"""Microseconds of a kind of device.
 
-class TokenCosts(NamedTuple):
-    """Overhead of one token of the exact solve, in microseconds.
-
-    Attributes:
-        closed: where the mixer has a closed form.
-        open: where it has none.
-        weight: for each entry of the mixer's state weights, which every token reads again.
-    """
-
-    closed: float
-    open: float
-    weight: float
-
-
-class ApplicationCosts(NamedTuple):
-    """One application of the map to whole sequences, in microseconds.
-
-    Attributes:
-        launch: overhead.
-        channel: for each token and channel.
-        parameter: for each token and raw mixer parameter.
-        product: for each token, parameter and channel.
-    """
-
-    launch: float
-    channel: float
-    parameter: float
-    product: float
-
-
-class MachineCosts(NamedTuple):
-    """What a kind of device takes.
-
-    Attributes:
-        forward: the exact solve without a gradient.
-        backward: the exact solve with its gradient.
-        application: of the map.
-    """
-
-    forward: TokenCosts
-    backward: TokenCosts
-    application: ApplicationCosts
-
-
+``forward`` and ``backward`` are the overhead of one token of the exact solve, without and with its gradient: where the
+mixer has a closed form, where it has none, and for each entry of the mixer's state weights, which every token reads
+again. ``application`` is one application of the map: overhead, and for each token a channel, a raw mixer parameter,
+and a product of the two.
+"""
 # Fitted to benchmarks/fprnn_layer.py on one x86 core.
-CPU = MachineCosts(
-    TokenCosts(60.0, 1000.0, 7e-4), TokenCosts(150.0, 2500.0, 2e-3), ApplicationCosts(350.0, 5e-3, 1.25e-3, 4e-5)
-)
-# Estimated from the number of kernels per token and per application, and an accelerator's bandwidth.
-ACCELERATOR = MachineCosts(
-    TokenCosts(150.0, 2000.0, 1e-5), TokenCosts(350.0, 5000.0, 2e-5), ApplicationCosts(150.0, 1e-5, 4e-6, 5e-8)
-)
+CPU: Costs = {
+    "forward": (60.0, 1000.0, 7e-4),
+    "backward": (150.0, 2500.0, 2e-3),
+    "application": (350.0, 5e-3, 1.25e-3, 4e-5),
+}
+# Estimated from the number of kernels per token and per application, and an accelerator's bandwidth; not measured.
+ACCELERATOR: Costs = {
+    "forward": (150.0, 2000.0, 1e-5),
+    "backward": (350.0, 5000.0, 2e-5),
+    "application": (150.0, 1e-5, 4e-6, 5e-8),
+}
 
 
-def break_even(size: ProblemSize, costs: MachineCosts, *, gradient: bool, threads: int = 1) -> float:
+def break_even(
+    shape: tuple[int, int, int], parameters: int, closed: bool, costs: Costs, *, gradient: bool, threads: int = 1
+) -> float:
     """Iterations beyond which solving token by token is faster.
 
     Args:
-        size: of the equation.
+        shape: of the states, B, T and d.
+        parameters: raw mixer parameters per token that depend on the state.
+        closed: whether a token is solved in closed form.
         costs: of the device.
         gradient: whether a backward pass follows.
         threads: that share the work of an application.
     """
-    token, application = (costs.backward if gradient else costs.forward), costs.application
-    weights = size.parameters * size.width
-    work = size.width * application.channel + size.parameters * application.parameter
-    once = application.launch + size.batch * size.length * (work + weights * application.product) / threads
-    return size.length * ((token.closed if size.closed_form else token.open) + weights * token.weight) / once
+    batch, length, width = shape
+    closed_form, iterated, weight = costs["backward" if gradient else "forward"]
+    launch, channel, parameter, product = costs["application"]
+    work = width * channel + parameters * parameter + parameters * width * product
+    application = launch + batch * length * work / threads
+    return length * ((closed_form if closed else iterated) + parameters * width * weight) / application
 
 
 class AutomaticSolver(FixedPointSolver):
@@ -93,11 +63,11 @@ class AutomaticSolver(FixedPointSolver):
 
     Every result has converged to the tolerance: where the iteration does not get there by the break-even, the exact
     solution is returned, with its exact gradient, and the next ``retry_every`` calls do not try. Training and
-    evaluation are judged apart; what training has found is part of the state dict, so that a resumed run chooses alike.
-    With an in-loop norm the two may find different fixed points, so there it always iterates.
+    evaluation are judged separately; what training has found is part of the state dict, so that a resumed run chooses
+    alike. With an in-loop norm the two may find different fixed points, so there it always iterates.
 
     Args:
-        iterative: the iterating solver, with the tolerance and the gradient; null is a :class:`PicardSolver` with a
+        iterative: the iterating solver, with the tolerance and the gradient; None is a :class:`PicardSolver` with a
             tolerance of 1e-3, at which the two give the same answers. Its caps count only where it always iterates.
         retry_every: calls between two attempts to iterate after one that failed.
         on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
@@ -122,11 +92,12 @@ class AutomaticSolver(FixedPointSolver):
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
-        size = equation.size
-        if not size.linear or not size.length:
+        if not equation.linear or not equation.initial().shape[1]:
             return self.iterative(equation)
-        cap = int(self.break_even(equation))
-        if cap >= 2 and self._may_iterate():
+        cap, waiting = int(self.break_even(equation)), self.exact_calls[self.training]
+        if cap >= 2 and waiting:
+            self.exact_calls[self.training] = waiting - 1
+        elif cap >= 2:
             with torch.no_grad():
                 state, statistics = self.iterative.iterate(equation, cap)
             if bool(statistics.converged.all()):
@@ -136,23 +107,21 @@ class AutomaticSolver(FixedPointSolver):
 
     def break_even(self, equation: FixedPointEquation) -> float:
         """Iterations beyond which this equation is solved token by token."""
-        on_cpu = equation.initial().device.type == "cpu"
+        state = equation.initial()
+        on_cpu = state.device.type == "cpu"
         return break_even(
-            equation.size,
+            (state.shape[0], state.shape[1], state.shape[2]),
+            equation.state_parameters,
+            equation.closed_form() is not None,
             CPU if on_cpu else ACCELERATOR,
             gradient=torch.is_grad_enabled(),
             threads=torch.get_num_threads() if on_cpu else 1,
         )
-
-    def _may_iterate(self) -> bool:
-        waiting = self.exact_calls[self.training]
-        self.exact_calls[self.training] = max(waiting - 1, 0)
-        return waiting == 0
 
     def get_extra_state(self) -> Tensor:
         """The calls left before training tries to iterate again."""
         return torch.tensor(self.exact_calls[True])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes up :meth:`get_extra_state`."""
+        """Continues from :meth:`get_extra_state`."""
         self.exact_calls[True] = int(state)

@@ -1,22 +1,25 @@
-"""What a fixed-point solver is given, what it returns, and when it refuses to go on.
+"""What a fixed-point solver takes, what it returns, and when it raises an error.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.4 and appendix D.3. Different from the released code: a
-solve reports on every sequence, and neither values that are not finite nor states that grow without end pass silently.
+solve reports on every sequence, and neither values that are not finite nor states that grow without end go unnoticed.
 """
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from dinopl.core.errors import DivergenceError
+
 OnDivergence = Literal["raise", "flag"]
 
-# A sequence that has not converged and has grown so many times over is diverging. With beta = 1 states stayed within 3
+# A sequence that has not converged and has grown by this factor is diverging. With beta = 1 states stayed within 3
 # times what the first application gives, fresh and trained (parity, S3, A5) and wherever the iteration was cut off. The
-# residual does not tell: of a layer that tracks states it may be above 1 as long as there are fewer iterations than
-# tokens, and of states that double each time it is 1/2.
+# residual does not show it: in a layer that tracks states it may exceed 1 while there are fewer iterations than
+# tokens, and for states that double each time it is 1/2.
 LARGEST_GROWTH = 100.0
 # Training with more of them is refused. The paper's stopping rule leaves as many behind as outliers.
 TOLERATED_SHARE = 0.25
@@ -71,32 +74,20 @@ class Solution(NamedTuple):
     statistics: SolveStatistics
 
 
-class ProblemSize(NamedTuple):
-    """What the cost of a solve depends on.
+class FixedPointEquation(Protocol):
+    """``state = step(state)`` over whole sequences ``(B, T, d)``, causal: token t depends on tokens up to t.
 
-    Attributes:
-        batch: sequences B.
-        length: tokens T.
-        width: channels d.
-        parameters: raw mixer parameters per token that depend on the state.
-        closed_form: whether a token is solved without iterating.
-        linear: whether a token's equation is linear, so that its solution is unique.
+    Iterating solvers use :meth:`initial` and :meth:`step`, the exact one :meth:`closed_form`, or :meth:`start` and
+    :meth:`token`.
     """
 
-    batch: int
-    length: int
-    width: int
-    parameters: int
-    closed_form: bool
-    linear: bool
-
-
-class FixedPointEquation(Protocol):
-    """``state = step(state)`` over whole sequences ``(B, T, d)``, causal: token t depends on tokens up to t."""
+    @property
+    def linear(self) -> bool:
+        """Whether a token's equation is linear, so that its solution is unique."""
 
     @property
-    def size(self) -> ProblemSize:
-        """What the cost of a solve depends on."""
+    def state_parameters(self) -> int:
+        """Raw mixer parameters per token that depend on the state."""
 
     def initial(self) -> Tensor:
         """Where an iteration starts, ``(B, T, d)``, in at least float32."""
@@ -104,12 +95,23 @@ class FixedPointEquation(Protocol):
     def step(self, state: Tensor) -> Tensor:
         """One application of the map, parallel over tokens."""
 
-    def solve_by_token(self) -> Solution:
-        """The fixed point, token by token, with its exact gradient."""
+    def closed_form(self) -> tuple[Any, ...] | None:
+        """The arguments of :func:`~fprnn.solvers.reflections.solve_reflections`; None where that does not apply."""
 
+    def start(self) -> Any:
+        """What precedes the first token."""
 
-class DivergenceError(FloatingPointError, RuntimeError):
-    """A solve produced values that are not finite, or that grow without end."""
+    def token(self, t: int, before: Any) -> tuple[Any, Callable[[Tensor, Tensor], Any]]:
+        """The equation of one token.
+
+        Args:
+            t: place of the token.
+            before: what precedes it.
+
+        Returns:
+            A :class:`~fprnn.solvers.newton.TokenEquation`, and a function from its solution, the state before and after
+            the norm, to what precedes the next token.
+        """
 
 
 class FixedPointSolver(nn.Module, ABC):
@@ -119,14 +121,14 @@ class FixedPointSolver(nn.Module, ABC):
 
     Args:
         on_divergence: ``raise`` a :class:`DivergenceError` where values are not finite, or in training grow without end
-            in over a quarter of the sequences (fewer are told in a warning, once), which reads one number from the
+            in over a quarter of the sequences (fewer give a warning, once), which reads one number from the
             device; or only ``flag`` it in the statistics.
     """
 
     def __init__(self, on_divergence: OnDivergence = "raise") -> None:
         super().__init__()
         if on_divergence not in ("raise", "flag"):
-            raise ValueError(f"on_divergence={on_divergence!r} is unknown: choose raise or flag")
+            raise ValueError(f"on_divergence={on_divergence}: unknown; choose raise or flag")
         self.on_divergence = on_divergence
         self.warned = False
 
@@ -139,20 +141,20 @@ class FixedPointSolver(nn.Module, ABC):
         """Solves the equation."""
 
     def checked(self, solution: Solution) -> Solution:
-        """The solution, unless it is to be refused.
+        """The solution, unless too much of it diverged.
 
         Raises:
-            DivergenceError: if ``on_divergence`` is ``raise`` and :meth:`refuse` does.
+            DivergenceError: if ``on_divergence`` is ``raise`` and :meth:`refuse` raises it.
         """
         if self.on_divergence == "raise":
             self.refuse(solution.statistics)
         return solution
 
     def refuse(self, statistics: SolveStatistics) -> None:
-        """Looks at how a batch was solved.
+        """Raises an error for a batch that diverged.
 
-        In evaluation, and in training up to :data:`TOLERATED_SHARE` of the batch, sequences that grow without end are
-        told in a warning only, since their answers are wrong but poison nothing.
+        In evaluation, and in training up to :data:`TOLERATED_SHARE` of the batch, sequences that grow without end only
+        give a warning: their answers are wrong, but harm nothing else.
 
         Raises:
             DivergenceError: if a sequence is not finite, or training has too many that grow without end.
@@ -161,16 +163,16 @@ class FixedPointSolver(nn.Module, ABC):
         if not bool(diverged.any()):
             return
         count, last = int(diverged.sum()), int(statistics.iterations.max())
-        told = f"{type(self).__name__} diverged in {count} of {len(diverged)} sequences within {last} iterations"
+        message = f"{type(self).__name__} diverged in {count} of {len(diverged)} sequences within {last} iterations"
         if not bool(statistics.finite.all()) or (self.training and count > TOLERATED_SHARE * len(diverged)):
-            raise DivergenceError(f"{told}: {REMEDY}")
+            raise DivergenceError(f"{message}: {REMEDY}")
         if not self.warned:
             self.warned = True
-            warnings.warn(f"{told}, and the answers there are wrong: {REMEDY}", stacklevel=2)
+            warnings.warn(f"{message}, and the answers there are wrong: {REMEDY}", stacklevel=2)
 
 
 def exact_solution(state: Tensor) -> Solution:
-    """The solution ``(B, T, ...)`` of a closed form, which leaves nothing but rounding, or failed."""
+    """The solution ``(B, T, ...)`` of a closed form, which is exact up to rounding, or not finite."""
     finite = state.detach().flatten(1).sum(1).isfinite()  # one pass: nothing that is not finite can hide in a sum
     residual = torch.where(finite, 0.0, torch.nan).to(state.dtype)
     return Solution(state, SolveStatistics(torch.ones_like(finite, dtype=torch.int64), residual, finite))
@@ -178,6 +180,8 @@ def exact_solution(state: Tensor) -> Solution:
 
 def relative_change(new: Tensor, old: Tensor) -> Tensor:
     """``max_t |new_t - old_t|_inf / |new_t|_inf`` for each sequence: ``(B, T, ...)`` to ``(B,)``."""
+    if not new.numel():
+        return new.new_zeros(len(new))
     change, size = (new - old).abs().flatten(2).amax(-1), new.abs().flatten(2).amax(-1)
     return (change / (size + 1e-8)).amax(1)
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dinopl.core.errors import DivergenceError
 from fprnn.ops.kernels import refuse_second_derivative
-from fprnn.solvers.base import DivergenceError, SolveStatistics, largest_entry
+from fprnn.solvers.base import SolveStatistics, largest_entry
 
 Step = Callable[[Tensor], Tensor]
 
@@ -42,7 +43,7 @@ class TruncatedGradient(FixedPointGradient):
 
     def __init__(self, k: int) -> None:
         if k < 0:
-            raise ValueError(f"k={k} must be at least 0: 0 is the one-step gradient")
+            raise ValueError(f"k={k}: must be at least 0; 0 is the one-step gradient")
         self.k = k
 
     def __call__(self, step: Step, fixed_point: Tensor) -> Tensor:
@@ -65,8 +66,8 @@ class ImplicitGradient(FixedPointGradient):
 
     With hidden-state dependence the cotangent travels one token per iteration, as the state does, so the cap must be
     about the length of the sequence. Where the cap is reached first, the gradient is not the exact one: a warning says
-    so, once. After a backward pass, ``statistics`` tells how the cotangent was solved for. Refused a second time: there
-    is no double backward.
+    so, once. After a backward pass, ``statistics`` says how the cotangent was solved for. There is no
+    double backward.
 
     Args:
         tol: on the relative change of the cotangent.
@@ -74,8 +75,10 @@ class ImplicitGradient(FixedPointGradient):
     """
 
     def __init__(self, tol: float = 1e-6, max_iterations: int = 50) -> None:
-        if tol <= 0 or max_iterations < 1:
-            raise ValueError(f"tol={tol} must be positive and max_iterations={max_iterations} at least 1")
+        if tol <= 0:
+            raise ValueError(f"tol={tol}: must be positive; 1e-6 is the default")
+        if max_iterations < 1:
+            raise ValueError(f"max_iterations={max_iterations}: must be at least 1; a few times the tokens is enough")
         self.tol, self.max_iterations = tol, max_iterations
         self.statistics: SolveStatistics | None = None
         self.warned = False
@@ -104,22 +107,17 @@ class ImplicitGradient(FixedPointGradient):
             raise DivergenceError("ImplicitGradient diverged: use OneStepGradient, or the SequentialSolver's exact one")
         counts = torch.full_like(size, iterations, dtype=torch.int64)
         self.statistics = SolveStatistics(counts, change / size.clamp_min(1e-30), change <= self.tol * size)
-        if not converged:
-            self._warn(self.statistics, v.shape[1])
+        if not converged and not self.warned:
+            self.warned = True
+            missed = ~self.statistics.converged
+            warnings.warn(
+                f"ImplicitGradient stopped at max_iterations={self.max_iterations} with a relative change of up to "
+                f"{float(self.statistics.residual.max()):.1g}, above tol={self.tol}, in {int(missed.sum())} of "
+                f"{len(missed)} sequences of {v.shape[1]} tokens, so that their gradient is not exact: raise "
+                "max_iterations to a few times the tokens, or use the SequentialSolver's",
+                stacklevel=2,
+            )
         return v
-
-    def _warn(self, statistics: SolveStatistics, tokens: int) -> None:
-        if self.warned:
-            return
-        self.warned = True
-        missed = ~statistics.converged
-        warnings.warn(
-            f"ImplicitGradient stopped at max_iterations={self.max_iterations} with a relative change of up to "
-            f"{float(statistics.residual.max()):.1g}, above tol={self.tol}, in {int(missed.sum())} of {len(missed)} "
-            f"sequences of {tokens} tokens, so that their gradient is not exact: raise max_iterations to a few times "
-            "the tokens, or use the SequentialSolver's",
-            stacklevel=2,
-        )
 
 
 class _Adjoint(torch.autograd.Function):

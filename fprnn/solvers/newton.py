@@ -19,28 +19,12 @@ from torch import Tensor, nn
 from dinopl.core.precision import at_least_float32
 from fprnn.mixers import Gain, Mixer
 from fprnn.ops.kernels import refuse_second_derivative
-from fprnn.solvers.base import Solution, SolveStatistics, relative_change
+from fprnn.solvers.base import relative_change
 
-ITERATION_CAP = 500  # with a norm
+ITERATION_CAP = 500  # of a token with a norm
 NEWTON_RANGE = 1e-2  # relative change below which Newton's steps are taken
 PATIENCE = 150  # iterations with a norm after which plain steps are halved, and again after as many
 LoopNorm = nn.LayerNorm | nn.RMSNorm
-
-
-class TokenSolution(NamedTuple):
-    """One token of each sequence.
-
-    Attributes:
-        state: before the norm, what the next token's recurrence starts from, ``(B, d)``.
-        hidden: after it, ``(B, d)``.
-        residual: relative change under one more application, ``(B,)``.
-        iterations: of the slowest sequence; 1 without a norm.
-    """
-
-    state: Tensor
-    hidden: Tensor
-    residual: Tensor
-    iterations: int
 
 
 class TokenEquation(NamedTuple):
@@ -68,35 +52,31 @@ class TokenEquation(NamedTuple):
         return torch.addcmul(self.base, self.gate, delta - self.mixer.mix(self.parameters, delta))
 
     def gain(self, state: Tensor) -> Gain:
-        """How the image answers to the mixed input, at this state."""
+        """The derivative of the image in the mixed input ``(I - Q) h``, at this state."""
         return Gain(self.gate) if self.norm is None else norm_gain(self.norm, self.gate, state)
 
 
-def solve_token(equation: TokenEquation) -> TokenSolution:
-    """The token's fixed point, with its exact gradient in whatever the equation was computed from."""
+def solve_token(equation: TokenEquation) -> tuple[Tensor, Tensor, Tensor, int]:
+    """The token's fixed point, with its exact gradient in whatever the equation was computed from.
+
+    Returns:
+        The state before the norm and after it, ``(B, d)`` each; the relative change under one more application,
+        ``(B,)``; and the iterations of the slowest sequence, 1 without a norm.
+    """
     with torch.no_grad():
-        hidden, iterations = _iterate(equation)
+        if equation.norm is None:  # linear: one step of Newton's from anywhere is exact
+            hidden, iterations = equation.base, 1
+            hidden = hidden + _newton_step(equation, hidden, equation.state(hidden))
+        else:
+            hidden, iterations = iterate_under_norm(equation, equation.norm)
     state = equation.state(hidden)
     image = normalized(equation.norm, state)
     with torch.no_grad():
         residual = _change(image, hidden)
     if torch.is_grad_enabled() and image.requires_grad:
         image = _TokenAdjoint.apply(image, equation, state.detach())
-        state = equation.state(image)  # through the hidden state too
-    return TokenSolution(state if equation.norm is not None else image, image, residual, iterations)
-
-
-def join_tokens(tokens: list[TokenSolution], empty: Tensor) -> Solution:
-    """The solution of whole sequences from that of each token in turn.
-
-    Args:
-        tokens: T of them.
-        empty: the result for none, ``(B, 0, d)``.
-    """
-    hidden = torch.stack([token.hidden for token in tokens], 1) if tokens else empty
-    residual = torch.stack([token.residual for token in tokens], 1).amax(1) if tokens else hidden.new_zeros(len(hidden))
-    iterations = torch.full_like(residual, max((token.iterations for token in tokens), default=0), dtype=torch.int64)
-    return Solution(hidden, SolveStatistics(iterations, residual, residual < 100 * token_tolerance(residual.dtype)))
+        state = equation.state(image)  # once more, since the state depends on parameters through the hidden state too
+    return state if equation.norm is not None else image, image, residual, iterations
 
 
 def token_tolerance(dtype: torch.dtype) -> float:
@@ -104,30 +84,33 @@ def token_tolerance(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps ** 0.75
 
 
-def _iterate(equation: TokenEquation) -> tuple[Tensor, int]:
-    """The fixed point and the iterations it took.
+def iterate_under_norm(equation: TokenEquation, norm: LoopNorm) -> tuple[Tensor, int]:
+    """A fixed point of a token's equation with a norm ``(B, d)``, and the iterations that it took.
 
-    With a norm, each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a
-    fixed point, and Newton's from there: started earlier, those would as well find unstable points. A step of Newton's
-    that leads away is taken back, and the next one waits until the sequence is nearer. Where plain steps are many, they
-    become shorter, so as not to cycle; the norm's images lie in a ball, and so does all that is between them.
+    Each sequence starts from zero, as the parallel iteration does, takes plain steps until it is near a fixed point,
+    and Newton's steps from there.
     """
-    if equation.norm is None:
-        hidden = equation.base
-        return hidden + _newton_step(equation, hidden, equation.state(hidden)), 1
     hidden, tol, iteration = torch.zeros_like(equation.base), token_tolerance(equation.base.dtype), 0
+    # Of each sequence: the change below which it takes Newton's steps, the plain step it could have taken instead, the
+    # last change, and whether its last step was Newton's.
     bound, plain, done = hidden.new_full((len(hidden), 1), NEWTON_RANGE), hidden, False
     last, near = torch.full_like(bound, inf), torch.zeros_like(bound, dtype=torch.bool)
     while not done and iteration < ITERATION_CAP:
         state = equation.state(hidden)
-        image = normalized(equation.norm, state)
+        image = normalized(norm, state)
         change = _change(image, hidden).unsqueeze(-1)
+        # A Newton step that led away (or to NaN, hence the negation) is taken back to the plain one, and the next
+        # waits until the sequence is four times nearer: far from a fixed point Newton's method also finds unstable
+        # ones, which the parallel iteration never does.
         led_away = near & ~(change < last)
         bound = torch.where(led_away, bound / 4, bound)
+        # Plain steps that are many may cycle, so they are halved every PATIENCE iterations. Images of the norm lie in a
+        # ball, which is convex: a shorter step stays in it.
         following = torch.where(led_away, plain, torch.lerp(hidden, image, 0.5 ** (iteration // PATIENCE)))
         near = (change < bound) & ~led_away
         if bool(near.any()):
             plain, following = following, torch.where(near, hidden + _newton_step(equation, hidden, state), following)
+        # A sequence that has converged stays as it is, so that its result does not depend on the batch.
         last, hidden = change, torch.where(change <= tol, hidden, following)
         iteration, done = iteration + 1, bool(((change <= tol) | change.isnan()).all())
     return hidden, iteration
@@ -139,6 +122,7 @@ def _change(image: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _newton_step(equation: TokenEquation, hidden: Tensor, state: Tensor) -> Tensor:
+    """``(I - J)^-1 (f(h) - h)`` for the token's map f and its derivative J, which is ``gain (I - Q)``."""
     update = normalized(equation.norm, state) - hidden
     return equation.mixer.resolve(equation.parameters, equation.gain(state), update)
 

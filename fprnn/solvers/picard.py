@@ -1,19 +1,19 @@
 """Parallel solvers: iterate the map on whole sequences until each sequence stops changing.
 
+:func:`fprnn.solvers.reference.picard` is the iteration in eight lines, which these are tested against.
+
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.4 and appendix D.3. A sequence has converged once its best
 residual ``max_t |new_t - old_t|_inf / |new_t|_inf`` is below the tolerance. Different from the released code:
 
 - a sequence that has converged is frozen, so that its result does not depend on what else is in the batch (theirs goes
   on until a quantile of the batch has converged: ``freeze=False, quantile=0.9``);
-- the host never waits for the device within the loop: on CUDA it reads whether to go on one block of iterations late,
-  and the iterations done meanwhile change nothing;
+- the host never waits for the device within the loop: on CUDA it reads one block of iterations late whether to
+  continue, and the iterations done meanwhile change nothing;
 - a residual that is not finite stops its sequence at its last finite state and is reported.
 """
 
 from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,24 +36,26 @@ Accelerator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class IterationProgress:
-    """Per-sequence bookkeeping of an iteration: all of it on the device.
+    """Per-sequence bookkeeping of an iteration: all of it on the device, so that the host never waits.
 
     Args:
         state: the first iterate, ``(B, T, ...)``.
-        damping: the first step size.
-        patience: iterations without improvement before the step size shrinks.
+        solver: whose tolerance, damping, patience and freezing apply.
+        quantile: stop once this share of the batch has converged.
     """
 
-    def __init__(self, state: Tensor, damping: float, patience: int) -> None:
+    def __init__(self, state: Tensor, solver: "IterativeSolver", quantile: float) -> None:
         ones = state.new_ones(state.shape[0])
+        self.tol, self.freeze, self.quantile = solver.tol, solver.freeze, quantile
+        self.damping_decay, self.longest_patience = solver.damping_decay, solver.patience
         self.start = largest_entry(state)
         self.best, self.residual = ones * torch.inf, ones * torch.inf
-        self.step_size = ones * damping
-        self.patience = torch.full_like(ones, patience, dtype=torch.int64)
+        self.step_size = ones * solver.damping
+        self.patience = torch.full_like(ones, solver.patience, dtype=torch.int64)
         self.iterations = torch.zeros_like(self.patience)
         self.active, self.running = ones.bool(), ones.new_ones((), dtype=torch.bool)
 
-    def record(self, residual: Tensor, solver: "IterativeSolver", quantile: float) -> Tensor:
+    def record(self, residual: Tensor) -> Tensor:
         """Takes in an iteration's residuals ``(B,)``; returns which sequences are to take its proposal, ``(B,)``."""
         counted = self.active & self.running
         finite = residual.isfinite()
@@ -61,15 +63,15 @@ class IterationProgress:
         self.residual = torch.where(counted, residual, self.residual)
         improved = residual < self.best
         self.best = torch.where(counted & improved, residual, self.best)
-        self.patience = torch.where(improved, solver.patience, self.patience - 1)
+        self.patience = torch.where(improved, self.longest_patience, self.patience - 1)
         stalled = self.patience == 0
-        self.step_size = torch.where(stalled, self.step_size * solver.damping_decay, self.step_size)
-        self.patience = torch.where(stalled, solver.patience, self.patience)
+        self.step_size = torch.where(stalled, self.step_size * self.damping_decay, self.step_size)
+        self.patience = torch.where(stalled, self.longest_patience, self.patience)
         self.active = self.active & finite & (self.step_size >= SMALLEST_STEP)
-        if solver.freeze:
-            self.active = self.active & (self.best >= solver.tol)
-        bounded = self.best.clamp_max(torch.finfo(self.best.dtype).max)  # between infinities, a quantile is no number
-        self.running = self.running & self.active.any() & (torch.quantile(bounded, quantile) >= solver.tol)
+        if self.freeze:
+            self.active = self.active & (self.best >= self.tol)
+        bounded = self.best.clamp_max(torch.finfo(self.best.dtype).max)  # between infinities, a quantile is NaN
+        self.running = self.running & self.active.any() & (torch.quantile(bounded, self.quantile) >= self.tol)
         return counted & finite
 
 
@@ -105,7 +107,7 @@ class IterativeSolver(FixedPointSolver):
     Args:
         tol: largest relative change of a converged sequence.
         max_iterations: cap in training (l_max); may be changed between calls.
-        eval_max_iterations: cap in evaluation; null is ``max_iterations``.
+        eval_max_iterations: cap in evaluation; None is ``max_iterations``.
         quantile: in training, stop once this share of the batch has converged; 1 waits for all, as evaluation does.
             Below 1, what an unfinished sequence returns depends on its batch.
         freeze: leave a converged sequence as it is. Without, it goes on changing, within the tolerance, until the batch
@@ -113,10 +115,10 @@ class IterativeSolver(FixedPointSolver):
         damping: first step size, in (0, 1]; 1 is none.
         damping_decay: factor of the step size after ``patience`` iterations without improvement; 1 is constant.
         patience: see ``damping_decay``.
-        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
+        gradient: how the gradient is computed; None is :class:`OneStepGradient`.
         check_every: iterations between two readings of the device's flag on CUDA.
         on_divergence: ``raise`` where values are not finite, or in training grow without end in over a quarter of the
-            sequences (fewer are told in a warning), or only ``flag`` it in the statistics.
+            sequences (fewer give a warning), or only ``flag`` it in the statistics.
     """
 
     def __init__(
@@ -176,51 +178,34 @@ class IterativeSolver(FixedPointSolver):
         """
         state = equation.initial()
         check_tolerance(self.tol, state.dtype)
-        progress = IterationProgress(state, self.damping, self.patience)
-        if state.numel():
-            state = self._loop(equation, state, progress, self.cap if cap is None else cap)
-        else:
-            progress.best, progress.residual = torch.zeros_like(progress.best), torch.zeros_like(progress.best)
-        grown = growth(state, progress.start)
-        return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol, grown)
-
-    def _loop(self, equation: FixedPointEquation, state: Tensor, progress: IterationProgress, cap: int) -> Tensor:
+        progress = IterationProgress(state, self, self.quantile if self.training else 1.0)
+        if not state.numel():
+            progress.best, progress.residual, cap = torch.zeros_like(progress.best), torch.zeros_like(progress.best), 0
         accelerate, flag = self.accelerator(), LaggedFlag(state.device)
-        quantile = self.quantile if self.training else 1.0
         check_every = self.check_every if flag.lagged else 1
-        for iteration in range(1, cap + 1):
+        for iteration in range(1, (self.cap if cap is None else cap) + 1):
             image = equation.step(state)
             if iteration == 1:
                 progress.start = torch.maximum(progress.start, largest_entry(image))
             step_size = progress.step_size
-            taken = progress.record(relative_change(image, state), self, quantile)
+            taken = progress.record(relative_change(image, state))
             proposal = accelerate(state, image, step_size)
-            state = torch.where(taken.reshape(-1, *[1] * (state.ndim - 1)), proposal, state)
+            state = torch.where(like_rows(taken, state), proposal, state)
             if iteration % check_every == 0 and not flag.read(progress.running):
                 break
-        return state
+        grown = growth(state, progress.start)
+        return state, SolveStatistics(progress.iterations, progress.residual, progress.best < self.tol, grown)
 
 
 class PicardSolver(IterativeSolver):
     """The paper's iteration: ``h <- step f(h) + (1 - step) h``.
 
+    The other options are those of :class:`IterativeSolver`.
+
     Args:
         tol: largest relative change of a converged sequence. At the paper's 0.1 the states of a fresh layer are a few
             per cent off; weights trained with the exact solver need 1e-2 or less, else an iteration may pause there
             before it has converged (measured in benchmarks/fprnn_layer.py).
-        max_iterations: cap in training (l_max); may be changed between calls.
-        eval_max_iterations: cap in evaluation; null is ``max_iterations``.
-        quantile: in training, stop once this share of the batch has converged; 1 waits for all, as evaluation does.
-            Below 1, what an unfinished sequence returns depends on its batch.
-        freeze: leave a converged sequence as it is. Without, it goes on changing, within the tolerance, until the batch
-            stops.
-        damping: first step size, in (0, 1]; 1 is none.
-        damping_decay: factor of the step size after ``patience`` iterations without improvement; 1 is constant.
-        patience: see ``damping_decay``.
-        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
-        check_every: iterations between two readings of the device's flag on CUDA.
-        on_divergence: ``raise`` where values are not finite, or in training grow without end in over a quarter of the
-            sequences (fewer are told in a warning), or only ``flag`` it in the statistics.
     """
 
     def accelerator(self) -> Accelerator:
@@ -233,63 +218,6 @@ class PicardSolver(IterativeSolver):
         return step
 
 
-class AndersonSolver(IterativeSolver):
-    """Picard's iteration with Anderson acceleration: the last few iterates are combined to shrink the residual.
-
-    Each sequence is extrapolated by itself. Where the combination is not finite, the plain step is taken.
-
-    Args:
-        memory: how many earlier iterates are combined.
-        regularization: ridge of the least-squares problem, relative to its size.
-        kwargs: as in :class:`PicardSolver`.
-    """
-
-    def __init__(self, memory: int = 4, regularization: float = 1e-6, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_positive(memory=memory, regularization=regularization)
-        self.memory, self.regularization = memory, regularization
-
-    def accelerator(self) -> Accelerator:
-        """Keeps ``memory`` differences of residuals and images."""
-        images: deque[Tensor] = deque(maxlen=self.memory + 1)
-        residuals: deque[Tensor] = deque(maxlen=self.memory + 1)
-
-        def step(state: Tensor, image: Tensor, step_size: Tensor) -> Tensor:
-            images.append(image.flatten(1))
-            residuals.append((image - state).flatten(1))
-            plain = torch.lerp(state, image, like_rows(step_size, state))
-            if len(images) < 2:
-                return plain
-            correction = anderson_correction(
-                torch.stack(list(images), 1), torch.stack(list(residuals), 1), self.regularization
-            )
-            accelerated = plain - correction.reshape(plain.shape)
-            usable = accelerated.flatten(1).isfinite().all(1)
-            return torch.where(like_rows(usable, state), accelerated, plain)
-
-        return step
-
-
-def anderson_correction(images: Tensor, residuals: Tensor, regularization: float) -> Tensor:
-    """What Anderson acceleration subtracts from the newest image (Walker and Ni, 2011, type II).
-
-    Args:
-        images: ``f(x_i)``, ``(B, m + 1, n)``, the newest last.
-        residuals: ``f(x_i) - x_i``, the same shape.
-        regularization: ridge relative to the mean of the normal equations' diagonal.
-
-    Returns:
-        ``dF gamma`` with gamma minimising ``|r - dR gamma|``, ``(B, n)``.
-    """
-    image_steps, residual_steps = images.diff(dim=1), residuals.diff(dim=1)
-    normal = residual_steps @ residual_steps.mT
-    ridge = regularization * normal.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
-    eye = torch.eye(normal.shape[-1], dtype=normal.dtype, device=normal.device)
-    right = residual_steps @ residuals[:, -1:].mT
-    gamma, _ = torch.linalg.solve_ex(normal + ridge * eye, right)
-    return (gamma.mT @ image_steps).squeeze(1)
-
-
 class FixedCountSolver(FixedPointSolver):
     """Exactly ``count`` iterations without any check: what ``torch.compile`` takes whole.
 
@@ -298,13 +226,13 @@ class FixedCountSolver(FixedPointSolver):
     Args:
         count: iterations before the gradient's.
         tol: relative change below which a sequence is reported as converged.
-        gradient: how the gradient is computed; null is :class:`OneStepGradient`.
+        gradient: how the gradient is computed; None is :class:`OneStepGradient`.
     """
 
     def __init__(self, count: int, tol: float = 0.1, gradient: FixedPointGradient | None = None) -> None:
         super().__init__("flag")
         if count < 0:
-            raise ValueError(f"count={count} must be at least 0: 0 leaves the gradient's iteration only")
+            raise ValueError(f"count={count}: must be at least 0; 0 leaves the gradient's iteration only")
         check_positive(tol=tol)
         self.count, self.tol, self.gradient = count, tol, gradient or OneStepGradient()
 
@@ -323,7 +251,7 @@ class FixedCountSolver(FixedPointSolver):
                     start = torch.maximum(start, largest_entry(state))
         solution = self.gradient(equation.step, state)
         batch = state.shape[0]
-        residual = relative_change(solution.detach(), state) if state.numel() else state.new_zeros(batch)
+        residual = relative_change(solution.detach(), state)
         iterations = torch.full((batch,), self.count, device=state.device)
         grown = growth(state, start)
         return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol, grown))
@@ -338,14 +266,14 @@ def check_positive(**options: float) -> None:
     """Refuses options that are not positive, by name."""
     for name, value in options.items():
         if not value > 0:
-            raise ValueError(f"{name}={value} must be positive")
+            raise ValueError(f"{name}={value}: must be positive")
 
 
 def check_share(**options: float) -> None:
     """Refuses options outside (0, 1], by name."""
     for name, value in options.items():
         if not 0 < value <= 1:
-            raise ValueError(f"{name}={value} must be above 0 and at most 1")
+            raise ValueError(f"{name}={value}: must be above 0 and at most 1")
 
 
 def check_tolerance(tol: float, dtype: torch.dtype) -> None:
@@ -355,4 +283,4 @@ def check_tolerance(tol: float, dtype: torch.dtype) -> None:
         ValueError: naming it and the least that can be reached.
     """
     if tol < smallest_tolerance(dtype):
-        raise ValueError(f"tol={tol} is too small for {dtype}: use {smallest_tolerance(dtype):.1e} or more")
+        raise ValueError(f"tol={tol}: too small for {dtype}; use {smallest_tolerance(dtype):.1e} or more")

@@ -13,95 +13,79 @@ token is done for many at once, and the weights' gradient is one matrix product.
 reference.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fprnn.mixers import ReflectionMixer
-from fprnn.mixers.base import Activation, solve_systems
-from fprnn.mixers.householder import combine_rows, dot_rows
+from fprnn.mixers.base import solve_systems
+from fprnn.mixers.householder import ReflectionMixer, combine_rows, dot_rows
 from fprnn.ops.kernels import refuse_second_derivative
 
-CACHED_ELEMENTS = (
-    1 << 17
-)  # activations differentiated at once: enough to amortise the call, few enough to stay in cache
+CACHED_ELEMENTS = 1 << 17  # activations differentiated at once: enough to amortise the call, few enough for the cache
 
 
-class Recurrence(NamedTuple):
-    """What drives the recurrence, time first.
+def solve_reflections(
+    mixer: ReflectionMixer,
+    projected: Tensor,
+    weight: Tensor | None,
+    decay: Tensor,
+    gate: Tensor,
+    drive: Tensor,
+    initial: Tensor,
+) -> Tensor:
+    """Every state of ``h_t = decay_t h_{t-1} + gate_t (Q_t (drive_t - h_t) + h_t)``, ``Q_t`` a function of ``h_{t-1}``.
 
-    Attributes:
-        projected: the input's part of the raw mixer parameters, ``(T, B, P)``.
+    Args:
+        mixer: decides how raw parameters become reflections.
+        projected: the input's part of the raw mixer parameters, time first, ``(T, B, P)``.
         weight: the state's part, ``(P, d)``; None without hidden-state dependence.
         decay: ``(T, B, d)``.
         gate: ``(T, B, d)``.
         drive: ``(T, B, d)``.
         initial: the state before the first token, ``(B, d)``.
-    """
-
-    projected: Tensor
-    weight: Tensor | None
-    decay: Tensor
-    gate: Tensor
-    drive: Tensor
-    initial: Tensor
-
-
-class Tape(NamedTuple):
-    """What the forward pass leaves for the backward pass, time first.
-
-    Attributes:
-        raw: all of the raw mixer parameters, ``(T, B, P)``.
-        hidden: ``(T + 1, B, d)``, the initial state first.
-        coefficients: c, ``(T, B, r)``.
-        kernels: ``diag(s) (K - A diag(gate) A^T)``, ``(T, B, r, r)``.
-        strengths: s, ``(T, B, r)``.
-    """
-
-    raw: Tensor
-    hidden: Tensor
-    coefficients: Tensor
-    kernels: Tensor
-    strengths: Tensor
-
-
-def solve_reflections(mixer: ReflectionMixer, problem: Recurrence) -> Tensor:
-    """Every state of ``h_t = decay_t h_{t-1} + gate_t (Q_t (drive_t - h_t) + h_t)``, ``Q_t`` a function of ``h_{t-1}``.
-
-    Args:
-        mixer: decides how raw parameters become reflections.
-        problem: its input.
 
     Returns:
-        ``(T, B, d)``, differentiable once in all of the problem's tensors.
+        ``(T, B, d)``, differentiable once in all of these tensors.
     """
-    return _ReflectionRecurrence.apply(*problem, mixer) if problem.drive.numel() else problem.drive.clone()
+    if not drive.numel():
+        return drive.clone()
+    return _ReflectionRecurrence.apply(mixer, projected, weight, decay, gate, drive, initial)
 
 
 class _ReflectionRecurrence(torch.autograd.Function):
     """:func:`solve_reflections`."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Tensor:
-        problem, mixer = Recurrence(*args[:-1]), args[-1]
-        tape = run_forwards(mixer, problem)
-        ctx.save_for_backward(*problem[1:], *tape)
+    def forward(ctx: Any, mixer: ReflectionMixer, projected: Tensor, *operands: Any) -> Tensor:
+        tape = run_forwards(mixer, projected, *operands)
+        ctx.save_for_backward(*operands, *tape)
         ctx.mixer = mixer
-        return tape.hidden[1:]
+        return tape[1][1:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative("solve_reflections")
-        saved = ctx.saved_tensors
-        problem, tape = Recurrence(saved[5], *saved[:5]), Tape(*saved[5:])
         with torch.autocast(grad.device.type, enabled=False):
-            return *run_backwards(ctx.mixer, problem, tape, grad), None
+            return None, *run_backwards(ctx.mixer, grad, *ctx.saved_tensors)
 
 
-def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
-    """The recurrence of the module's docstring."""
-    projected, weight, decay, gate, drive, initial = problem
+def run_forwards(
+    mixer: ReflectionMixer,
+    projected: Tensor,
+    weight: Tensor | None,
+    decay: Tensor,
+    gate: Tensor,
+    drive: Tensor,
+    initial: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The recurrence of the module's docstring; arguments as of :func:`solve_reflections`.
+
+    Returns:
+        What the backward pass needs, time first: all of the raw mixer parameters ``(T, B, P)``; the states
+        ``(T + 1, B, d)``, the initial one first; the coefficients c ``(T, B, r)``; the kernels
+        ``diag(s) (K - A diag(gate) A^T)``, ``(T, B, r, r)``; and the strengths s, ``(T, B, r)``.
+    """
     batch, rank, d = drive.shape[1], mixer.rank, mixer.d_inner
     hidden = drive.new_empty(batch, len(drive) + 1, d).transpose(0, 1)  # in memory batch first, as is what reads it
     raw = projected if weight is None else torch.empty_like(projected)
@@ -116,6 +100,7 @@ def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
         products = dot_rows(directions, directions)
         strengths = mixer.strengths(logits, products.diagonal(dim1=1, dim2=2))
         torch.mul(directions, gate_t.unsqueeze(1), out=gated)
+        # e = decay h_prev + (gate - 1) drive, as (decay h_prev - drive) + gate drive in one pass less
         torch.addcmul(torch.mul(decay_t, h).sub_(drive_t), gate_t, drive_t, out=e)
         inner = dot_rows(directions, gated_and_e)
         kernel = mixer.kernel(strengths, products, inner[..., :-1])
@@ -123,65 +108,80 @@ def run_forwards(mixer: ReflectionMixer, problem: Recurrence) -> Tape:
         combine_rows(c, directions, out=mixed)
         h = torch.addcmul(e, gate_t, mixed, out=hidden_t).add_(drive_t)
         solved.append((c, kernel, strengths))
-    return Tape(raw, hidden, *(torch.stack(tensors) for tensors in zip(*solved, strict=True)))
+    coefficients, kernels, strengths = (torch.stack(tensors) for tensors in zip(*solved, strict=True))
+    return raw, hidden, coefficients, kernels, strengths
 
 
 def run_backwards(
-    mixer: ReflectionMixer, problem: Recurrence, tape: Tape, grad: Tensor
+    mixer: ReflectionMixer,
+    grad: Tensor,
+    weight: Tensor | None,
+    decay: Tensor,
+    gate: Tensor,
+    drive: Tensor,
+    initial: Tensor,
+    raw: Tensor,
+    hidden: Tensor,
+    coefficients: Tensor,
+    kernels: Tensor,
+    strengths: Tensor,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor]:
-    """The cotangents of the problem's tensors in turn, from that of the states ``(T, B, d)``.
+    """The cotangents of the recurrence's tensors in turn, from that of the states ``(T, B, d)``.
 
     With w the cotangent of ``h_t`` and s that of e, the transposed system gives ``s = w + A^T p`` from
     ``(K - A diag(gate) A^T)^T p = A (gate w)``. Decay, gate and drive follow from s and w; the raw parameters from p,
     by :func:`directions_cotangent`; and the previous state receives ``decay s`` and what the raw parameters received.
+    Arguments as of :func:`run_forwards`, and what that returned.
     """
-    _, weight, decay, gate, drive, initial = problem
-    small = _small_cotangents(mixer, tape)
-    d_raw = torch.empty_like(tape.raw)
+    rank = mixer.rank
+    # What does not wait for the next token, for all tokens at once. `kernels` have diag(s) in front, so the system's
+    # transposed inverse, transposed once more to act on rows, is kernels^-1 diag(s).
+    inverse = 1 / kernels if rank == 1 else torch.linalg.inv_ex(kernels)[0]
+    adjoints = inverse * strengths.unsqueeze(-2)
+    # A strength is s = beta alpha / (|a|^2 + eps^2) with alpha the sigmoid of its logit, and K holds 1 / s. Hence
+    # d(1/s) = 2 a . da / (beta alpha) along the direction, and -(1 - alpha) / s in the logit. Both meet p c, which is
+    # zero with s, so a strength of zero needs a divisor that is not.
+    alphas = raw[..., -rank:].sigmoid()
+    tiny = torch.finfo(alphas.dtype).tiny
+    to_length, to_logit = 2 / (mixer.beta * alphas).clamp_min(tiny), (1 - alphas) / strengths.clamp_min(tiny)
+    d_raw = torch.empty_like(raw)
     d_decay, d_gate, d_drive = (torch.empty_like(drive) for _ in range(3))
     # Two rows for each sequence: gate times a cotangent, and h - drive, so that products see both at once.
     rows = drive.new_empty(drive.shape[1], 2, mixer.d_inner)
     (gated, excess), carried, s = rows.unbind(1), torch.zeros_like(initial), torch.empty_like(initial)
-    for t, (directions, slopes) in _activations_backwards(mixer, tape.raw):
-        w, c, before = carried.add_(grad[t]), tape.coefficients[t], tape.hidden[t]
-        torch.mul(gate[t], w, out=gated)
-        torch.sub(tape.hidden[t + 1], drive[t], out=excess)
-        p = combine_rows(dot_rows(directions, rows)[..., 0], small.adjoints[t])
-        combine_rows(p, directions, out=s).add_(w)
-        torch.mul(gate[t], s, out=gated)
-        torch.mul(before, s, out=d_decay[t])
-        torch.mul(combine_rows(c, directions).add_(drive[t]), s, out=d_gate[t])
-        torch.sub(gated, s, out=d_drive[t]).add_(w)
-        pc = p * c
-        d_directions = directions_cotangent(mixer.ordered, directions, p, c, pc * small.to_length[t], rows)
-        torch.mul(d_directions.flatten(1), slopes, out=d_raw[t, :, : -mixer.rank])
-        torch.mul(pc, small.to_logit[t], out=d_raw[t, :, -mixer.rank :])
-        torch.mul(decay[t], s, out=carried)
-        if weight is not None:
-            carried.addmm_(d_raw[t], weight)
-    d_weight = None if weight is None else _batch_first_rows(d_raw).T @ _batch_first_rows(tape.hidden[:-1])
+    entries = raw[..., :-rank]
+    block = max(1, CACHED_ELEMENTS // entries[0].numel())
+    for start in reversed(range(0, len(raw), block)):
+        # Directions of a block of tokens again, with the activation's derivatives: cheaper than keeping both.
+        with torch.enable_grad():
+            leaf = entries[start : start + block].detach().requires_grad_()
+            values = mixer.activation(leaf)
+            (slopes,) = torch.autograd.grad(values, leaf, values.new_ones(()).expand_as(values))
+        all_directions = torch.unflatten(values.detach(), -1, (rank, mixer.d_inner))
+        for place in reversed(range(len(values))):
+            t, directions = start + place, all_directions[place]
+            w, c, before = carried.add_(grad[t]), coefficients[t], hidden[t]
+            torch.mul(gate[t], w, out=gated)
+            torch.sub(hidden[t + 1], drive[t], out=excess)
+            p = combine_rows(dot_rows(directions, rows)[..., 0], adjoints[t])
+            combine_rows(p, directions, out=s).add_(w)
+            torch.mul(gate[t], s, out=gated)
+            torch.mul(before, s, out=d_decay[t])
+            # gate enters e with drive, and h with A^T c; drive enters e with gate - 1, and h by itself
+            torch.mul(combine_rows(c, directions).add_(drive[t]), s, out=d_gate[t])
+            torch.sub(gated, s, out=d_drive[t]).add_(w)
+            pc = p * c
+            d_directions = directions_cotangent(mixer.ordered, directions, p, c, pc * to_length[t], rows)
+            torch.mul(d_directions.flatten(1), slopes[place], out=d_raw[t, :, :-rank])
+            torch.mul(pc, to_logit[t], out=d_raw[t, :, -rank:])
+            torch.mul(decay[t], s, out=carried)
+            if weight is not None:
+                carried.addmm_(d_raw[t], weight)
+    d_weight = None
+    if weight is not None:  # one product over all tokens; both are batch first in memory, so flattened without a copy
+        d_rows, h_rows = (x.transpose(0, 1).flatten(0, 1) for x in (d_raw, hidden[:-1]))
+        d_weight = d_rows.T @ h_rows
     return d_raw, d_weight, d_decay, d_gate, d_drive, carried
-
-
-def _batch_first_rows(tensor: Tensor) -> Tensor:
-    """``(T, B, n)`` to ``(B T, n)``: a view, if memory has the batch first."""
-    return tensor.transpose(0, 1).flatten(0, 1)
-
-
-class _SmallCotangents(NamedTuple):
-    """Factors of the rank's size, computed for all tokens at once."""
-
-    adjoints: Tensor  # (diag(s) (K - A diag(gate) A^T)^-T)^T, (T, B, r, r)
-    to_length: Tensor  # from p c to the cotangent of a direction along itself, (T, B, r)
-    to_logit: Tensor  # from p c to the cotangent of the strength's logit, (T, B, r)
-
-
-def _small_cotangents(mixer: ReflectionMixer, tape: Tape) -> _SmallCotangents:
-    alphas, strengths = tape.raw[..., -mixer.rank :].sigmoid(), tape.strengths
-    inverse = 1 / tape.kernels if mixer.rank == 1 else torch.linalg.inv_ex(tape.kernels)[0]
-    tiny = torch.finfo(alphas.dtype).tiny  # a strength of zero has p = c = 0, hence no cotangent
-    to_length = 2 / (mixer.beta * alphas).clamp_min(tiny)
-    return _SmallCotangents(inverse * strengths.unsqueeze(-2), to_length, (1 - alphas) / strengths.clamp_min(tiny))
 
 
 def directions_cotangent(
@@ -208,23 +208,3 @@ def directions_cotangent(
         below = (p.unsqueeze(2) * c.unsqueeze(1)).tril(-1)
         inner = inner + below + below.mT
     return (torch.stack([c, p], 2) @ rows).baddbmm_(inner, directions, alpha=-1)
-
-
-def _activations_backwards(mixer: ReflectionMixer, raw: Tensor) -> Any:
-    """Yields t, backwards, with the directions ``(B, r, d)`` and the activation's derivative ``(B, r d)``."""
-    entries = raw[..., : -mixer.rank]
-    block = max(1, CACHED_ELEMENTS // entries[0].numel())
-    for start in reversed(range(0, len(raw), block)):
-        values, slopes = _with_slopes(mixer.activation, entries[start : start + block])
-        directions = torch.unflatten(values, -1, (mixer.rank, mixer.d_inner))
-        for t in reversed(range(len(values))):
-            yield start + t, (directions[t], slopes[t])
-
-
-def _with_slopes(activation: Activation, x: Tensor) -> tuple[Tensor, Tensor]:
-    """An elementwise function's values and derivatives."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        values = activation(leaf)
-        (slopes,) = torch.autograd.grad(values, leaf, values.new_ones(()).expand_as(values))
-    return values.detach(), slopes

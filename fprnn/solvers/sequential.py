@@ -7,13 +7,41 @@ as many iterations as there are tokens; this needs one pass, at the same sequent
 
 import warnings
 
-from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, exact_solution
+import torch
+
+from fprnn.solvers.base import FixedPointEquation, FixedPointSolver, Solution, SolveStatistics, exact_solution
+from fprnn.solvers.newton import solve_token, token_tolerance
+from fprnn.solvers.reflections import solve_reflections
+
+
+def solve_exactly(equation: FixedPointEquation) -> Solution:
+    """The fixed point with its exact gradient: in closed form where the equation has one, else token by token."""
+    recurrence = equation.closed_form()
+    if recurrence is not None:
+        return exact_solution(solve_reflections(*recurrence).transpose(0, 1))
+    return solve_by_token(equation)
+
+
+def solve_by_token(equation: FixedPointEquation) -> Solution:
+    """The fixed point of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
+    empty, before, tokens, residuals, slowest = equation.initial(), equation.start(), [], [], 0
+    for t in range(empty.shape[1]):
+        token, carry = equation.token(t, before)
+        state, hidden, residual, iterations = solve_token(token)
+        before = carry(state, hidden)
+        tokens.append(hidden)
+        residuals.append(residual)
+        slowest = max(slowest, iterations)
+    state = torch.stack(tokens, 1) if tokens else equation.step(empty)
+    residual = torch.stack(residuals, 1).amax(1) if residuals else state.new_zeros(len(state))
+    counts = torch.full_like(residual, slowest, dtype=torch.int64)
+    return Solution(state, SolveStatistics(counts, residual, residual < 100 * token_tolerance(residual.dtype)))
 
 
 class SequentialSolver(FixedPointSolver):
     """Solves each token in turn, in closed form where the mixer has one.
 
-    It is the oracle of the iterating solvers and the engine of streaming. The gradient is exact. With a norm in the
+    It is the oracle of the iterating solvers, and decodes token by token. The gradient is exact. With a norm in the
     loop a token is iterated on, and where that does not reach a fixed point, which happens with ``beta=2`` and several
     reflections, a warning says so and ``converged`` is false.
 
@@ -23,7 +51,7 @@ class SequentialSolver(FixedPointSolver):
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
-        solution = self.checked(equation.solve_by_token())
+        solution = self.checked(solve_exactly(equation))
         converged = solution.statistics.converged
         if self.on_divergence == "raise" and not self.warned and not bool(converged.all()):
             self.warned = True

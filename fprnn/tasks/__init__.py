@@ -4,14 +4,18 @@ from fprnn.tasks.arithmetic import BracketedArithmetic, ModularArithmetic
 from fprnn.tasks.catbabi import CatBAbI
 from fprnn.tasks.copying import Copying, DuplicateNGram, PrefixNGram, SuffixNGram
 from fprnn.tasks.curriculum import AdaptiveLengths, LengthCurriculum, LinearLengths
-from fprnn.tasks.cycle_navigation import CycleNavigation
 from fprnn.tasks.data import SequenceDataModule
-from fprnn.tasks.even_pairs import EvenPairs
-from fprnn.tasks.formal import FormalLanguage
-from fprnn.tasks.measures import bits_per_character, constant_answer_accuracy, scaled_accuracy
-from fprnn.tasks.parity import Parity
+from fprnn.tasks.formal import CycleNavigation, EvenPairs, FormalLanguage, Parity
 from fprnn.tasks.stories import write_stories
-from fprnn.tasks.task import GeneratedTask, LengthRange, Ratio, SequenceBatch, Task
+from fprnn.tasks.task import (
+    GeneratedTask,
+    LengthRange,
+    SequenceBatch,
+    Task,
+    bits_per_character,
+    constant_answer_accuracy,
+    scaled_accuracy,
+)
 from fprnn.tasks.text import ByteText, CharacterText, TextTask, TokenShards
 from fprnn.tasks.vocabulary import Vocabulary
 from fprnn.tasks.word_problem import WordProblem, cayley_table
@@ -34,7 +38,6 @@ __all__ = [
     "ModularArithmetic",
     "Parity",
     "PrefixNGram",
-    "Ratio",
     "SequenceBatch",
     "SequenceDataModule",
     "SuffixNGram",

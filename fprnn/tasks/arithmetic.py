@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fprnn.tasks.formal import FormalLanguage, end_labelled
-from fprnn.tasks.streams import Streams, Words
-from fprnn.tasks.task import LengthRange, Ratio, SequenceBatch
+from fprnn.tasks.streams import Seeds, Streams
+from fprnn.tasks.task import LengthRange, SequenceBatch
 
 Integers = NDArray[np.int64]
 
@@ -23,7 +23,7 @@ _HALF = np.uint64(32)
 _LOW = np.uint64(2**32 - 1)
 
 
-def scaled_measures(predictions: Tensor, batch: SequenceBatch, zero: int) -> dict[str, Ratio]:
+def scaled_measures(predictions: Tensor, batch: SequenceBatch, zero: int) -> dict[str, tuple[Tensor, Tensor]]:
     """Scaled accuracy, and that of the constant answer 0.
 
     Accuracy a on the scale ``(a - 1/5) / (1 - 1/5)``, where a blind guess is 0 and always right is 1; over a set with
@@ -40,7 +40,7 @@ def scaled_measures(predictions: Tensor, batch: SequenceBatch, zero: int) -> dic
         "scaled_accuracy": ((predictions == targets) & mask).sum(),
         "scaled_accuracy_of_0": ((targets == zero) & mask).sum(),
     }
-    return {name: Ratio(MODULUS * count - asked, (MODULUS - 1) * asked) for name, count in right.items()}
+    return {name: (MODULUS * count - asked, (MODULUS - 1) * asked) for name, count in right.items()}
 
 
 class ModularArithmetic(FormalLanguage):
@@ -63,19 +63,17 @@ class ModularArithmetic(FormalLanguage):
     def __init__(self, context: int | None = None, eval_shortest: int | None = None) -> None:
         super().__init__(("<blank>", "+", "-", "*", "=", *map(str, range(MODULUS))), MODULUS, context, eval_shortest)
 
-    def check_length(self, option: str, length: int) -> None:
+    def check_length(self, name: str, length: int) -> None:
         """Refuses odd lengths too."""
-        super().check_length(option, length)
+        super().check_length(name, length)
         if length % 2:
-            raise ValueError(
-                f"{option}: a formula and its = have an even number of tokens, not {length}; use {length - 1}."
-            )
+            raise ValueError(f"{name}={length}: a formula and its = have an even number of tokens; use {length - 1}")
 
-    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, Ratio]:
+    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Scaled accuracy, and that of the constant answer 0, which is close to 0 here."""
         return scaled_measures(predictions, batch, zero=5)
 
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+    def sample(self, seeds: Seeds, lengths: LengthRange) -> SequenceBatch:
         """Formulas of uniform numbers and signs; an odd length, which only a curriculum can ask for, is rounded down.
 
         First numbers are drawn for all places of the context, then signs for every second place, then the length.
@@ -134,11 +132,11 @@ class BracketedArithmetic(FormalLanguage):
         """As many positions as tokens, of which there are 3 or more."""
         return max(length, 3)
 
-    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, Ratio]:
+    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Scaled accuracy, and that of the constant answer 0: the floor that a model has to pass."""
         return scaled_measures(predictions, batch, zero=0)
 
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+    def sample(self, seeds: Seeds, lengths: LengthRange) -> SequenceBatch:
         """Random formulas; the length is the first draw of a stream, then the grammar draws as it goes."""
         streams = Streams(seeds)
         length = np.maximum(streams.integers(lengths.shortest, lengths.longest + 1, 1), 3)

@@ -1,10 +1,10 @@
-"""catbAbI: the stories of bAbI told one behind the other, with the words that answer questions to be predicted.
+"""catbAbI: the stories of bAbI one behind the other, with the words that answer questions to be predicted.
 
 Schlag et al., "Learning Associative Inference Using Fast Weight Memory" (ICLR 2021), as in "Fixed-Point RNNs" (Movahedi
 et al., NeurIPS 2025), appendix E.3: each sequence of 200 words starts from an empty state. What differs: a batch has
 consecutive pieces of one stream instead of lanes that go on from batch to batch, which is the same where no state is
-carried on, so that a sequence does not depend on the batch size; stories of validation and test are told in one random
-order, not in the files', which decides where the pieces are cut; the last story of each file is told too, which the
+carried on, so that a sequence does not depend on the batch size; stories of validation and test come in one random
+order, not in the files', which decides where the pieces are cut; the last story of each file is read too, which the
 benchmark's preprocessing loses; and the vocabulary has words alone, not the numbers of the tasks.
 """
 
@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dinopl.core.seeds import stream_seed
 from fprnn.tasks.corpus import Integers, data_folder, pass_order, shortened
 from fprnn.tasks.stories import SPLITS, read_stories
-from fprnn.tasks.streams import Words, stream_seed
-from fprnn.tasks.task import LengthRange, Ratio, SequenceBatch, Task
+from fprnn.tasks.streams import Seeds
+from fprnn.tasks.task import LengthRange, SequenceBatch, Task
 from fprnn.tasks.vocabulary import Vocabulary
 
 PAD, EOS = 0, 1
@@ -58,15 +59,11 @@ class Stories:
             order = pass_order(stream, number, len(self.sizes))
             if len(self._orders) > 1:  # a batch can straddle two passes
                 self._orders.pop(next(iter(self._orders)))
-            self._orders[stream, number] = self._places(order)
+            # Places of the stories' tokens, story by story: each story's end in `tokens`, less its end in this pass.
+            sizes: Integers = self.sizes[order]
+            behind: Integers = self.sizes.cumsum()[order] - sizes.cumsum()
+            self._orders[stream, number] = np.repeat(behind, sizes) + np.arange(len(self))
         return self._orders[stream, number]
-
-    def _places(self, order: Integers) -> Integers:
-        """Places of the stories' tokens, story by story in this order."""
-        sizes: Integers = self.sizes[order]
-        ends: Integers = self.sizes.cumsum()
-        before: Integers = sizes.cumsum()
-        return np.repeat(ends[order] - before, sizes) + np.arange(len(self))
 
     def piece(self, stream: int, begin: int, end: int) -> NDArray[np.int32]:
         """The tokens ``begin .. end - 1`` of all passes, one behind the other."""
@@ -104,10 +101,23 @@ class CatBAbI(Task):
         size: Literal["1k", "10k"] = "1k",
         answers_only: bool = True,
     ) -> None:
-        self.tasks = _task_numbers(tasks)
+        numbers = list(TASKS if tasks is None else tasks)
+        if unknown := [number for number in numbers if number not in TASKS]:
+            raise ValueError(f"tasks={numbers}: there is no task {unknown[0]}; name tasks from 1 to 20")
+        if not numbers or len(set(numbers)) < len(numbers):
+            raise ValueError(f"tasks={numbers}: must be one or more different tasks; name each once")
+        self.tasks = sorted(numbers)
         self.answers_only = answers_only
         folder = _folder(data_folder() if root is None else Path(root).expanduser(), size)
-        _check_complete(folder, self.tasks)
+        files = {task: [folder / f"qa{task}_{split}.txt" for split in SPLITS] for task in self.tasks}
+        missing = {task: file for task in self.tasks for file in reversed(files[task]) if not file.is_file()}
+        if missing:
+            task, file = next(iter(missing.items()))
+            whole = [number for number in self.tasks if number not in missing]
+            raise FileNotFoundError(
+                f"tasks={self.tasks}: task {task} is missing, there is no {file}; complete the folder"
+                + (f", or leave the task out: {whole}" if whole else ", or take other tasks")
+            )
         stories = {
             split: [(task, story) for task in self.tasks for story in read_stories(folder / f"qa{task}_{split}.txt")]
             for split in SPLITS
@@ -124,7 +134,7 @@ class CatBAbI(Task):
         piece = self._train.piece(stream, first * length, (first + count) * length + 1)
         return shortened(self._labelled(piece, length), stream, first, lengths)
 
-    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> StoryBatch:
+    def evaluation(self, split: Literal["val", "test"], seeds: Seeds, length: int) -> StoryBatch:
         """All pieces of a split; the last one is padded."""
         stories = self._val if split == "val" else self._test
         order = stories.order(stream_seed(split, 0), 0)
@@ -139,23 +149,23 @@ class CatBAbI(Task):
             "task": torch.from_numpy(tasks),
         }
 
-    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, Ratio]:
+    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """Accuracy of each task, as ``accuracy/task=1``."""
         right = (predictions == batch["targets"]) & batch["mask"]
         task: Tensor = batch["task"]  # type: ignore[typeddict-item]
         return {
-            f"accuracy/task={number}": Ratio((right & (task == number)).sum(), (batch["mask"] & (task == number)).sum())
+            f"accuracy/task={number}": ((right & (task == number)).sum(), (batch["mask"] & (task == number)).sum())
             for number in self.tasks
         }
 
-    def check_length(self, option: str, length: int) -> None:
+    def check_length(self, name: str, length: int) -> None:
         """Refuses pieces that are longer than a split."""
-        super().check_length(option, length)
+        super().check_length(name, length)
         shortest = min(map(len, (self._train, self._val, self._test)))
         if length > shortest:
             raise ValueError(
-                f"{option}: length {length} is more than the {shortest} words of a split of the tasks {self.tasks}; "
-                "use a shorter length or more tasks."
+                f"{name}={length}: more than the {shortest} words of a split of the tasks {self.tasks}; use a shorter "
+                "length or more tasks"
             )
 
     def _numbered(self, stories: Sequence[tuple[int, list[str]]]) -> Stories:
@@ -174,15 +184,6 @@ class CatBAbI(Task):
         return {"tokens": read, "targets": asked * mask, "mask": mask}
 
 
-def _task_numbers(tasks: list[int] | None) -> list[int]:
-    numbers = list(TASKS if tasks is None else tasks)
-    if unknown := [number for number in numbers if number not in TASKS]:
-        raise ValueError(f"--data.task.tasks: there is no task {unknown[0]}; name tasks from 1 to 20.")
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"--data.task.tasks: {numbers} must be one or more different tasks; name each once.")
-    return sorted(numbers)
-
-
 def _folder(root: Path, size: str) -> Path:
     """The folder of a set: the root itself, or up to two levels below."""
     name = {"1k": "en-valid", "10k": "en-valid-10k"}[size]
@@ -191,18 +192,6 @@ def _folder(root: Path, size: str) -> Path:
     if folders := [place for place in places if place.is_dir()]:
         return folders[0]
     raise FileNotFoundError(
-        f"--data.task.root: no folder {name} in {root}; unpack bAbI's tasks_1-20_v1-2 there, or name the folder that "
-        "has it, here or as $DINOPL_DATA."
+        f"root={root}: has no folder {name}; unpack bAbI's tasks_1-20_v1-2 there, or name the folder that has it, here "
+        "or as $DINOPL_DATA"
     )
-
-
-def _check_complete(folder: Path, tasks: list[int]) -> None:
-    missing = [(task, f"qa{task}_{split}.txt") for task in tasks for split in SPLITS]
-    missing = [(task, name) for task, name in missing if not (folder / name).is_file()]
-    if missing:
-        task, file = missing[0]
-        whole = [number for number in tasks if number not in dict(missing)]
-        raise FileNotFoundError(
-            f"--data.task.tasks: task {task} is missing, there is no {folder / file}; complete the folder"
-            + (f", or leave the task out: {whole}." if whole else ", or take other tasks.")
-        )

@@ -8,60 +8,42 @@ no string uses has no token; and where an n-gram comes several times, the first 
 
 from abc import abstractmethod
 from string import ascii_lowercase
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fprnn.tasks.streams import Streams, Words
+from fprnn.tasks.streams import Seeds, Streams
 from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
 from fprnn.tasks.vocabulary import Vocabulary
 
 Integers = NDArray[np.int64]
+Draws = NDArray[np.uint64]
 
 
-class Run(NamedTuple):
-    """Letters of an example's string that follow each other; both ``(B, K)``."""
-
-    start: Integers
-    """Place of the first in the string."""
-    size: Integers
-    """Number of letters."""
+Run = tuple[Integers, Integers]
+"""Letters that follow each other in each example's string: the place of the first, and how many, ``(B, K)`` each."""
 
 
-class Examples(NamedTuple):
-    """Strings, and what each example writes of its own: "$" run "|" run ... "."."""
-
-    letters: Integers
-    """All strings of a row one behind the other, ``(B, S)``."""
-    offset: Integers
-    """Where each example's string begins in these, ``(B, K)``."""
-    runs: list[Run]
-    """What is written, in this order."""
-    given: int
-    """Letters of the last run that belong to the question."""
-
-    @property
-    def sizes(self) -> Integers:
-        """Symbols of each example, ``(B, K)``."""
-        total: Integers = np.sum([run.size + 1 for run in self.runs], axis=0) + 1
-        return total
-
-
-def write(examples: Examples, letters: int, width: int, score_end: bool) -> tuple[Integers, NDArray[np.bool_]]:
-    """Writes examples one behind the other.
+def write(
+    letters: Integers, offset: Integers, runs: list[Run], given: int, alphabet: int, width: int, score_end: bool
+) -> tuple[Integers, NDArray[np.bool_]]:
+    """Writes examples one behind the other, each as "$" run "|" run ... ".".
 
     Args:
-        examples: what to write.
-        letters: number of different letters, whose successors are "$", "|" and ".".
+        letters: all strings of a row one behind the other, ``(B, S)``.
+        offset: where each example's string begins in these, ``(B, K)``.
+        runs: what each example writes of its string, in this order.
+        given: letters of the last run that belong to the question.
+        alphabet: number of different letters, whose successors are "$", "|" and ".".
         width: symbols of a row. An example that does not end in it is not scored; behind the last, "." fills up.
         score_end: whether the "." of an example is scored like its answer.
 
     Returns:
         Symbols ``(B, width)``, and whether each belongs to an answer.
     """
-    sizes = examples.sizes
+    sizes: Integers = np.sum([size + 1 for _, size in runs], axis=0) + 1  # symbols of each example
     ends = sizes.cumsum(axis=1)
     is_end = np.zeros((len(sizes), width + 1), dtype=np.int64)
     np.put_along_axis(is_end, np.minimum(ends, width), 1, axis=1)
@@ -74,17 +56,17 @@ def write(examples: Examples, letters: int, width: int, score_end: bool) -> tupl
 
     end = of_place(ends)
     place = np.arange(width) - end + of_place(sizes)  # from the example's beginning
-    symbols = np.where(place == 0, letters, letters + 1)
-    offset, begin = of_place(examples.offset), np.ones_like(place)
-    for run in examples.runs:
-        start, size = of_place(run.start), of_place(run.size)
-        source = np.clip(offset + start + place - begin, 0, examples.letters.shape[1] - 1)
+    symbols = np.where(place == 0, alphabet, alphabet + 1)
+    offset, begin = of_place(offset), np.ones_like(place)
+    for run in runs:
+        start, size = of_place(run[0]), of_place(run[1])
+        source = np.clip(offset + start + place - begin, 0, letters.shape[1] - 1)
         inside = (place >= begin) & (place < begin + size)
-        symbols = np.where(inside, np.take_along_axis(examples.letters, source, axis=1), symbols)
+        symbols = np.where(inside, np.take_along_axis(letters, source, axis=1), symbols)
         begin = begin + size + 1
     last = begin - 1  # the place of "."
-    symbols = np.where(behind | (place == last), letters + 2, symbols)
-    answer = (place >= last - size + examples.given) & (place < last + score_end)
+    symbols = np.where(behind | (place == last), alphabet + 2, symbols)
+    answer = (place >= last - size + given) & (place < last + score_end)
     return symbols, answer & ~behind & (end <= width)
 
 
@@ -105,15 +87,15 @@ class CopyingTask(GeneratedTask):
 
     def __init__(self, letters: int = 26, context: int | None = None) -> None:
         if not 2 <= letters <= 26:
-            raise ValueError(f"--data.task.letters: {letters} is not between 2 and 26; use 26, say.")
+            raise ValueError(f"letters={letters}: must be from 2 to 26; 26 is the alphabet")
         self.letters = letters
         self.context = context
         self.vocabulary = Vocabulary((*ascii_lowercase[:letters], "$", "|", "."))
         self.num_targets = self.vocab_size
         if context is not None and context < self.symbols(self.min_length):
             raise ValueError(
-                f"--data.task.context: {context} has no room for an example; use {self.symbols(self.min_length)} or "
-                "more, and twice the longest training length."
+                f"context={context}: has no room for an example; use {self.symbols(self.min_length)} or more, and "
+                "twice the longest training length"
             )
         self.max_train_length = None if context is None else (context - self.symbols(0)) // 2
 
@@ -125,20 +107,22 @@ class CopyingTask(GeneratedTask):
         """One position less than symbols, of one example or of the context; a row of evaluation is one example."""
         return max(self.symbols(length), self.context or 0) - 1
 
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+    def sample(self, seeds: Seeds, lengths: LengthRange) -> SequenceBatch:
         """Packed examples, or one a row: first all lengths are drawn, then the questions, then the letters."""
         if self.context is None:
             return self._batch(seeds, lengths, 1, self.symbols(lengths.longest), score_end=True)
         count = -(-self.context // (lengths.shortest + 4))  # no example is shorter
         return self._batch(seeds, lengths, count, self.context, score_end=True)
 
-    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
+    def evaluation(self, split: Literal["val", "test"], seeds: Seeds, length: int) -> SequenceBatch:
         """One example a row, as wide as it is, whatever the context."""
         return self._batch(seeds, LengthRange(length, length), 1, self.symbols(length), score_end=False)
 
     @abstractmethod
-    def _examples(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Examples:
-        """Examples of strings.
+    def examples(
+        self, letters: Integers, offset: Integers, length: Integers, draws: Draws
+    ) -> tuple[Integers, list[Run], int]:
+        """All strings of a row, the runs that each example writes, and how many letters of the last run are given.
 
         Args:
             letters: all strings of a row, ``(B, S)``.
@@ -147,14 +131,15 @@ class CopyingTask(GeneratedTask):
             draws: two uniform draws below 2**32 for each, ``(B, K, 2)``.
         """
 
-    def _batch(self, seeds: Words, lengths: LengthRange, count: int, width: int, score_end: bool) -> SequenceBatch:
+    def _batch(self, seeds: Seeds, lengths: LengthRange, count: int, width: int, score_end: bool) -> SequenceBatch:
         streams = Streams(seeds)
         length = streams.integers(lengths.shortest, lengths.longest + 1, count)
         draws = streams.integers(0, 2**32, 2 * count).astype(np.uint64).reshape(-1, count, 2)
         # Only an example that begins within the row is seen, and those before it have fewer letters than symbols.
         letters = streams.integers(0, self.letters, width + lengths.longest)
         offset = np.minimum(length.cumsum(axis=1) - length, width)
-        symbols, answer = write(self._examples(letters, offset, length, draws), self.letters, width, score_end)
+        letters, runs, given = self.examples(letters, offset, length, draws)
+        symbols, answer = write(letters, offset, runs, given, self.letters, width, score_end)
         tokens, targets, mask = symbols[:, :-1], symbols[:, 1:], answer[:, 1:]
         return {
             "tokens": torch.from_numpy(tokens.copy()),
@@ -178,9 +163,12 @@ class Copying(CopyingTask):
         ValueError: if an option is out of range.
     """
 
-    def _examples(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Examples:
-        whole = Run(np.zeros_like(length), length)
-        return Examples(letters, offset, [whole, whole], 0)
+    def examples(
+        self, letters: Integers, offset: Integers, length: Integers, draws: Draws
+    ) -> tuple[Integers, list[Run], int]:
+        """See :meth:`CopyingTask.examples`."""
+        whole = (np.zeros_like(length), length)
+        return letters, [whole, whole], 0
 
 
 class DuplicateNGram(CopyingTask):
@@ -202,16 +190,21 @@ class DuplicateNGram(CopyingTask):
         self.min_length = 2 * n
         super().__init__(letters, context)
 
-    def _examples(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Examples:
+    def examples(
+        self, letters: Integers, offset: Integers, length: Integers, draws: Draws
+    ) -> tuple[Integers, list[Run], int]:
+        """See :meth:`CopyingTask.examples`."""
         slots = length - 2 * self.n + 1  # places for one n-gram where the other is cut out
         one, other = (_choose(draws[..., i], slots) for i in range(2))
         gram = np.arange(self.n)
         source = offset[..., None] + np.minimum(one, other)[..., None] + gram
         target = offset[..., None] + np.maximum(one, other)[..., None] + self.n + gram
         letters = letters.copy()
-        _put(letters, target, _take(letters, source))
-        whole = Run(np.zeros_like(length), length)
-        return Examples(letters, offset, [whole, whole], 0)
+        np.put_along_axis(
+            letters, target.reshape(len(letters), -1), _take(letters, source).reshape(len(letters), -1), 1
+        )
+        whole = (np.zeros_like(length), length)
+        return letters, [whole, whole], 0
 
 
 class SuffixNGram(CopyingTask):
@@ -234,11 +227,14 @@ class SuffixNGram(CopyingTask):
         self.min_length = n + 1
         super().__init__(letters, context)
 
-    def _examples(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Examples:
+    def examples(
+        self, letters: Integers, offset: Integers, length: Integers, draws: Draws
+    ) -> tuple[Integers, list[Run], int]:
+        """See :meth:`CopyingTask.examples`."""
         place = self._place(letters, offset, length, draws)
-        return Examples(letters, offset, [Run(np.zeros_like(length), length), Run(place, length - place)], self.n)
+        return letters, [(np.zeros_like(length), length), (place, length - place)], self.n
 
-    def _place(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Integers:
+    def _place(self, letters: Integers, offset: Integers, length: Integers, draws: Draws) -> Integers:
         """Where an n-gram that is not the string's end comes first, ``(B, K)``."""
         place = _choose(draws[..., 0], length - self.n)
         grams = np.arange(int(length.max(initial=self.n)) - self.n + 1)[:, None] + np.arange(self.n)
@@ -267,20 +263,23 @@ class PrefixNGram(SuffixNGram):
         """Symbols of the longest example with a string of this length."""
         return 2 * length + 4
 
-    def _examples(self, letters: Integers, offset: Integers, length: Integers, draws: Words) -> Examples:
+    def examples(
+        self, letters: Integers, offset: Integers, length: Integers, draws: Draws
+    ) -> tuple[Integers, list[Run], int]:
+        """See :meth:`CopyingTask.examples`."""
         place = self._place(letters, offset, length, draws)
-        question = Run(place, np.full_like(length, self.n))
-        answer = Run(place + self.n, length - place - self.n)
-        return Examples(letters, offset, [question, Run(np.zeros_like(length), length), answer], 0)
+        question = (place, np.full_like(length, self.n))
+        answer = (place + self.n, length - place - self.n)
+        return letters, [question, (np.zeros_like(length), length), answer], 0
 
 
 def _check_n(n: int) -> int:
     if n < 1:
-        raise ValueError(f"--data.task.n: {n} letters make no n-gram; use 1 or more.")
+        raise ValueError(f"n={n}: so many letters make no n-gram; use 1 or more")
     return n
 
 
-def _choose(draws: Words, count: Integers) -> Integers:
+def _choose(draws: Draws, count: Integers) -> Integers:
     """Uniform numbers below ``count``, up to one part in 2**32."""
     return ((draws * count.astype(np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -288,8 +287,3 @@ def _choose(draws: Words, count: Integers) -> Integers:
 def _take(letters: Integers, index: Integers) -> Integers:
     """``letters[b, index[b, ...]]`` for letters ``(B, S)``."""
     return np.take_along_axis(letters, index.reshape(len(letters), -1), axis=1).reshape(index.shape)
-
-
-def _put(letters: Integers, index: Integers, values: Integers) -> None:
-    """``letters[b, index[b, ...]] = values[b, ...]``."""
-    np.put_along_axis(letters, index.reshape(len(letters), -1), values.reshape(len(letters), -1), axis=1)

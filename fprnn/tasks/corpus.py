@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fprnn.tasks.streams import Streams, sequence_seeds, stream_seed
+from dinopl.core.seeds import stream_seed
+from fprnn.tasks.streams import Streams, sequence_seeds
 from fprnn.tasks.task import LengthRange, SequenceBatch
 
 Integers = NDArray[np.int64]
@@ -92,7 +93,9 @@ def pass_order(stream: int, number: int, count: int) -> Integers:
         count: pieces of a pass.
     """
     seeds = sequence_seeds(stream_seed(f"pass={number}", stream), 0, count)
-    order: Integers = Streams(seeds).integers(0, 2**32, 1)[:, 0].argsort(kind="stable")
+    # One draw from each seed's generator, which is not kept: a text may have millions of windows.
+    draws = np.array([np.random.default_rng(seed).integers(2**32) for seed in seeds.tolist()], dtype=np.int64)
+    order: Integers = draws.argsort(kind="stable")
     order.flags.writeable = False  # shared by all callers
     return order
 

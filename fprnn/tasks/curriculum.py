@@ -14,15 +14,15 @@ class LengthCurriculum(ABC):
     def longest(self, step: int, goal: int) -> int:
         """Longest length of the batch number ``step``, counted from 0; at most ``goal``, the length of the data."""
 
-    def observe(self, accuracy: float, goal: int) -> None:  # noqa: B027 - most curricula do not listen
-        """Hears the share of the last batch's sequences that were answered right at every scored position."""
+    def observe(self, accuracy: float, goal: int) -> None:  # noqa: B027 - most curricula do not need it
+        """Takes in the share of the last batch's sequences that were answered right at every scored position."""
 
     def state_dict(self) -> dict[str, Any]:
         """What has to survive a restart: plain values."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most curricula have no state
-        """Takes up what ``state_dict`` gave."""
+        """Restores what ``state_dict`` gave."""
 
 
 class LinearLengths(LengthCurriculum):
@@ -39,7 +39,7 @@ class LinearLengths(LengthCurriculum):
     def __init__(self, start: int, steps: int) -> None:
         _check_start(start)
         if steps < 1:
-            raise ValueError(f"--data.curriculum.steps: {steps} batches cannot be shared out; use 1 or more.")
+            raise ValueError(f"steps={steps}: too few batches to grow in; use 1 or more")
         self.start = start
         self.steps = steps
 
@@ -69,9 +69,9 @@ class AdaptiveLengths(LengthCurriculum):
     def __init__(self, start: int = 2, threshold: float = 0.9, smoothing: float = 0.9) -> None:
         _check_start(start)
         if not 0 < threshold < 1:
-            raise ValueError(f"--data.curriculum.threshold: {threshold} is not between 0 and 1; use 0.9, say.")
+            raise ValueError(f"threshold={threshold}: must be between 0 and 1; 0.9 is the default")
         if not 0 <= smoothing < 1:
-            raise ValueError(f"--data.curriculum.smoothing: {smoothing} is not in [0, 1); use 0.9, say.")
+            raise ValueError(f"smoothing={smoothing}: must be in [0, 1); 0.9 is the default")
         self.start = start
         self.threshold = threshold
         self.smoothing = smoothing
@@ -94,10 +94,10 @@ class AdaptiveLengths(LengthCurriculum):
         return {"length": self.length, "running": self.running}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up the length reached and the running accuracy at it."""
+        """Restores the length reached and the running accuracy at it."""
         self.length, self.running = state["length"], state["running"]
 
 
 def _check_start(start: int) -> None:
     if start < 1:
-        raise ValueError(f"--data.curriculum.start: {start} is no length; use 1 or more.")
+        raise ValueError(f"start={start}: too short; use 1 or more")

@@ -13,9 +13,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from dinopl.core.checks import check_sizes
+from dinopl.core.seeds import stream_seed
 from fprnn.tasks.curriculum import LengthCurriculum
 from fprnn.tasks.loaders import FixedLoader, TrainingLoader
-from fprnn.tasks.streams import sequence_seeds, stream_seed
+from fprnn.tasks.streams import sequence_seeds
 from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch, Task
 
 MOST_TOKENS = 10**8  # in a training batch or an evaluation set that is made at once: some 4 GB
@@ -65,19 +67,47 @@ class SequenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.task = task
-        self.train_lengths = _length_range(train_length)
-        self.eval_lengths = _lengths("--data.eval_lengths", eval_lengths, [self.train_lengths.longest])
-        self.val_lengths = _lengths("--data.val_lengths", val_lengths, self.eval_lengths)
-        self.batch_size = _at_least(1, "--data.batch_size", batch_size)
-        self.eval_batch_size = _at_least(1, "--data.eval_batch_size", eval_batch_size)
-        self.steps_per_epoch = _at_least(1, "--data.steps_per_epoch", steps_per_epoch)
-        self.val_size = _at_least(0, "--data.val_size", val_size)
-        self.test_size = _at_least(1, "--data.test_size", test_size)
+        shortest, longest = (train_length, train_length) if isinstance(train_length, int) else train_length
+        if shortest > longest:
+            raise ValueError(f"train_length=[{shortest}, {longest}]: is empty; put the shorter length first")
+        self.train_lengths = LengthRange(shortest, longest)
+        self.eval_lengths = [longest] if eval_lengths is None else list(eval_lengths)
+        self.val_lengths = list(self.eval_lengths if val_lengths is None else val_lengths)
+        for name, lengths in (("eval_lengths", self.eval_lengths), ("val_lengths", self.val_lengths)):
+            if not lengths or len(set(lengths)) < len(lengths):
+                raise ValueError(f"{name}={lengths}: must be one or more different lengths; name each once")
+        check_sizes(
+            batch_size=batch_size, eval_batch_size=eval_batch_size, steps_per_epoch=steps_per_epoch, test_size=test_size
+        )
+        if val_size < 0:
+            raise ValueError(f"val_size={val_size}: must be at least 0; 0 is no validation")
+        self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
+        self.val_size, self.test_size = val_size, test_size
         self.curriculum = curriculum
         self.eval_seed = eval_seed
         self._derive_seed = seed is None
         self.seed = stream_seed("data") if seed is None else seed
-        self._check_lengths()
+        for length in self.train_lengths:
+            self.task.check_train_length("train_length", length)
+        for length in self.eval_lengths:
+            self.task.check_length("eval_lengths", length)
+        for length in self.val_lengths:
+            self.task.check_length("val_lengths", length)
+        if not isinstance(self.task, GeneratedTask):
+            return  # a corpus gives no more than it holds
+        sizes = ("batch_size", self.batch_size), ("test_size", self.test_size), ("val_size", self.val_size)
+        ranges = (
+            ("train_length", self.train_lengths),
+            ("eval_lengths", self.eval_lengths),
+            ("val_lengths", self.val_lengths),
+        )
+        for (counted, count), (name, given) in zip(sizes, ranges, strict=True):
+            tokens = count * self.task.num_tokens(max(given))
+            if tokens > MOST_TOKENS:  # said before it fills the memory
+                raise ValueError(
+                    f"{name}={max(given)}: {count} sequences of this length have {tokens} tokens; use shorter ones or "
+                    f"a smaller {counted}, for {MOST_TOKENS} at most"
+                )
 
     @property
     def vocab_size(self) -> int:
@@ -125,7 +155,7 @@ class SequenceDataModule(LightningDataModule):
         return self.task.evaluation(split, seeds, length)
 
     def observe(self, accuracy: float | Tensor) -> None:
-        """Tells the curriculum how the last training batch went.
+        """Gives the curriculum the accuracy of the last training batch.
 
         To be called after each training batch, in every process, where ``curriculum.needs_accuracy``.
 
@@ -159,7 +189,7 @@ class SequenceDataModule(LightningDataModule):
         return self.test_dataloader()
 
     def state_dict(self) -> dict[str, Any]:
-        """What training sequences depend on beside their number, and what tells other tokens apart."""
+        """What training sequences depend on beside their number, and a fingerprint of the vocabulary."""
         return {
             "seed": self.seed,
             "curriculum": self.curriculum.state_dict() if self.curriculum else {},
@@ -175,8 +205,8 @@ class SequenceDataModule(LightningDataModule):
         own = self.task.vocabulary.fingerprint
         if state_dict.get("vocabulary", own) != own:
             raise ValueError(
-                f"--data.task: the {self.vocab_size} tokens of {type(self.task).__name__} are not those that the "
-                "checkpoint was trained on; give the task, text or alphabet of its own config."
+                f"task={type(self.task).__name__}: its {self.vocab_size} tokens are not those that the checkpoint was "
+                "trained on; give the task, text or alphabet of its own config"
             )
         if self._derive_seed:
             self.seed = state_dict["seed"]
@@ -193,50 +223,3 @@ class SequenceDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         """Rank and number of processes."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-
-    def _check_lengths(self) -> None:
-        for length in self.train_lengths:
-            self.task.check_train_length("--data.train_length", length)
-        for length in self.eval_lengths:
-            self.task.check_length("--data.eval_lengths", length)
-        for length in self.val_lengths:
-            self.task.check_length("--data.val_lengths", length)
-        if not isinstance(self.task, GeneratedTask):
-            return  # a corpus gives no more than it holds
-        sizes = ("batch_size", self.batch_size), ("test_size", self.test_size), ("val_size", self.val_size)
-        lengths = (
-            ("train_length", self.train_lengths),
-            ("eval_lengths", self.eval_lengths),
-            ("val_lengths", self.val_lengths),
-        )
-        for (counted, count), (name, given) in zip(sizes, lengths, strict=True):
-            _check_tokens(f"--data.{name}", max(given), f"--data.{counted}", count, self.task.num_tokens(max(given)))
-
-
-def _length_range(option: int | Sequence[int]) -> LengthRange:
-    shortest, longest = (option, option) if isinstance(option, int) else option
-    if shortest > longest:
-        raise ValueError(f"--data.train_length: [{shortest}, {longest}] is empty; put the shorter length first.")
-    return LengthRange(shortest, longest)
-
-
-def _lengths(name: str, option: list[int] | None, default: list[int]) -> list[int]:
-    lengths = list(default if option is None else option)
-    if not lengths or len(set(lengths)) < len(lengths):
-        raise ValueError(f"{name}: {lengths} must be one or more different lengths; name each once.")
-    return lengths
-
-
-def _check_tokens(option: str, length: int, counted: str, count: int, width: int) -> None:
-    """Refuses what would fill the memory before anything could be said."""
-    if count * width > MOST_TOKENS:
-        raise ValueError(
-            f"{option}: {count} sequences of length {length} have {count * width} tokens; use shorter ones or a "
-            f"smaller {counted}, for {MOST_TOKENS} at most."
-        )
-
-
-def _at_least(least: int, name: str, value: int) -> int:
-    if value < least:
-        raise ValueError(f"{name}: {value} is too small; use {least} or more.")
-    return value

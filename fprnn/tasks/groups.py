@@ -6,7 +6,7 @@ al., "The Illusion of State in State-Space Models", ICML 2024), so that tables a
 
 import re
 from difflib import get_close_matches
-from functools import lru_cache, reduce
+from functools import lru_cache
 from itertools import permutations
 from math import factorial, prod
 
@@ -33,15 +33,23 @@ def cayley_table(name: str) -> NDArray[np.int16]:
     Raises:
         ValueError: if there is no such group, or it has more than 5,040 elements.
     """
-    return reduce(_direct_product, (_factor_table(kind, degree) for kind, degree in parse_group(name))).copy()
+    table = np.zeros((1, 1), dtype=np.int32)
+    for kind, degree in parse_group(name):
+        factor, size = _factor_table(kind, degree), len(table)
+        # pairs, row-major: (i, k) (j, l) = (i j, k l)
+        pairs = table[:, None, :, None] * len(factor) + factor[None, :, None, :]
+        table = pairs.reshape(size * len(factor), size * len(factor))
+    return table.astype(np.int16)
 
 
 def element_names(name: str) -> tuple[str, ...]:
     """Readable names of a group's elements: numbers, permutations in one-line form, joined by commas in products."""
     names = [""]
     for kind, degree in parse_group(name):
-        elements = map(str, range(degree)) if kind == "Z" else map(_one_line, _permutations(kind, degree))
-        factor = list(elements)
+        if kind == "Z":
+            factor = [str(element) for element in range(degree)]
+        else:
+            factor = [f"({' '.join(map(str, permutation))})" for permutation in _permutations(kind, degree)]
         names = [f"{left},{right}" if left else right for left in names for right in factor]
     return tuple(names)
 
@@ -57,25 +65,17 @@ def parse_group(name: str) -> list[tuple[str, int]]:
     if len(factors) < len(matches):
         guess = _closest(name)
         hint = f' Did you mean "{guess}"?' if guess else ""
-        raise ValueError(
-            f'--data.task.group: unknown group "{name}".{hint} Groups are Z<n>, S<n>, A<n> and products like A4_x_Z5.'
-        )
+        raise ValueError(f"group={name}: unknown.{hint} Groups are Z<n>, S<n>, A<n> and products like A4_x_Z5")
     if any(kind != "Z" and degree > 7 for kind, degree in factors) or prod(_order(*f) for f in factors) > MAX_ORDER:
         raise ValueError(
-            f"--data.task.group: {name} has more than the {MAX_ORDER} elements that a table is made for; "
-            "choose a smaller group, S7 at most."
+            f"group={name}: has more than the {MAX_ORDER} elements that a table is made for; choose a smaller one, S7 "
+            "at most"
         )
     return factors
 
 
 def _order(kind: str, degree: int) -> int:
     return degree if kind == "Z" else factorial(degree) // (2 if kind == "A" and degree > 1 else 1)
-
-
-def _direct_product(left: NDArray[np.int16], right: NDArray[np.int16]) -> NDArray[np.int16]:
-    size = len(left) * len(right)
-    pairs = left[:, None, :, None].astype(np.int32) * len(right) + right[None, :, None, :]
-    return pairs.reshape(size, size).astype(np.int16)
 
 
 @lru_cache(maxsize=8)
@@ -97,10 +97,6 @@ def _permutations(kind: str, degree: int) -> NDArray[np.int64]:
     first, second = np.triu_indices(degree, 1)
     inversions = (elements[:, first] > elements[:, second]).sum(axis=1)
     return np.compress(inversions % 2 == 0, elements, axis=0)
-
-
-def _one_line(permutation: NDArray[np.int64]) -> str:
-    return "(" + " ".join(map(str, permutation)) + ")"
 
 
 def _closest(name: str) -> str | None:

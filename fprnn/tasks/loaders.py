@@ -63,7 +63,7 @@ class FixedLoader:
 
     Batch b of the whole is rows ``b * batch_size * world_size`` and on, of which each rank takes its part. Every rank
     makes equally many batches of equal size; rows that are missing for that are added with an empty mask. ``index``
-    tells which row of the set each one is.
+    says which row of the set each one is.
 
     Args:
         sequences: the whole set; the same in every process.
@@ -78,24 +78,19 @@ class FixedLoader:
     ) -> None:
         self.length = length
         columns: dict[str, Tensor] = dict(sequences)  # type: ignore[arg-type]
-        self._batches = [
-            _own_rows(columns, start, batch_size * world_size, rank, world_size)
-            for start in range(0, len(sequences["tokens"]), batch_size * world_size)
-        ]
+        self._batches: list[Any] = []
+        total, whole = len(sequences["mask"]), batch_size * world_size
+        for start in range(0, total, whole):
+            count = -(-min(whole, total - start) // world_size)
+            rows = torch.arange(start + rank * count, start + (rank + 1) * count)
+            kept = rows.clamp(max=total - 1)  # rows past the end repeat the last, with an empty mask
+            batch = {name: column[kept] for name, column in columns.items()}
+            batch["mask"] = batch["mask"] & (rows < total)[:, None]
+            batch["index"] = kept
+            self._batches.append(batch)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[SequenceBatch]:
         return iter(self._batches)
-
-
-def _own_rows(columns: dict[str, Tensor], start: int, count: int, rank: int, world_size: int) -> Any:
-    """A rank's part of the rows ``start .. start + count - 1``, rows past the end repeated with an empty mask."""
-    total = len(columns["mask"])
-    count = -(-min(count, total - start) // world_size)
-    rows = torch.arange(start + rank * count, start + (rank + 1) * count)
-    batch = {name: column[rows.clamp(max=total - 1)] for name, column in columns.items()}
-    batch["mask"] = batch["mask"] & (rows < total)[:, None]
-    batch["index"] = rows.clamp(max=total - 1)
-    return batch

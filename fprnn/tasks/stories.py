@@ -35,14 +35,14 @@ def read_stories(path: Path) -> list[list[str]]:
         words = _words(text)
         if not identity.isdigit() or words is None:
             raise ValueError(
-                f"--data.task.root: {path}, line {number}, is neither a statement nor a question with its answer; "
-                "put bAbI's own file there."
+                f"root={path.parent}: {path.name}, line {number}, is neither a statement nor a question with its "
+                "answer; put bAbI's own file there"
             )
         if identity == "1" or not stories:
             stories.append([])
         stories[-1] += words
     if not stories:
-        raise ValueError(f"--data.task.root: {path} is empty; put bAbI's own file there.")
+        raise ValueError(f"root={path.parent}: {path.name} is empty; put bAbI's own file there")
     return stories
 
 
@@ -51,7 +51,7 @@ def _decoded(path: Path) -> str:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"--data.task.root: {path} is not UTF-8 (byte {error.start}); put bAbI's own file there."
+            f"root={path.parent}: {path.name} is not UTF-8 (byte {error.start}); put bAbI's own file there"
         ) from None
 
 
@@ -68,8 +68,8 @@ def _words(text: str) -> list[str] | None:
 def write_stories(folder: str | Path, tasks: Sequence[int] = (1, 2, 3), count: int = 20, seed: int = 0) -> None:
     """Writes small made-up stories in the form of bAbI, for trying things out without the data.
 
-    People go to places and take things. By its number, a task asks where somebody is, whether somebody is somewhere, or
-    what somebody carries, which has answers of several words.
+    People go to places and take things. By its number, a task asks where a person is, whether one is in a place, or
+    what one carries, which has answers of several words.
 
     Args:
         folder: where ``qa1_train.txt`` and so on are to lie; such as ``data/en-valid``. Made where it is missing.

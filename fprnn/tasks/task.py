@@ -1,11 +1,13 @@
-"""What a task is: a vocabulary, and labelled sequences that are pure functions of a seed."""
+"""What a task is: a vocabulary, and labelled sequences that are pure functions of a seed; and measures of answers."""
 
 from abc import ABC, abstractmethod
+from math import log
 from typing import Literal, NamedTuple, TypedDict
 
+import torch
 from torch import Tensor
 
-from fprnn.tasks.streams import Words, sequence_seeds
+from fprnn.tasks.streams import Seeds, sequence_seeds
 from fprnn.tasks.vocabulary import Vocabulary
 
 
@@ -25,15 +27,6 @@ class LengthRange(NamedTuple):
 
     shortest: int
     longest: int
-
-
-class Ratio(NamedTuple):
-    """A share as its two sums, so that shares of batches and processes add up to the share of the whole."""
-
-    part: Tensor
-    """What is counted, such as right answers; a scalar."""
-    whole: Tensor
-    """Out of how much, a scalar; 0 where the batch has none."""
 
 
 class Task(ABC):
@@ -83,11 +76,11 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
+    def evaluation(self, split: Literal["val", "test"], seeds: Seeds, length: int) -> SequenceBatch:
         """Sequences to evaluate on, all of one length unless the task says otherwise.
 
         Args:
-            split: which of the held-out splits; tasks without a corpus are told apart by their seeds alone.
+            split: which of the held-out splits; of tasks without a corpus, the seeds alone differ.
             seeds: one per sequence, ``(B,)``. A task over a corpus may return all that it holds instead.
             length: length of each sequence.
 
@@ -95,7 +88,7 @@ class Task(ABC):
             Sequences of width ``num_tokens(length)``. Columns beside the three are handed to ``measures``.
         """
 
-    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, Ratio]:
+    def measures(self, predictions: Tensor, batch: SequenceBatch) -> dict[str, tuple[Tensor, Tensor]]:
         """What to report of an evaluation batch beside token and sequence accuracy: the same names for each batch.
 
         Args:
@@ -103,41 +96,41 @@ class Task(ABC):
             batch: a batch of ``evaluation``.
 
         Returns:
-            Shares by name; nothing unless a task knows better.
+            Shares by name, each as two scalars that add up over batches and processes: what is counted, such as right
+            answers, and out of how much. Empty by default.
         """
         return {}
 
-    def check_length(self, option: str, length: int) -> None:
+    def check_length(self, name: str, length: int) -> None:
         """Refuses a length that the task cannot make.
 
         Raises:
-            ValueError: naming ``option``, the length and the task's limits.
+            ValueError: naming the argument, the length and the task's limits.
         """
         if length < self.min_length:
-            raise ValueError(
-                f"{option}: length {length} is too short for {type(self).__name__}; use {self.min_length} or more."
-            )
-        self._check_limit(option, length, self.max_length)
+            raise ValueError(f"{name}={length}: too short for {type(self).__name__}; use {self.min_length} or more")
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(f"{name}={length}: beyond {type(self).__name__}'s limit; use {self.max_length} or less")
 
-    def check_train_length(self, option: str, length: int) -> None:
+    def check_train_length(self, name: str, length: int) -> None:
         """Refuses a length that the task cannot make, or not for training.
 
         Raises:
-            ValueError: naming ``option``, the length and the task's limits.
+            ValueError: naming the argument, the length and the task's limits.
         """
-        self.check_length(option, length)
-        self._check_limit(option, length, self.max_train_length)
-
-    def _check_limit(self, option: str, length: int, limit: int | None) -> None:
-        if limit is not None and length > limit:
-            raise ValueError(f"{option}: length {length} is beyond {type(self).__name__}'s limit; use {limit} or less.")
+        self.check_length(name, length)
+        if self.max_train_length is not None and length > self.max_train_length:
+            raise ValueError(
+                f"{name}={length}: beyond {type(self).__name__}'s limit in training; use {self.max_train_length} or "
+                "less"
+            )
 
 
 class GeneratedTask(Task):
     """A task that makes each sequence of a seed of its own, without end."""
 
     @abstractmethod
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+    def sample(self, seeds: Seeds, lengths: LengthRange) -> SequenceBatch:
         """Sequences of seeds.
 
         Args:
@@ -152,6 +145,44 @@ class GeneratedTask(Task):
         """The sequences of consecutive seeds."""
         return self.sample(sequence_seeds(stream, first, count), lengths)
 
-    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
+    def evaluation(self, split: Literal["val", "test"], seeds: Seeds, length: int) -> SequenceBatch:
         """Drawn like training sequences unless a task knows better."""
         return self.sample(seeds, LengthRange(length, length))
+
+
+def constant_answer_accuracy(batch: SequenceBatch) -> float:
+    """Share of a set's scored positions that the best constant answer gets right: the floor of any accuracy on it.
+
+    Args:
+        batch: an evaluation set, such as ``data.evaluation_set("test", length)``.
+
+    Raises:
+        ValueError: if no position is scored.
+    """
+    answers = batch["targets"][batch["mask"]]
+    if not len(answers):
+        raise ValueError("batch: has no scored position; take a set with answers")
+    return float(torch.bincount(answers).max()) / len(answers)
+
+
+def scaled_accuracy(accuracy: float, num_answers: int) -> float:
+    """Accuracy on a scale where a blind guess is 0 and always right is 1: ``(accuracy - 1/n) / (1 - 1/n)``.
+
+    The modular-arithmetic results of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix E.4, are on this
+    scale. Where answers are not uniform, a constant answer is above 0: see ``constant_answer_accuracy``.
+
+    Args:
+        accuracy: between 0 and 1.
+        num_answers: number n of answers that can be right, 2 or more: a task's ``num_answers``.
+    """
+    return (accuracy * num_answers - 1) / (num_answers - 1)
+
+
+def bits_per_character(loss: float, tokens_per_character: float = 1.0) -> float:
+    """Bits that a model needs for a character of a text: ``loss * tokens_per_character / ln 2``.
+
+    Args:
+        loss: mean cross-entropy of a token, in nats.
+        tokens_per_character: tokens of the text over its characters: a text task's ``tokens_per_character(split)``.
+    """
+    return loss * tokens_per_character / log(2)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dinopl.core.checks import MOST_NAMES, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, shortened, window_starts
-from fprnn.tasks.streams import Words
+from fprnn.tasks.streams import Seeds
 from fprnn.tasks.task import LengthRange, SequenceBatch, Task
 from fprnn.tasks.vocabulary import Vocabulary
 
@@ -61,7 +61,7 @@ class TextTask(Task):
         starts = window_starts(stream, first, count, len(store), lengths.longest)
         return shortened(self._labelled(store, starts, lengths.longest), stream, first, lengths)
 
-    def evaluation(self, split: Literal["val", "test"], seeds: Words, length: int) -> SequenceBatch:
+    def evaluation(self, split: Literal["val", "test"], seeds: Seeds, length: int) -> SequenceBatch:
         """Windows behind each other, or as many as there are seeds, evenly spaced."""
         store = self._splits[split]
         whole = (len(store) - 1) // length

@@ -24,7 +24,7 @@ class Vocabulary:
 
     @property
     def fingerprint(self) -> str:
-        """16 digits that tell vocabularies apart: the tokens' names and their order."""
+        """16 digits of a hash of the tokens' names and their order."""
         return hashlib.sha256(json.dumps(self.tokens).encode()).hexdigest()[:16]
 
     def encode(self, tokens: Iterable[str]) -> list[int]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fprnn.tasks.groups import cayley_table, element_names
-from fprnn.tasks.streams import Streams, Words
+from fprnn.tasks.streams import Seeds, Streams
 from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
 from fprnn.tasks.vocabulary import Vocabulary
 
@@ -65,7 +65,7 @@ class WordProblem(GeneratedTask):
         """One position an element, and one for BOS."""
         return length + self.bos
 
-    def sample(self, seeds: Words, lengths: LengthRange) -> SequenceBatch:
+    def sample(self, seeds: Seeds, lengths: LengthRange) -> SequenceBatch:
         """Words of independent uniform elements; a word's length is the first draw of its stream."""
         streams = Streams(seeds)
         length = streams.integers(lengths.shortest, lengths.longest + 1, 1)

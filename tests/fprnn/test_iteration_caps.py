@@ -70,5 +70,5 @@ def test_a_cap_reaches_every_solver_that_it_means_something_to_and_is_taken_back
 
 
 def test_a_distribution_needs_positive_parameters() -> None:
-    with pytest.raises(ValueError, match=r"--model.random_max_iterations: shape=0 and scale=1.0 must be positive"):
+    with pytest.raises(ValueError, match=r"shape=0: must be positive, and scale=1.0 too"):
         GammaIterations(shape=0)

@@ -44,7 +44,7 @@ def test_the_loss_falls_below_single_characters_and_every_layer_iterates_briefly
     solver = PicardSolver(max_iterations=10, quantile=0.75, damping=0.99, damping_decay=0.9)
     layer = partial(FPMamba, solver=solver, d_state=8, conv_width=4, bc_norm=False, glu_in_loop=True)
     model = SequenceModeling(
-        data.vocab_size, data.num_targets, layer, d_model=24, n_layers=2, optimizer=partial(AdamW, lr=1e-2)
+        data.vocab_size, data.num_targets, layer=layer, d_model=24, n_layers=2, optimizer=partial(AdamW, lr=1e-2)
     )
     trainer = Trainer(
         max_epochs=1,

@@ -1,11 +1,14 @@
 """Fixed-point solvers: the stopping rule on scripted maps, freezing, statistics, gradients, the automatic choice."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fprnn.layers import FPRNN, FPMamba, FPMamba2
+from fprnn.mixers import ConstantMixer, HouseholderMixer, IdentityMixer, KroneckerMixer
 from fprnn.solvers import (
     AndersonSolver,
     AutomaticSolver,
@@ -16,17 +19,17 @@ from fprnn.solvers import (
     IterativeSolver,
     OneStepGradient,
     PicardSolver,
-    ProblemSize,
     ScanSolver,
     SequentialSolver,
-    Solution,
     TruncatedGradient,
     break_even,
     relative_change,
 )
 from fprnn.solvers.automatic import ACCELERATOR, CPU
-from fprnn.solvers.base import exact_solution, smallest_tolerance
+from fprnn.solvers.base import smallest_tolerance
+from fprnn.solvers.newton import TokenEquation
 from fprnn.solvers.picard import LaggedFlag
+from fprnn.solvers.reference import picard
 
 
 class Scripted:
@@ -35,8 +38,7 @@ class Scripted:
     def __init__(self, *images: list[list[float]], linear: bool = True) -> None:
         self.images = [torch.tensor(image).unsqueeze(1) for image in images]
         self.calls = 0
-        batch, length, width = self.images[0].shape
-        self.size = ProblemSize(batch, length, width, 0, True, linear)
+        self.linear, self.state_parameters = linear, 0
 
     def initial(self) -> Tensor:
         return torch.zeros_like(self.images[0])
@@ -46,8 +48,17 @@ class Scripted:
         self.calls += 1
         return image.clone()
 
-    def solve_by_token(self) -> Solution:
-        return exact_solution(self.images[-1].clone())
+    def closed_form(self) -> None:
+        return None
+
+    def start(self) -> None:
+        return None
+
+    def token(self, t: int, before: None) -> tuple[TokenEquation, Callable[[Tensor, Tensor], None]]:
+        """``h = image``, whatever the mixer: it does not depend on h."""
+        image = self.images[-1][:, t].clone()
+        identity = IdentityMixer(image.shape[1])
+        return TokenEquation(identity, image[:, :0], image, image, image, None), lambda state, hidden: None
 
 
 class Affine:
@@ -55,7 +66,7 @@ class Affine:
 
     def __init__(self, matrix: Tensor, offset: Tensor) -> None:
         self.matrix, self.offset = matrix, offset
-        self.size = ProblemSize(len(offset), 1, matrix.shape[0], 0, True, True)
+        self.linear, self.state_parameters = True, 0
 
     def initial(self) -> Tensor:
         return torch.zeros_like(self.offset)
@@ -63,9 +74,23 @@ class Affine:
     def step(self, state: Tensor) -> Tensor:
         return state @ self.matrix.T + self.offset
 
-    def solve_by_token(self) -> Solution:
+    def closed_form(self) -> None:
+        return None
+
+    def start(self) -> None:
+        return None
+
+    def token(self, t: int, before: None) -> tuple[TokenEquation, Callable[[Tensor, Tensor], None]]:
+        """``h = b + 1 (I - Q) (h - 0)`` with ``Q = I - W``."""
+        offset, eye = self.offset[:, t], torch.eye(len(self.matrix), dtype=self.matrix.dtype)
+        ones, zeros = torch.ones_like(offset), torch.zeros_like(offset)
+        mixer = ConstantMixer(len(self.matrix)).double()
+        return TokenEquation(mixer, eye - self.matrix, offset, ones, zeros, None), lambda state, hidden: None
+
+    def solution(self) -> Tensor:
+        """By a factorised matrix."""
         eye = torch.eye(len(self.matrix), dtype=self.matrix.dtype)
-        return exact_solution(torch.linalg.solve(eye - self.matrix, self.offset.mT).mT)
+        return torch.linalg.solve(eye - self.matrix, self.offset.mT).mT
 
 
 def affine(radius: float = 0.6, batch: int = 3, d: int = 4, seed: int = 0) -> Affine:
@@ -229,7 +254,7 @@ def test_growth_is_measured_from_the_first_image_or_a_larger_start() -> None:
 
 
 def test_tolerances_below_the_precision_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"tol=1e-07 is too small for torch.float32: use 2.4e-07 or more"):
+    with pytest.raises(ValueError, match=r"tol=1e-07: too small for torch.float32; use 2.4e-07 or more"):
         PicardSolver(tol=1e-7).iterate(Scripted([[1.0]]))
     assert smallest_tolerance(torch.float64) < 1e-15
 
@@ -270,11 +295,38 @@ def test_empty_sequences_are_solved_without_an_iteration() -> None:
         assert solution.statistics.converged.all()
 
 
+LAYERS = {
+    "fprnn": lambda d: FPRNN(d, lambda width: HouseholderMixer(width, 2)),
+    "kronecker": lambda d: FPRNN(d, KroneckerMixer),
+    "fprnn with a norm": lambda d: FPRNN(d, in_loop_norm=True),
+    "fpmamba": lambda d: FPMamba(d, d_state=4),
+    "fpmamba2": lambda d: FPMamba2(d, d_state=4, head_dim=4),
+}
+
+
+@pytest.mark.parametrize(("dtype", "tolerances"), [(torch.float32, (0.1, 1e-3)), (torch.float64, (0.1, 1e-3, 1e-10))])
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("length", [0, 1, 11])
+def test_picard_is_the_reference(name: str, length: int, dtype: torch.dtype, tolerances: tuple[float, ...]) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name](8).to(dtype)
+    u = torch.randn(length, 5, 8, dtype=dtype).transpose(0, 1)
+    projected = layer.project(u)
+    equation = layer.equation(projected) if isinstance(layer, FPRNN) else layer.equation(*projected[:3])
+    for tol in tolerances:
+        for cap in (3, 500):
+            fast, statistics = PicardSolver(tol, cap).iterate(equation)
+            assert fast.dtype == dtype
+            # The same operations in one process and one batch shape, hence the same bits.
+            assert torch.equal(fast, picard(equation, tol, cap))
+            assert cap == 3 or statistics.converged.all()
+
+
 @pytest.mark.parametrize("solver", [PicardSolver, AndersonSolver])
 def test_iterations_find_the_fixed_point(solver: type[IterativeSolver]) -> None:
     equation = affine(0.8)
     state, statistics = solver(tol=1e-12, max_iterations=300).iterate(equation)
-    torch.testing.assert_close(state, equation.solve_by_token().state, atol=1e-10, rtol=0)
+    torch.testing.assert_close(state, equation.solution(), atol=1e-10, rtol=0)
     assert statistics.converged.all()
 
 
@@ -395,11 +447,13 @@ class Tracking(Scripted):
 
     def __init__(self, converges_after: int, **options: bool) -> None:
         super().__init__(*[[[1.0 + k]] for k in range(converges_after)], **options)
-        self.size = self.size._replace(length=1000)
+        self.images = [image.repeat(1, 1000, 1) for image in self.images]
 
-    def solve_by_token(self) -> Solution:
-        self.exact = True
-        return super().solve_by_token()
+    def closed_form(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """``h_t = 0 h_{t-1} + 1 (I (drive_t - h_t) + h_t)``: the last image, with one reflection of strength zero."""
+        drive = self.images[-1].transpose(0, 1)
+        zeros, raw = torch.zeros_like(drive), torch.full((*drive.shape[:2], 2), -1e4)
+        return HouseholderMixer(1), raw, None, zeros, torch.ones_like(drive), drive, zeros[0]
 
 
 def test_automatic_iterates_while_that_is_faster() -> None:
@@ -407,7 +461,6 @@ def test_automatic_iterates_while_that_is_faster() -> None:
     limit = solver.break_even(equation)
     assert limit > 20
     assert solver(equation).statistics.iterations.tolist() == [6]
-    assert not hasattr(equation, "exact")
 
 
 def test_automatic_solves_exactly_once_an_attempt_has_failed_and_tries_again_later() -> None:
@@ -432,24 +485,24 @@ def test_automatic_always_iterates_with_a_norm_in_the_loop() -> None:
     equation = Tracking(30, linear=False)
     AutomaticSolver(PicardSolver(max_iterations=5))(equation)
     assert equation.calls == 6
-    assert not hasattr(equation, "exact")
 
 
 def test_automatic_leaves_what_diverges_to_the_exact_solver() -> None:
     equation = Tracking(3)
     equation.images[1].fill_(float("nan"))
-    assert AutomaticSolver()(equation).statistics.finite.all()
-    assert equation.exact
+    solution = AutomaticSolver()(equation)
+    assert solution.statistics.finite.all()
+    assert solution.statistics.iterations.tolist() == [1]  # the exact solver's
+    assert torch.equal(solution.state, equation.images[-1])
 
 
 def test_break_even_follows_length_width_and_device() -> None:
-    size = ProblemSize(8, 1024, 64, 65, True, True)
-    wide = size._replace(batch=512, length=16)
-    assert break_even(wide, CPU, gradient=True) < 2  # one application costs more than what 16 tokens add
-    assert break_even(size, CPU, gradient=True) > 20
-    assert break_even(size, CPU, gradient=True, threads=2) > break_even(size, CPU, gradient=True)
-    assert break_even(size._replace(closed_form=False), CPU, gradient=False) > break_even(size, CPU, gradient=False)
-    assert break_even(wide, ACCELERATOR, gradient=True) > break_even(wide, CPU, gradient=True)
+    long, wide = (8, 1024, 64), (512, 16, 64)
+    assert break_even(wide, 65, True, CPU, gradient=True) < 2  # one application costs more than what 16 tokens add
+    assert break_even(long, 65, True, CPU, gradient=True) > 20
+    assert break_even(long, 65, True, CPU, gradient=True, threads=2) > break_even(long, 65, True, CPU, gradient=True)
+    assert break_even(long, 65, False, CPU, gradient=False) > break_even(long, 65, True, CPU, gradient=False)
+    assert break_even(wide, 65, True, ACCELERATOR, gradient=True) > break_even(wide, 65, True, CPU, gradient=True)
 
 
 def test_solvers_follow_the_models_mode() -> None:
@@ -471,17 +524,17 @@ def test_a_printed_solver_shows_its_tolerance_and_caps() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PicardSolver(tol=0), "tol=0 must be positive"),
-        (lambda: PicardSolver(max_iterations=0), "max_iterations=0 must be positive"),
-        (lambda: PicardSolver(eval_max_iterations=0), "eval_max_iterations=0 must be positive"),
-        (lambda: PicardSolver(quantile=1.5), "quantile=1.5 must be above 0 and at most 1"),
-        (lambda: PicardSolver(damping=0), "damping=0 must be above 0"),
-        (lambda: PicardSolver(on_divergence="ignore"), "on_divergence='ignore' is unknown"),
-        (lambda: AndersonSolver(memory=0), "memory=0 must be positive"),
-        (lambda: FixedCountSolver(-1), "count=-1 must be at least 0"),
-        (lambda: TruncatedGradient(-1), "k=-1 must be at least 0"),
-        (lambda: ImplicitGradient(tol=0), "tol=0 must be positive"),
-        (lambda: AutomaticSolver(retry_every=0), "retry_every=0 must be positive"),
+        (lambda: PicardSolver(tol=0), "tol=0: must be positive"),
+        (lambda: PicardSolver(max_iterations=0), "max_iterations=0: must be positive"),
+        (lambda: PicardSolver(eval_max_iterations=0), "eval_max_iterations=0: must be positive"),
+        (lambda: PicardSolver(quantile=1.5), "quantile=1.5: must be above 0 and at most 1"),
+        (lambda: PicardSolver(damping=0), "damping=0: must be above 0"),
+        (lambda: PicardSolver(on_divergence="ignore"), "on_divergence=ignore: unknown"),
+        (lambda: AndersonSolver(memory=0), "memory=0: must be positive"),
+        (lambda: FixedCountSolver(-1), "count=-1: must be at least 0"),
+        (lambda: TruncatedGradient(-1), "k=-1: must be at least 0"),
+        (lambda: ImplicitGradient(tol=0), "tol=0: must be positive"),
+        (lambda: AutomaticSolver(retry_every=0), "retry_every=0: must be positive"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make: Callable[[], object], message: str) -> None:

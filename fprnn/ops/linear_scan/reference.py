@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fprnn.ops.layout import state_dtype
+from fprnn.ops.kernels import state_dtype
 
 
 def linear_scan(inputs: Tensor, coeffs: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:

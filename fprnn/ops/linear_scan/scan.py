@@ -13,8 +13,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from fprnn.ops.kernels import triton_kernels
-from fprnn.ops.layout import state_dtype
+from fprnn.ops.kernels import state_dtype, triton_kernels
 from fprnn.ops.linear_scan import reference, torch_backend
 
 Backend = Literal["auto", "reference", "torch", "triton"]
@@ -62,7 +61,13 @@ def linear_scan(
         >>> linear_scan(torch.ones(1, 4), torch.tensor(0.5)).tolist()
         [[1.0, 1.5, 1.75, 1.875]]
     """
-    dim = _checked_dim(inputs, dim)
+    if not inputs.is_floating_point():
+        raise ValueError(f"inputs must be floating point, got {inputs.dtype}: convert them with inputs.float()")
+    if not -inputs.ndim <= dim < inputs.ndim:
+        raise ValueError(
+            f"dim={dim} is out of range: inputs of shape {tuple(inputs.shape)} have {inputs.ndim} dimensions"
+        )
+    dim = dim % inputs.ndim
     if backend not in get_args(Backend):
         raise ValueError(f"backend={backend!r} is unknown: choose one of {', '.join(get_args(Backend))}")
     _check_operand("coeffs", coeffs, inputs, inputs.shape)
@@ -76,16 +81,6 @@ def linear_scan(
     if backend == "reference":
         return reference.linear_scan(inputs, coeffs, initial, dim, reverse)
     return _scan(inputs, coeffs, initial, dim, reverse, backend)
-
-
-def _checked_dim(inputs: Tensor, dim: int) -> int:
-    if not inputs.is_floating_point():
-        raise ValueError(f"inputs must be floating point, got {inputs.dtype}: convert them with inputs.float()")
-    if not -inputs.ndim <= dim < inputs.ndim:
-        raise ValueError(
-            f"dim={dim} is out of range: inputs of shape {tuple(inputs.shape)} have {inputs.ndim} dimensions"
-        )
-    return dim % inputs.ndim
 
 
 def _check_operand(name: str, tensor: Tensor, inputs: Tensor, shape: torch.Size) -> None:
@@ -115,7 +110,7 @@ class _Kernels(Protocol):
 
 
 def _kernels(backend: str, inputs: Tensor) -> _Kernels:
-    return triton_kernels("triton_backend", backend, inputs) or torch_backend
+    return triton_kernels("linear_scan.triton_backend", backend, inputs) or torch_backend
 
 
 def _forward(inputs: Tensor, coeffs: Tensor, initial: Tensor | None, dim: int, reverse: bool, backend: str) -> Tensor:
@@ -145,7 +140,11 @@ def _gradients(ctx: Any, grad: Tensor, fused: Callable[..., tuple[Tensor, Tensor
     else:  # a gradient of the gradient is asked for, or the coefficients need none: compose the parts
         d_inputs = _input_gradient(grad, coeffs, dim, reverse, backend)
         if ctx.needs_input_grad[1]:
-            d_coeffs = (d_inputs * _previous(outputs, initial, dim, reverse)).to(coeffs.dtype)
+            # the state that each token's coefficient multiplies, in the state's precision
+            states = outputs.to(state_dtype(outputs)).narrow(dim, int(reverse), outputs.shape[dim] - 1)
+            start = (torch.zeros_like(outputs.select(dim, 0)) if initial is None else initial).to(states.dtype)
+            ordered = [states, start.unsqueeze(dim)] if reverse else [start.unsqueeze(dim), states]
+            d_coeffs = (d_inputs * torch.cat(ordered, dim)).to(coeffs.dtype)
     d_initial = None
     if initial is not None:
         first = -1 if reverse else 0
@@ -161,14 +160,6 @@ def _input_gradient(grad: Tensor, coeffs: Tensor, dim: int, reverse: bool, backe
     body = grad.narrow(dim, sooner, rest), coeffs.narrow(dim, later, rest), last.squeeze(dim)
     scanned = _scan(*body, dim, not reverse, backend)
     return torch.cat([last, scanned] if reverse else [scanned, last], dim)
-
-
-def _previous(outputs: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    """The state that each token's coefficient multiplies, in the state's precision."""
-    states = outputs.to(state_dtype(outputs)).narrow(dim, int(reverse), outputs.shape[dim] - 1)
-    start = torch.zeros_like(outputs.select(dim, 0)) if initial is None else initial
-    start = start.to(states.dtype).unsqueeze(dim)
-    return torch.cat([states, start] if reverse else [start, states], dim)
 
 
 # torch.compile takes an operator as one node and never looks into a backend. Outside of it an autograd.Function does

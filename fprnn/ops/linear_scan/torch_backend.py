@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fprnn.ops.layout import fold, state_dtype, unfold
+from fprnn.ops.kernels import fold, state_dtype, unfold
 
 SHORT_ROW = 32  # elements; below, a transposing copy is cheaper than walking through short rows
 BLOCKED_LENGTH = 64  # tokens; below, the loop is as fast

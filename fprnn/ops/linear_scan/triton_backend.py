@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fprnn.ops.layout import fold, state_dtype, unfold
+from fprnn.ops.kernels import fold, state_dtype, unfold
 
 SHORT_ROW = 16  # elements; shorter rows would leave most of a memory transaction unused
 MAX_TILE_LENGTH = 64
@@ -58,15 +58,13 @@ def _launch(kernel: Any, rows: list[Tensor], start: Tensor, reverse: bool) -> No
     tile_lanes = min(MAX_TILE_LANES, triton.next_power_of_2(lanes))
     tile_length = min(MAX_TILE_LENGTH, triton.next_power_of_2(length))
     grid = (outer * triton.cdiv(lanes, tile_lanes),)
-    strides = [stride for tensor in rows for stride in _strides(tensor, reverse)]
+    strides = []
+    for tensor in rows:
+        outer_stride, time, lane = tensor.stride()
+        strides += [outer_stride, -time if reverse else time, lane]
     firsts = [tensor[:, -1:] if reverse else tensor for tensor in rows]
     with torch.cuda.device_of(start):  # type: ignore[no-untyped-call]
         kernel[grid](*firsts, start, length, lanes, *strides, TILE_LENGTH=tile_length, TILE_LANES=tile_lanes)
-
-
-def _strides(rows: Tensor, reverse: bool) -> tuple[int, int, int]:
-    outer, time, lane = rows.stride()
-    return outer, -time if reverse else time, lane
 
 
 @triton.jit

@@ -6,7 +6,6 @@ backward pass makes the others again. Within a tile the states stand before the 
 are long.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -79,11 +78,12 @@ def backward(
         carried = grad_final[rows].mT
         for index, tokens in reversed(list(enumerate(chunk_slices(inputs.shape[1], CHUNK)))):
             tile = _Tile.load((inputs, delta, b, c), slope, rows, tokens)
-            gradients = tile.gradients(saved[rows, index].mT, grad[rows, tokens].to(slope.dtype), carried, slope)
-            d_inputs[rows, tokens], d_delta[rows, tokens] = gradients.inputs, gradients.delta
-            d_b[rows, tokens, 0], d_c[rows, tokens, 0] = gradients.b, gradients.c
-            d_slope += gradients.slope
-            carried = gradients.start
+            d_v, d_step, d_rate, d_write, d_read, carried = tile.gradients(
+                saved[rows, index].mT, grad[rows, tokens].to(slope.dtype), carried, slope
+            )
+            d_inputs[rows, tokens], d_delta[rows, tokens] = d_v, d_step
+            d_b[rows, tokens, 0], d_c[rows, tokens, 0] = d_write, d_read
+            d_slope += d_rate
         d_initial[rows] = carried.mT
     return d_inputs, d_delta, d_slope.mT.to(rates.dtype).contiguous(), d_b, d_c, d_initial
 
@@ -101,15 +101,6 @@ def _row_slices(state: Tensor) -> list[slice]:
 
 def _slope(rates: Tensor, like: Tensor) -> Tensor:
     return rates.to(like.dtype).mT.contiguous()
-
-
-class _Gradients(NamedTuple):
-    inputs: Tensor
-    delta: Tensor
-    slope: Tensor
-    b: Tensor
-    c: Tensor
-    start: Tensor
 
 
 class _Tile(NamedTuple):
@@ -138,12 +129,13 @@ class _Tile(NamedTuple):
         """The gradients of all states, ``(B, L, N, d)``, where ``carried`` is the last one's by the next tile."""
         adjoints = grad.unsqueeze(2) * self.c.unsqueeze(3)
         adjoints[:, -1] += carried
-        for (later, sooner), decay in zip(_backwards(adjoints), reversed(self.decay.unbind(1)), strict=False):
+        pairs = pairwise(adjoints.unbind(1)[::-1])  # a token and the one before it, from the last to the first
+        for (later, sooner), decay in zip(pairs, reversed(self.decay.unbind(1)), strict=False):
             torch.addcmul(sooner, decay, later, out=sooner)
         return adjoints
 
-    def gradients(self, start: Tensor, grad: Tensor, carried: Tensor, slope: Tensor) -> _Gradients:
-        """From the outputs' gradient ``(B, L, d)``."""
+    def gradients(self, start: Tensor, grad: Tensor, carried: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
+        """Those of v, delta, the slope, b, c and the state before, from the outputs' ``(B, L, d)``."""
         states, adjoints = self.states(start), self.adjoints(grad, carried)
         written = self.delta * self.v
         d_c = torch.linalg.vecdot(states, grad.unsqueeze(2))
@@ -155,10 +147,4 @@ class _Tile(NamedTuple):
         adjoints[:, 1:] *= states[:, :-1]
         d_delta = self.v * d_written + (adjoints * slope).sum(2)
         d_slope = (adjoints * self.delta.unsqueeze(2)).sum((0, 1))
-        return _Gradients(self.delta * d_written, d_delta, d_slope, d_b, d_c, d_start)
-
-
-def _backwards(tile: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pairs of a token and the one before it, from the last to the first."""
-    tokens = tile.unbind(1)[::-1]
-    return pairwise(tokens)
+        return self.delta * d_written, d_delta, d_slope, d_b, d_c, d_start

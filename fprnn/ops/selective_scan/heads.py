@@ -73,13 +73,14 @@ def backward(
     for index, tokens in reversed(list(enumerate(chunk_slices(inputs.shape[1], CHUNK)))):
         chunk = _Chunk.load(shape, (inputs, delta, b, c), rates, tokens, dtype)
         start = shape.split_state(saved[:, index])
-        gradients = chunk.gradients(start, shape.split(grad[:, tokens].to(dtype)), carried)
-        d_inputs[:, tokens] = shape.join(gradients.inputs)
-        steps = gradients.delta + shape.split_rates(rates).to(dtype) * gradients.logs
+        d_v, d_step, d_logs, d_write, d_read, carried = chunk.gradients(
+            start, shape.split(grad[:, tokens].to(dtype)), carried
+        )
+        d_inputs[:, tokens] = shape.join(d_v)
+        steps = d_step + shape.split_rates(rates).to(dtype) * d_logs  # a log decay is delta times the rate
         d_delta[:, tokens] = steps.flatten(1, 2).mT
-        d_b[:, tokens], d_c[:, tokens] = (x.transpose(1, 2) for x in (gradients.b, gradients.c))
-        d_rates += (chunk.delta * gradients.logs).sum((0, -1)).flatten()
-        carried = gradients.start
+        d_b[:, tokens], d_c[:, tokens] = (x.transpose(1, 2) for x in (d_write, d_read))
+        d_rates += (chunk.delta * d_logs).sum((0, -1)).flatten()
     return d_inputs, d_delta, d_rates.to(rates.dtype), d_b, d_c, carried.reshape(grad_final.shape).clone()
 
 
@@ -113,15 +114,6 @@ class Heads(NamedTuple):
         return rates.reshape(self.groups, self.heads, 1)
 
 
-class _Gradients(NamedTuple):
-    inputs: Tensor
-    delta: Tensor  # without what passes through the logarithms
-    logs: Tensor  # of each token's log decay
-    b: Tensor
-    c: Tensor
-    start: Tensor
-
-
 class _Chunk(NamedTuple):
     """Some tokens of all sequences, in the state's precision."""
 
@@ -151,7 +143,11 @@ class _Chunk(NamedTuple):
         past = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).tril()
         to_end = self.sums[..., -1:] - self.sums
         weights = between.masked_fill(~past, -torch.inf)
-        return tuple(map(_decay, (weights, self.sums.unsqueeze(-1), to_end.unsqueeze(-1))))  # type: ignore[return-value]
+        # Zero where products of a decay could be subnormal numbers, whose arithmetic is a hundred times slower.
+        least = math.log(torch.finfo(between.dtype).tiny) / 2
+        logs = (weights, self.sums.unsqueeze(-1), to_end.unsqueeze(-1))
+        to_each, since_start, rest = (log.masked_fill(log < least, -torch.inf).exp() for log in logs)
+        return to_each, since_start, rest
 
     def advance(self, start: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs and last state from the state before the chunk, ``(B, G, m, P, N)``."""
@@ -159,8 +155,13 @@ class _Chunk(NamedTuple):
         out = (between * (self.c @ self.b.mT)) @ self.written + since_start * (self.c @ start.mT)
         return out, since_start[..., -1:, :] * start + (to_end * self.written).mT @ self.b
 
-    def gradients(self, start: Tensor, grad: Tensor, carried: Tensor) -> _Gradients:
-        """From the gradients of the outputs and of the chunk's last state."""
+    def gradients(self, start: Tensor, grad: Tensor, carried: Tensor) -> tuple[Tensor, ...]:
+        """From the gradients of the outputs and of the chunk's last state.
+
+        Returns:
+            Those of v; of delta, without what passes through the log decays; of each token's log decay; of b; of c; and
+            of the state before the chunk.
+        """
         between, since_start, to_end = self.decays()
         scores, written = self.c @ self.b.mT, self.written
         reads, writes = since_start * grad, to_end * written
@@ -174,7 +175,7 @@ class _Chunk(NamedTuple):
         through = since_start[..., -1, :] * (carried * start).sum((-2, -1)).unsqueeze(-1)
         d_logs = _crossing(d_weights * scores, *passed) + through
         d_delta = torch.linalg.vecdot(self.v, d_written)
-        return _Gradients(self.delta.unsqueeze(-1) * d_written, d_delta, d_logs, d_b, d_c, d_start)
+        return self.delta.unsqueeze(-1) * d_written, d_delta, d_logs, d_b, d_c, d_start
 
 
 def _crossing(between: Tensor, since_start: Tensor, to_end: Tensor) -> Tensor:
@@ -191,8 +192,3 @@ def _crossing(between: Tensor, since_start: Tensor, to_end: Tensor) -> Tensor:
     crossing = (later @ between).tril(-1).sum(-1) + since_start.flip(-1).cumsum(-1).flip(-1)
     crossing[..., 1:] += to_end[..., :-1].cumsum(-1)
     return crossing
-
-
-def _decay(logs: Tensor) -> Tensor:
-    """``exp``, but zero where its products could be subnormal numbers, whose arithmetic is a hundred times slower."""
-    return logs.masked_fill(logs < math.log(torch.finfo(logs.dtype).tiny) / 2, -torch.inf).exp()

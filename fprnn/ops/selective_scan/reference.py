@@ -1,28 +1,10 @@
 """The selective recurrence as it is written, one token at a time: for reading, and to test fast backends against."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 
-class ChannelOperands(NamedTuple):
-    """The operands of :func:`~fprnn.ops.selective_scan.scan.selective_scan`, repeated for each channel.
-
-    Attributes:
-        delta: ``(..., d)``.
-        rates: ``(d, N)``, or ``(d, 1)`` if one rate holds for all of a channel's states.
-        b: ``(..., d, N)``.
-        c: ``(..., d, N)``.
-    """
-
-    delta: Tensor
-    rates: Tensor
-    b: Tensor
-    c: Tensor
-
-
-def per_channel(delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, channels: int) -> ChannelOperands:
+def per_channel(delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, channels: int) -> tuple[Tensor, ...]:
     """Repeats what a head or a group of channels shares.
 
     Args:
@@ -31,12 +13,16 @@ def per_channel(delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, channels: in
         b: ``(..., G, N)``.
         c: ``(..., G, N)``.
         channels: d.
+
+    Returns:
+        delta ``(..., d)``; rates ``(d, N)``, or ``(d, 1)`` if one rate holds for all of a channel's states; b and c,
+        ``(..., d, N)`` each.
     """
     rates = rates.unsqueeze(-1) if rates.ndim == 1 else rates
     delta = delta.repeat_interleave(channels // delta.shape[-1], -1)
     rates = rates.repeat_interleave(channels // rates.shape[0], 0)
     b, c = (vectors.repeat_interleave(channels // vectors.shape[-2], -2) for vectors in (b, c))
-    return ChannelOperands(delta, rates, b, c)
+    return delta, rates, b, c
 
 
 def selective_scan(
@@ -58,8 +44,8 @@ def selective_scan(
     state, outputs = initial.clone(), []
     tokens = (tensor.to(initial.dtype).unbind(1) for tensor in (inputs, delta, b, c))
     for v, step, write, read in zip(*tokens, strict=True):
-        own = per_channel(step, rates.to(initial.dtype), write, read, v.shape[-1])
-        decay = (own.delta.unsqueeze(-1) * own.rates).exp()
-        state = decay * state + (own.delta * v).unsqueeze(-1) * own.b
-        outputs.append((state * own.c).sum(-1))
+        step, rate, write, read = per_channel(step, rates.to(initial.dtype), write, read, v.shape[-1])
+        decay = (step.unsqueeze(-1) * rate).exp()
+        state = decay * state + (step * v).unsqueeze(-1) * write
+        outputs.append((state * read).sum(-1))
     return torch.stack(outputs, 1).to(inputs.dtype) if outputs else inputs.clone(), state

@@ -11,8 +11,7 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from fprnn.ops.kernels import refuse_second_derivative, triton_kernels
-from fprnn.ops.layout import state_dtype
+from fprnn.ops.kernels import refuse_second_derivative, state_dtype, triton_kernels
 from fprnn.ops.selective_scan import channels as selective_channels
 from fprnn.ops.selective_scan import heads as selective_heads
 from fprnn.ops.selective_scan import reference as selective_reference
@@ -149,7 +148,7 @@ class _Kernels(Protocol):
 
 def _kernels(backend: str, inputs: Tensor, rates: Tensor) -> _Kernels:
     if rates.ndim == 2:
-        return triton_kernels("selective_triton", backend, inputs) or selective_channels
+        return triton_kernels("selective_scan.triton_backend", backend, inputs) or selective_channels
     if backend == "triton":
         raise ValueError("backend='triton' has no kernel for rates of heads, which are matrix products: use 'auto'")
     return selective_heads

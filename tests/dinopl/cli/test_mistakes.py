@@ -337,14 +337,14 @@ def corpora(folder: Path) -> None:
         (
             "catbabi",
             ["--data.task.root={}/none"],
-            "--data.task.root: no folder en-valid in {}/none; unpack bAbI's tasks_1-20_v1-2 there, or name the folder "
-            "that has it, here or as $DINOPL_DATA.",
+            "--data.task.root={}/none: has no folder en-valid; unpack bAbI's tasks_1-20_v1-2 there, or name the folder "
+            "that has it, here or as $DINOPL_DATA",
         ),
         (
             "catbabi",
             ["--data.task.root={}", "--data.task.tasks=[1,2,3]"],
-            "--data.task.tasks: task 2 is missing, there is no {}/en-valid/qa2_train.txt; complete the folder, or "
-            "leave the task out: [1, 3].",
+            "--data.task.tasks=[1, 2, 3]: task 2 is missing, there is no {}/en-valid/qa2_train.txt; complete the "
+            "folder, or leave the task out: [1, 3]",
         ),
         (
             "text",

@@ -168,7 +168,7 @@ def test_beta_reaches_its_bound_and_no_further(negative: bool, top: float) -> No
     layer = DeltaProductLayer(4, num_heads=1, num_householder=1, negative_eigenvalues=negative).double()
     query, key, value = (torch.randn(1, 50, 4, dtype=torch.float64) for _ in range(3))
     reach = torch.linspace(-30, 30, 50, dtype=torch.float64).reshape(1, 50, 1)
-    q, k, _, beta = layer._per_head(query, key, value, reach)
+    q, k, _, beta = layer.per_head(query, key, value, reach)
     assert 0 < beta.min() < 1e-9
     assert beta.max() == pytest.approx(top)
     assert (beta <= top).all()

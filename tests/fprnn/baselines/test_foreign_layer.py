@@ -92,9 +92,9 @@ def test_a_foreign_layer_does_not_stream() -> None:
     [
         (
             lambda x: x[:, 1:],
-            r"--model.layer.layer: Odd makes \(2, 3, 8\) of \(2, 4, 8\); use one that keeps the shape",
+            r"layer=Odd: makes \(2, 3, 8\) of \(2, 4, 8\); use one that keeps the shape",
         ),
-        (lambda x: {"out": x}, r"--model.layer.layer: Odd makes dict of \(2, 4, 8\); use one that keeps the shape"),
+        (lambda x: {"out": x}, r"layer=Odd: makes dict of \(2, 4, 8\); use one that keeps the shape"),
     ],
 )
 def test_a_module_that_changes_the_shape_is_refused(output: Any, message: str) -> None:

@@ -85,5 +85,5 @@ def test_rates_and_skip_connection_do_not_decay() -> None:
 
 @pytest.mark.parametrize("option", ["d_state", "d_inner", "step_rank", "conv_width"])
 def test_a_size_below_one_is_refused_by_name(option: str) -> None:
-    with pytest.raises(ValueError, match=f"{option}(=0 must be at least 1|: 0 is too small; use 1 or more)"):
+    with pytest.raises(ValueError, match=f"{option}(=0: must be at least 1|: 0 is too small; use 1 or more)"):
         MambaLayer(8, **{option: 0})

@@ -127,7 +127,9 @@ def test_a_context_beyond_the_limit_is_refused() -> None:
 @pytest.mark.parametrize("lengths", [{"train_length": 7}, {"train_length": 4, "eval_lengths": [4, 7]}])
 def test_data_beyond_the_limit_are_refused_before_training(lengths: dict[str, Any]) -> None:
     data = SequenceDataModule(WordProblem("Z2"), **lengths)
-    model = SequenceModeling(data.vocab_size, data.num_targets, lambda d: TransformerLayer(d, max_length=6), d_model=8)
+    model = SequenceModeling(
+        data.vocab_size, data.num_targets, layer=lambda d: TransformerLayer(d, max_length=6), d_model=8
+    )
     trainer = Trainer(max_steps=1, accelerator="cpu", logger=False, enable_checkpointing=False)
     with pytest.raises(ValueError, match=LIMIT):
         trainer.fit(model, data)

@@ -141,7 +141,7 @@ def test_slstm_is_the_papers_recurrence(length: int, spread: float) -> None:
     outputs, last = slstm_recurrent(gates, recurrent)
     np.testing.assert_allclose(outputs.numpy(), slstm_in_numpy(gates, recurrent), atol=1e-12)
     if length:
-        assert torch.equal(last.hidden, outputs[:, -1])
+        assert torch.equal(last[0], outputs[:, -1])
 
 
 def test_gradients_of_the_slstm_are_those_of_finite_differences() -> None:

@@ -1,12 +1,27 @@
 """The fused exact solve against the loop over tokens and against the dense matrices: values and gradients."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
 
-from fprnn.layers import FPRNNEquation, Recurrence, RecurrentState, dense_recurrence, solve_reflections
+from fprnn.layers import FPRNNEquation, RecurrentState, dense_recurrence, solve_reflections
 from fprnn.mixers import HouseholderMixer, LowRankMixer, MixerContext, ReflectionMixer
 from fprnn.solvers import SequentialSolver
+from fprnn.solvers.sequential import solve_by_token
+
+
+class Recurrence(NamedTuple):
+    """The operands of ``solve_reflections``, time first."""
+
+    projected: Tensor
+    weight: Tensor | None
+    decay: Tensor
+    gate: Tensor
+    drive: Tensor
+    initial: Tensor
+
 
 D = 6
 MIXERS = {
@@ -41,7 +56,7 @@ def equation(mixer: ReflectionMixer, p: Recurrence) -> FPRNNEquation:
 
 
 def by_token(mixer: ReflectionMixer, p: Recurrence) -> Tensor:
-    return torch.stack([token.hidden for token in equation(mixer, p).tokens()])
+    return solve_by_token(equation(mixer, p)).state.transpose(0, 1)
 
 
 def by_matrices(mixer: ReflectionMixer, p: Recurrence) -> Tensor:
@@ -59,7 +74,7 @@ def gradients(states: Tensor, p: Recurrence) -> list[Tensor]:
 def test_equals_the_references(name: str, reference: object) -> None:
     mixer = MIXERS[name]().double()
     p = problem(mixer)
-    fused, slow = solve_reflections(mixer, p), reference(mixer, p)
+    fused, slow = solve_reflections(mixer, *p), reference(mixer, p)
     torch.testing.assert_close(fused, slow, atol=1e-10, rtol=1e-9)
     for ours, theirs in zip(gradients(fused, p), gradients(slow, p), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-8)
@@ -69,7 +84,7 @@ def test_equals_the_references(name: str, reference: object) -> None:
 def test_without_hidden_dependence(name: str) -> None:
     mixer = MIXERS[name]().double()
     p = problem(mixer)._replace(weight=None)
-    fused, slow = solve_reflections(mixer, p), by_matrices(mixer, p)
+    fused, slow = solve_reflections(mixer, *p), by_matrices(mixer, p)
     for ours, theirs in zip([fused, *gradients(fused, p)], [slow, *gradients(slow, p)], strict=True):
         torch.testing.assert_close(ours, theirs)
 
@@ -78,14 +93,14 @@ def test_without_hidden_dependence(name: str) -> None:
 def test_passes_gradcheck(name: str) -> None:
     mixer = MIXERS[name]().double()
     p = problem(mixer, length=3, batch=2)
-    assert torch.autograd.gradcheck(lambda *tensors: solve_reflections(mixer, Recurrence(*tensors)), tuple(p))
+    assert torch.autograd.gradcheck(lambda *tensors: solve_reflections(mixer, *tensors), tuple(p))
 
 
 @pytest.mark.parametrize("length", [0, 1])
 def test_short_sequences(length: int) -> None:
     mixer = HouseholderMixer(D, 2).double()
     p = problem(mixer, length=length)
-    states = solve_reflections(mixer, p)
+    states = solve_reflections(mixer, *p)
     assert states.shape == (length, 3, D)
     torch.testing.assert_close(states, by_matrices(mixer, p))
 
@@ -94,16 +109,16 @@ def test_strided_operands_in_single_precision() -> None:
     mixer = HouseholderMixer(D, 4)
     p = problem(mixer, length=40, dtype=torch.float32)
     strided = Recurrence(*(torch.stack([x, x], -1)[..., 0] for x in p))
-    expected = solve_reflections(HouseholderMixer(D, 4).double(), Recurrence(*(x.double() for x in p)))
-    torch.testing.assert_close(solve_reflections(mixer, strided).double(), expected, atol=1e-5, rtol=1e-5)
+    expected = solve_reflections(HouseholderMixer(D, 4).double(), *(x.double() for x in p))
+    torch.testing.assert_close(solve_reflections(mixer, *strided).double(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_many_tokens_are_differentiated_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     mixer = HouseholderMixer(D, 2).double()
     p = problem(mixer, length=7)
-    whole = gradients(solve_reflections(mixer, p), p)
+    whole = gradients(solve_reflections(mixer, *p), p)
     monkeypatch.setattr("fprnn.solvers.reflections.CACHED_ELEMENTS", 3 * 3 * 2 * D)
-    for ours, theirs in zip(gradients(solve_reflections(mixer, p), p), whole, strict=True):
+    for ours, theirs in zip(gradients(solve_reflections(mixer, *p), p), whole, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -112,7 +127,7 @@ def test_a_strength_of_zero_has_no_gradient_and_no_nan() -> None:
     p = problem(mixer, dtype=torch.float32)
     with torch.no_grad():
         p.projected[..., -1] = -1e4
-    for gradient in gradients(solve_reflections(mixer, p), p):
+    for gradient in gradients(solve_reflections(mixer, *p), p):
         assert gradient.isfinite().all()
 
 
@@ -120,7 +135,7 @@ def test_a_second_derivative_is_refused() -> None:
     mixer = HouseholderMixer(D).double()
     p = problem(mixer)
     with pytest.raises(RuntimeError, match="solve_reflections has no second derivative"):
-        torch.autograd.grad(solve_reflections(mixer, p).sum(), p.drive, create_graph=True)
+        torch.autograd.grad(solve_reflections(mixer, *p).sum(), p.drive, create_graph=True)
 
 
 def test_what_is_not_finite_is_reported_per_sequence() -> None:

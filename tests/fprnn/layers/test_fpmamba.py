@@ -331,11 +331,13 @@ def test_a_model_generates_what_it_predicts(kind: Callable[..., MatrixStateLayer
 @pytest.mark.parametrize("kind", EACH)
 def test_each_part_depends_on_the_previous_output_if_asked_to(kind: str, flag: str, index: int) -> None:
     model = layer(kind, **NONE_DEPEND | {flag: True})
-    equation = model.equation(model.project(torch.randn(2, 9, D)))
+    equation = model.equation(*model.project(torch.randn(2, 9, D))[:3])
     y = torch.randn(2, 9, 2 * D)
     changed = y.clone()
     changed[:, 4] += 1
-    before, after = (model.selector.condition(equation.selected, shift(hidden)) for hidden in (y, changed))
+    before, after = (
+        model.selector.condition(equation.selected, equation.selecting, shift(hidden)) for hidden in (y, changed)
+    )
     for i, (left, right) in enumerate(zip(before, after, strict=True)):
         differs = (left != right).flatten(2).any(-1)
         assert differs.nonzero()[:, 1].unique().tolist() == ([5] if i == index else [])
@@ -390,7 +392,7 @@ def test_the_exact_solver_finds_a_fixed_point_of_a_fresh_layer(
     """One of many, as the norm makes them; not always the one that the iteration finds."""
     torch.manual_seed(0)
     model = kind(32, d_state=16, solver=SequentialSolver(), **options).double()
-    equation = model.equation(model.project(torch.randn(4, 24, 32, dtype=torch.float64)))
+    equation = model.equation(*model.project(torch.randn(4, 24, 32, dtype=torch.float64))[:3])
     with torch.no_grad():
         hidden, statistics = model.solver(equation)
         assert statistics.converged.all()
@@ -402,7 +404,7 @@ def test_the_exact_solver_finds_fixed_points_of_a_whole_batch(kind: Callable[...
     """In 2,048 tokens are some that pass slowly by where a fixed point almost is; Newton's steps lead away there."""
     torch.manual_seed(0)
     model = kind(64, solver=SequentialSolver())
-    equation = model.equation(model.project(torch.randn(32, 64, 64)))
+    equation = model.equation(*model.project(torch.randn(32, 64, 64))[:3])
     with torch.no_grad():
         hidden, statistics = model.solver(equation)
         assert statistics.converged.all()
@@ -497,21 +499,21 @@ def test_each_layer_has_its_own_solver_and_state_dicts_hold_everything() -> None
         (lambda: FPMamba(8, d_state=0), "d_state: 0 is too small; use 1 or more"),
         (lambda: FPMamba(8, d_inner=-2), "d_inner: -2 is too small; use 1 or more"),
         (lambda: FPMamba2(8, d_inner=0, head_dim=4), "d_inner: 0 is too small; use 1 or more"),
-        (lambda: FPMamba(8, kept_iterations=-1), "kept_iterations=-1 must be at least 0"),
-        (lambda: FPMamba(8, conv_width=0), "conv_width=0 must be at least 1"),
-        (lambda: FPMamba(8, KroneckerMixer, d_inner=13), "d_inner=13 is prime"),
-        (lambda: FPMamba2(8, head_dim=64), "head_dim=64 times groups=1 must divide the inner width 16"),
+        (lambda: FPMamba(8, kept_iterations=-1), "kept_iterations=-1: must be at least 0"),
+        (lambda: FPMamba(8, conv_width=0), "conv_width=0: must be at least 1"),
+        (lambda: FPMamba(8, KroneckerMixer, d_inner=13), "d_inner=13: is prime"),
+        (lambda: FPMamba2(8, head_dim=64), "head_dim=64: times groups=1 must divide the inner width 16"),
         (lambda: FPMamba(8, norm_eps=-1.0), "norm_eps=-1.0 must be positive"),
         (lambda: FPMamba2(8, norm_eps=float("nan")), "norm_eps=nan must be positive"),
         (lambda: FPMamba(8, partial(HouseholderMixer, norm_eps=0.0)), "norm_eps=0.0 must be positive"),
         (lambda: FPMamba(10**12), "d_model: 1000000000000 is too large; use 1000000000 or less"),
         (lambda: AlternatingMixer(16, 10**12), "rank: 1000000000000 is too large; use 10000 or less"),
-        (lambda: FPMamba2(8, head_dim=4, groups=3), "head_dim=4 times groups=3 must divide the inner width 16"),
+        (lambda: FPMamba2(8, head_dim=4, groups=3), "head_dim=4: times groups=3 must divide the inner width 16"),
         (lambda: FPMamba(8, HouseholderMixer(16)), "mixer: got an instance of HouseholderMixer; give a class"),
         (lambda: FPMamba(8, solver=PicardSolver), "solver: got the class PicardSolver; give an instance"),
         (lambda: FPMamba2(8, HouseholderMixer(16), head_dim=4), "mixer: got an instance of HouseholderMixer"),
         (lambda: FPMamba2(8, solver=PicardSolver, head_dim=4), "solver: got the class PicardSolver; give an instance"),
-        (lambda: layer(solver=DenseSolver())(torch.zeros(1, 2, D)), "DenseSolver knows FPRNN layers only"),
+        (lambda: layer(solver=DenseSolver())(torch.zeros(1, 2, D)), "DenseSolver solves that of FPRNN only"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make: Callable[[], object], message: str) -> None:

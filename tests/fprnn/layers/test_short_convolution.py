@@ -34,5 +34,5 @@ def test_function_and_module_agree_and_widths_are_checked() -> None:
     conv = ShortConvolution(3)
     x = torch.randn(1, 5, 3)
     torch.testing.assert_close(conv(x), short_convolution(x, conv.weight, conv.bias))
-    with pytest.raises(ValueError, match="conv_width=0 must be at least 1"):
+    with pytest.raises(ValueError, match="conv_width=0: must be at least 1"):
         ShortConvolution(3, 0)

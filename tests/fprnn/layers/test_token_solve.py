@@ -41,8 +41,8 @@ NORMS = {"linear": lambda: None, "layer-norm": layer_norm, "rms-norm": rms_norm}
 
 def solve(mixer: Mixer, norm: LoopNorm | None, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     raw, base, gate, drive = tensors
-    token = solve_token(TokenEquation(mixer, mixer.activate(raw), base, gate, drive, norm))
-    return token.state, token.hidden
+    state, hidden, _, _ = solve_token(TokenEquation(mixer, mixer.activate(raw), base, gate, drive, norm))
+    return state, hidden
 
 
 @pytest.mark.parametrize("kind", NORMS)

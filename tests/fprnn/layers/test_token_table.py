@@ -71,7 +71,7 @@ def test_a_convolution_needs_the_tokens_in_their_order() -> None:
     model, plain = twins(lambda d: FPRNN(d, solver=SequentialSolver(), conv_width=2))
     tokens = torch.randint(7, (4, 9))
     torch.testing.assert_close(model(tokens), plain(tokens))
-    with pytest.raises(ValueError, match="conv_width=2 mixes tokens"):
+    with pytest.raises(ValueError, match="conv_width=2: mixes tokens"):
         model.layers[0](model.embedding.weight, tokens)
 
 

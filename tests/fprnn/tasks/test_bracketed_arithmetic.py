@@ -159,7 +159,7 @@ def test_scaled_accuracies_add_up_over_batches(task: BracketedArithmetic | Modul
         ("scaled_accuracy", (answers == given_answers).double().mean()),
         ("scaled_accuracy_of_0", (answers == zero).double().mean()),
     ):
-        total = sum(int(share[name].part) for share in shares) / sum(int(share[name].whole) for share in shares)
+        total = sum(int(share[name][0]) for share in shares) / sum(int(share[name][1]) for share in shares)
         assert total == pytest.approx(scaled_accuracy(float(accuracy), 5))
         assert total == pytest.approx((float(accuracy) - 0.2) / 0.8)
 
@@ -167,5 +167,5 @@ def test_scaled_accuracies_add_up_over_batches(task: BracketedArithmetic | Modul
 def test_a_set_without_answers_has_no_floor() -> None:
     batch = TASK.sample(np.arange(3, dtype=np.uint64), LengthRange(5, 5))
     batch["mask"] = torch.zeros_like(batch["mask"])
-    with pytest.raises(ValueError, match="no position is scored"):
+    with pytest.raises(ValueError, match="batch: has no scored position"):
         constant_answer_accuracy(batch)

@@ -196,14 +196,14 @@ def test_the_folder_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tasks": [21]}, r"--data.task.tasks: there is no task 21; name tasks from 1 to 20"),
-        ({"tasks": []}, r"--data.task.tasks: \[\] must be one or more different tasks"),
-        ({"tasks": [1, 1]}, r"--data.task.tasks: \[1, 1\] must be .* name each once"),
+        ({"tasks": [21]}, r"tasks=\[21\]: there is no task 21; name tasks from 1 to 20"),
+        ({"tasks": []}, r"tasks=\[\]: must be one or more different tasks"),
+        ({"tasks": [1, 1]}, r"tasks=\[1, 1\]: must be .* name each once"),
         (
             {"tasks": [1, 2, 7]},
-            r"--data.task.tasks: task 7 is missing, .*qa7_train.txt; complete .* leave the task out: \[1, 2\]",
+            r"tasks=.*: task 7 is missing, .*qa7_train.txt; complete .* leave the task out: \[1, 2\]",
         ),
-        ({"size": "10k"}, "--data.task.root: no folder en-valid-10k in .*; unpack bAbI's"),
+        ({"size": "10k"}, "root=.*: has no folder en-valid-10k; unpack bAbI's"),
     ],
 )
 def test_a_bad_option_of_stories_is_refused(root: Path, options: dict[str, object], message: str) -> None:
@@ -223,13 +223,13 @@ def test_a_bad_option_of_stories_is_refused(root: Path, options: dict[str, objec
 )
 def test_a_file_that_is_not_babis_is_refused(root: Path, text: str, message: str) -> None:
     (root / "tasks_1-20_v1-2" / "en-valid" / "qa1_train.txt").write_text(text)
-    with pytest.raises(ValueError, match=rf"--data.task.root: .*{message}.*; put bAbI's own file there"):
+    with pytest.raises(ValueError, match=rf"root=.*{message}.*; put bAbI's own file there"):
         CatBAbI(str(root), [1])
 
 
 def test_a_file_that_is_no_text_is_refused(root: Path) -> None:
     (root / "tasks_1-20_v1-2" / "en-valid" / "qa1_train.txt").write_bytes(b"1 caf\xe9.\n")
-    with pytest.raises(ValueError, match=r"--data.task.root: .*qa1_train.txt is not UTF-8 \(byte 5\); put bAbI's own"):
+    with pytest.raises(ValueError, match=r"root=.*qa1_train.txt is not UTF-8 \(byte 5\); put bAbI's own"):
         CatBAbI(str(root), [1])
 
 
@@ -246,10 +246,10 @@ def test_all_tasks_of_the_small_set_are_the_default(tmp_path: Path) -> None:
         assert batch["task"][batch["mask"]].unique().tolist() == task.tasks
         assert len(read_stories(tmp_path / "en-valid" / "qa1_train.txt")) * 20 == len(task._train.sizes)
     (tmp_path / "en-valid" / "qa13_valid.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"--data.task.tasks: task 13 is missing, there is no .*qa13_valid.txt"):
+    with pytest.raises(FileNotFoundError, match=r"tasks=.*: task 13 is missing, there is no .*qa13_valid.txt"):
         CatBAbI(str(tmp_path))
 
 
 def test_pieces_longer_than_a_split_are_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"--data.train_length: length 20000 is more than the \d+ words of a split"):
+    with pytest.raises(ValueError, match=r"train_length=20000: more than the \d+ words of a split"):
         SequenceDataModule(CatBAbI(str(root), [1]), train_length=20000)

@@ -142,12 +142,12 @@ def test_the_papers_vocabulary() -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        (Copying, {"letters": 1}, "--data.task.letters: 1 is not between 2 and 26"),
-        (Copying, {"letters": 27}, "--data.task.letters: 27 is not between 2 and 26"),
-        (Copying, {"context": 4}, "--data.task.context: 4 has no room for an example; use 5 or more"),
-        (PrefixNGram, {"context": 11}, "--data.task.context: 11 has no room for an example; use 12 or more"),
-        (SuffixNGram, {"n": 0}, "--data.task.n: 0 letters make no n-gram; use 1 or more"),
-        (DuplicateNGram, {"n": -1}, "--data.task.n: -1 letters make no n-gram"),
+        (Copying, {"letters": 1}, "letters=1: must be from 2 to 26"),
+        (Copying, {"letters": 27}, "letters=27: must be from 2 to 26"),
+        (Copying, {"context": 4}, "context=4: has no room for an example; use 5 or more"),
+        (PrefixNGram, {"context": 11}, "context=11: has no room for an example; use 12 or more"),
+        (SuffixNGram, {"n": 0}, "n=0: so many letters make no n-gram; use 1 or more"),
+        (DuplicateNGram, {"n": -1}, "n=-1: so many letters make no n-gram"),
     ],
 )
 def test_a_bad_option_of_copying_is_refused(kind: type[CopyingTask], options: dict[str, int], message: str) -> None:
@@ -157,10 +157,10 @@ def test_a_bad_option_of_copying_is_refused(kind: type[CopyingTask], options: di
 
 
 def test_strings_too_long_for_the_context_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"--data.train_length: length 14 is beyond Copying's limit; use 13 or less"):
-        Copying(context=30).check_train_length("--data.train_length", 14)
-    with pytest.raises(ValueError, match=r"--data.train_length: length 5 is too short for DuplicateNGram; use 6"):
-        DuplicateNGram().check_length("--data.train_length", 5)
+    with pytest.raises(ValueError, match=r"train_length=14: beyond Copying's limit in training; use 13 or less"):
+        Copying(context=30).check_train_length("train_length", 14)
+    with pytest.raises(ValueError, match=r"train_length=5: too short for DuplicateNGram; use 6"):
+        DuplicateNGram().check_length("train_length", 5)
 
 
 def test_evaluation_goes_beyond_the_context_of_training() -> None:

@@ -138,11 +138,11 @@ def test_evaluation_can_mix_lengths() -> None:
 
 def test_formulas_have_even_lengths() -> None:
     task = ModularArithmetic()
-    task.check_length("--data.train_length", 8)
-    with pytest.raises(ValueError, match=r"--data.train_length: .* even number of tokens, not 9; use 8\."):
-        task.check_length("--data.train_length", 9)
-    with pytest.raises(ValueError, match="length 1 is too short for ModularArithmetic; use 2 or more"):
-        task.check_length("--data.train_length", 1)
+    task.check_length("train_length", 8)
+    with pytest.raises(ValueError, match=r"train_length=9: .* even number of tokens; use 8"):
+        task.check_length("train_length", 9)
+    with pytest.raises(ValueError, match="train_length=1: too short for ModularArithmetic; use 2 or more"):
+        task.check_length("train_length", 1)
     batch = task.sample(np.arange(50, dtype=np.uint64), LengthRange(7, 7))  # what a curriculum may ask for
     assert (batch["tokens"] > 0).sum(1).unique().tolist() == [6]
 
@@ -150,16 +150,16 @@ def test_formulas_have_even_lengths() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EvenPairs(context=1), "--data.task.context: 1 leaves no room .* use 2 or more"),
-        (lambda: ModularArithmetic(context=2), "--data.task.context: 2 leaves no room .* use 3 or more"),
-        (lambda: CycleNavigation(places=1), "--data.task.places: 1 leaves nowhere to go; use 2 or more"),
+        (lambda: EvenPairs(context=1), "context=1: leaves no room .* use 2 or more"),
+        (lambda: ModularArithmetic(context=2), "context=2: leaves no room .* use 3 or more"),
+        (lambda: CycleNavigation(places=1), "places=1: leaves nowhere to go; use 2 or more"),
         (
             lambda: CycleNavigation(places=10**12),
-            "--data.task.places: 1000000000000 is too large; use 10000000",
+            "places: 1000000000000 is too large; use 10000000",
         ),
-        (lambda: Parity(modulus=10**12), "--data.task.modulus: 1000000000000 is too large; use 10000000 or less"),
-        (lambda: EvenPairs(eval_shortest=0), "--data.task.eval_shortest: length 0 is too short"),
-        (lambda: EvenPairs(context=9, eval_shortest=9), "--data.task.eval_shortest: length 9 is beyond"),
+        (lambda: Parity(modulus=10**12), "modulus: 1000000000000 is too large; use 10000000 or less"),
+        (lambda: EvenPairs(eval_shortest=0), "eval_shortest=0: too short"),
+        (lambda: EvenPairs(context=9, eval_shortest=9), "eval_shortest=9: beyond"),
     ],
 )
 def test_a_bad_option_of_a_language_is_refused(make: Callable[[], FormalLanguage], message: str) -> None:

@@ -1,6 +1,7 @@
 """Group tables against published hashes, sympy, and the definition of a group."""
 
 import hashlib
+import re
 from collections import Counter
 from itertools import permutations, product
 
@@ -99,7 +100,7 @@ def test_element_names_are_different_and_in_order() -> None:
     [("s5", "S5"), ("Z_2", "Z2"), ("A4xZ5", "A4_x_Z5"), ("a4 x z5", "A4_x_Z5"), ("AS5", "S5"), ("A_5", "A5")],
 )
 def test_a_misspelt_group_is_guessed(name: str, meant: str) -> None:
-    with pytest.raises(ValueError, match=rf'--data.task.group: unknown group "{name}". Did you mean "{meant}"\?'):
+    with pytest.raises(ValueError, match=rf'group={re.escape(name)}: unknown. Did you mean "{meant}"\?'):
         cayley_table(name)
 
 
@@ -112,5 +113,5 @@ def test_an_unknown_group_is_refused_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["S8", "A9", "S999", "Z5041", "S5_x_S5"])
 def test_a_huge_group_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} has more than the 5040 elements"):
+    with pytest.raises(ValueError, match=f"{name}: has more than the 5040 elements"):
         cayley_table(name)

@@ -67,11 +67,11 @@ def test_adaptive_lengths_survive_a_restart() -> None:
     [("start", 0), ("threshold", 0.0), ("threshold", 1.0), ("smoothing", 1.0), ("smoothing", -0.1)],
 )
 def test_a_bad_option_of_adaptive_lengths_is_refused(option: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"--data.curriculum.{option}: {value} "):
+    with pytest.raises(ValueError, match=f"{option}={value}: "):
         AdaptiveLengths(**{option: value})
 
 
 @pytest.mark.parametrize(("start", "steps", "option"), [(0, 5, "start"), (2, 0, "steps")])
 def test_a_bad_option_of_linear_lengths_is_refused(start: int, steps: int, option: str) -> None:
-    with pytest.raises(ValueError, match=f"--data.curriculum.{option}: 0 "):
+    with pytest.raises(ValueError, match=f"{option}=0: "):
         LinearLengths(start, steps)

@@ -68,5 +68,5 @@ def test_limits_come_from_the_context() -> None:
 
 @pytest.mark.parametrize(("option", "value"), [("modulus", 1), ("context", 1)])
 def test_a_bad_option_is_refused(option: str, value: int) -> None:
-    with pytest.raises(ValueError, match=rf"--data.task.{option}: {value} .*use 2 or more"):
+    with pytest.raises(ValueError, match=rf"{option}={value}: .*use 2 or more"):
         Parity(**{option: value})

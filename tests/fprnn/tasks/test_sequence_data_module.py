@@ -203,27 +203,27 @@ def test_state_restores_seed_and_curriculum() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train_length": 0}, "--data.train_length: length 0 is too short for WordProblem; use 1 or more"),
-        ({"train_length": (6, 5)}, r"--data.train_length: \[6, 5\] is empty; put the shorter length first"),
-        ({"eval_lengths": []}, r"--data.eval_lengths: \[\] must be one or more different lengths"),
-        ({"eval_lengths": [4, 4]}, r"--data.eval_lengths: \[4, 4\] must be one or more different lengths"),
-        ({"val_lengths": [0]}, "--data.val_lengths: length 0 is too short"),
+        ({"train_length": 0}, "train_length=0: too short for WordProblem; use 1 or more"),
+        ({"train_length": (6, 5)}, r"train_length=\[6, 5\]: is empty; put the shorter length first"),
+        ({"eval_lengths": []}, r"eval_lengths=\[\]: must be one or more different lengths"),
+        ({"eval_lengths": [4, 4]}, r"eval_lengths=\[4, 4\]: must be one or more different lengths"),
+        ({"val_lengths": [0]}, "val_lengths=0: too short"),
         (
             {"task": Parity(context=16), "eval_lengths": [15, 16]},
-            "--data.eval_lengths: length 16 is beyond Parity's limit; use 15 or less",
+            "eval_lengths=16: beyond Parity's limit; use 15 or less",
         ),
-        ({"batch_size": 0}, "--data.batch_size: 0 is too small; use 1 or more"),
-        ({"eval_batch_size": 0}, "--data.eval_batch_size: 0 is too small"),
-        ({"steps_per_epoch": 0}, "--data.steps_per_epoch: 0 is too small"),
-        ({"val_size": -1}, "--data.val_size: -1 is too small; use 0 or more"),
-        ({"test_size": 0}, "--data.test_size: 0 is too small"),
+        ({"batch_size": 0}, "batch_size: 0 is too small; use 1 or more"),
+        ({"eval_batch_size": 0}, "eval_batch_size: 0 is too small"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch: 0 is too small"),
+        ({"val_size": -1}, "val_size=-1: must be at least 0; 0 is no validation"),
+        ({"test_size": 0}, "test_size: 0 is too small"),
         (
             {"eval_lengths": [5, 10**12]},
-            "--data.eval_lengths: 9 sequences of length 1000000000000 have 9000000000000 tokens; use shorter ones or a "
-            "smaller --data.test_size, for 100000000 at most",
+            "eval_lengths=1000000000000: 9 sequences of this length have 9000000000000 tokens; use shorter ones or a "
+            "smaller test_size, for 100000000 at most",
         ),
-        ({"val_lengths": [10**8], "val_size": 2}, "--data.val_lengths: 2 sequences of length 100000000 have 200000000"),
-        ({"train_length": (5, 10**8), "eval_lengths": [5]}, "--data.train_length: 4 seq.* smaller --data.batch_size"),
+        ({"val_lengths": [10**8], "val_size": 2}, "val_lengths=100000000: 2 sequences of this length have 200000000"),
+        ({"train_length": (5, 10**8), "eval_lengths": [5]}, "train_length=100000000: 4 seq.* smaller batch_size"),
     ],
 )
 def test_a_bad_option_is_refused_in_one_line(options: dict[str, Any], message: str) -> None:

@@ -175,7 +175,7 @@ def test_a_checkpoint_of_other_tokens_is_refused(file: Path) -> None:
     first = SequenceDataModule(CharacterText(str(file)), 8, seed=1)
     second = SequenceDataModule(CharacterText(str(file), characters="".join(sorted(set(TEXT), reverse=True))), 8)
     first.load_state_dict(first.state_dict())
-    with pytest.raises(ValueError, match=r"--data.task: the 15 tokens of CharacterText are not those .*checkpoint"):
+    with pytest.raises(ValueError, match=r"task=CharacterText: its 15 tokens are not those .*checkpoint"):
         second.load_state_dict(first.state_dict())
     old = {key: value for key, value in first.state_dict().items() if key != "vocabulary"}
     second.load_state_dict(old)
@@ -260,9 +260,7 @@ def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
 def test_a_text_too_short_for_the_length_is_refused(tmp_path: Path) -> None:
     task = CharacterText(str(make(tmp_path, "good")))
     SequenceDataModule(task, 5)
-    with pytest.raises(
-        ValueError, match=r"--data.train_length: length 6 needs 7 tokens, but val has 6 \(--data.task.path"
-    ):
+    with pytest.raises(ValueError, match=r"train_length: length 6 needs 7 tokens, but val has 6 \(--data.task.path"):
         SequenceDataModule(task, 6)
     (tmp_path / "two.txt").write_text("ab")
     with pytest.raises(ValueError, match="but train has 0"):
