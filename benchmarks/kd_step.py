@@ -36,8 +36,7 @@ from kd.data import DataFraction
 from kd.losses import KLDistillation, LabelCrossEntropy
 from kd.module import KnowledgeDistillation
 from kd.networks import EncoderClassifier, draw_classifier
-from kd.teacher.outputs import CachedOutputs, OnlineOutputs, OutputSource
-from kd.teacher.sources import LoadedTeacher, Teacher
+from kd.teacher import CachedOutputs, OnlineOutputs, OutputSource, Teacher
 
 SKIPPED = 3  # first steps of a run that are not timed
 TEMPERATURE = 4.0
@@ -90,9 +89,9 @@ class FreshTeacher(Teacher):
         super().__init__()
         self.network = network
 
-    def load(self, shape: Any, num_classes: int) -> LoadedTeacher:
+    def load(self, shape: Any, num_classes: int) -> tuple[nn.Module, float | None, str]:
         """Draws it."""
-        return LoadedTeacher(draw_classifier(self.network, shape, num_classes, seed=1), None, "drawn")
+        return draw_classifier(self.network, shape, num_classes, seed=1), None, "drawn"
 
 
 class StepClock(Callback):

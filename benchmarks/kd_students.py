@@ -17,8 +17,7 @@ from kd.features import collect_features, refit_head
 from kd.metrics import cka, cka_matrix, feature_alignment
 from kd.networks import build, draw_classifier, penultimate
 from kd.samplers import SelectedSampler
-from kd.teacher.outputs import pool_of
-from kd.teacher.sources import RunTeacher, count_correct
+from kd.teacher import RunTeacher, count_correct
 from kd.theory import risk_moments
 
 ALIGNED = 2000  # samples, of text tokens, on which students' features are compared at most
@@ -29,7 +28,8 @@ def student_of(run: Run) -> tuple[nn.Module, Any]:
     """A finished run's student, and its data."""
     data = build(run.config["data"])
     data.setup("test")
-    return RunTeacher(str(run.path)).load(data.input_shape, data.num_classes).network.eval(), data
+    network, _, _ = RunTeacher(str(run.path)).load(data.input_shape, data.num_classes)
+    return network.eval(), data
 
 
 def features_of(student: nn.Module, run: Run) -> str:
@@ -43,9 +43,8 @@ def features_of(student: nn.Module, run: Run) -> str:
 def refitted(run: Run) -> Row:
     """Accuracies of a student with its own head, and with one that is fitted on the whole pool."""
     student, data = student_of(run)
-    pool = pool_of(data)
-    sampler = SelectedSampler(torch.arange(data.num_train), pool.eval_batch_size)
-    batches = pool.indexed_loader(sampler, augment=False, label=data.train_label)
+    sampler = SelectedSampler(torch.arange(data.num_train), data.eval_batch_size)
+    batches = data.indexed_loader(sampler, augment=False, label=data.train_label)
     refit = refit_head(student, features_of(student, run).removesuffix(":input"), batches, data.num_classes)
     (own, total), (new, _) = (count_correct(net, data.test_dataloader()) for net in (student, refit))
     return {"accuracy": own / total, "refit_accuracy": new / total}
@@ -92,7 +91,8 @@ def pair_rows(students: Sequence[Featured]) -> Iterator[Row]:
 def logits_of(run: Run) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of a run's student and teacher on the test split, ``(n, C)`` each, and the labels ``(n,)``."""
     student, data = student_of(run)
-    teacher = build(run.config["model"]["init_args"]["teacher"]).load(data.input_shape, data.num_classes).network.eval()
+    source = build(run.config["model"]["init_args"]["teacher"])
+    teacher = source.load(data.input_shape, data.num_classes)[0].eval()
     found = []
     with torch.no_grad():
         for batch in data.test_dataloader():

@@ -482,11 +482,12 @@ def variance_rows() -> Iterator[Row]:
     x, y = problem.draw(400, torch.Generator().manual_seed(1))
     student = fit_linear(problem, x, y, LabelCrossEntropy(), decay=0.01)
     exact = exact_moments(problem, student)
-    for found in draw_risks(problem, student, [25, 100, 400, 1600], draws=2000, seed=5):
-        label, bayes = float(found.label.var()), float(found.bayes.var())
-        row = {"size": found.size, "label_mean": float(found.label.mean()), "bayes_mean": float(found.bayes.mean())}
+    drawn = draw_risks(problem, student, [25, 100, 400, 1600], draws=2000, seed=5)
+    for size, (by_label, by_posterior) in drawn.items():
+        label, bayes = float(by_label.var()), float(by_posterior.var())
+        row = {"size": size, "label_mean": float(by_label.mean()), "bayes_mean": float(by_posterior.mean())}
         row |= {"label_variance": label, "bayes_variance": bayes, "ratio": label / bayes}
-        yield row | {"difference_times_size": (label - bayes) * found.size, "expected": exact.within_variance}
+        yield row | {"difference_times_size": (label - bayes) * size, "expected": exact.within_variance}
 
 
 def exact_moments(problem: GaussianClasses, student: LinearStudent) -> RiskMoments:

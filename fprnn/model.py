@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.checks import MOST_PARTS, check_norm_eps, check_sizes
+from dinopl.core.errors import MOST_PARTS, check_norm_eps, check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers import FPRNN
 from fprnn.mixers import Mixer

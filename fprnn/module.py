@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 from dinopl.core.module import BaseModule
 from dinopl.core.optimizer import check_weight_decay, decay_groups
 from fprnn.batches import as_sequence_batch, check_range, first_rows, row_numbers

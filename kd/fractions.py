@@ -2,8 +2,8 @@
 
 "Revisiting Knowledge Distillation: The Hidden Role of Dataset Size" (Lanzillotta et al., arXiv 2510.15516): the same
 student is trained on growing parts of a pool, on labels or on a teacher's outputs. What differs from the first author's
-early code, which draws each part anew with ``numpy.random.choice``: a smaller part is contained in every larger one,
-every class has its proportional share to within one sample at every size, and nothing depends on earlier draws.
+early code, which draws each part with ``numpy.random.choice`` by itself: a smaller part is contained in every larger
+one, every class has its proportional share to within one sample at every size, and nothing depends on earlier draws.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dinopl.core.random import integers, sample_keys, uniform
 from dinopl.core.seeds import stream_seed
-from dinopl.data.subsets import class_sequence
+from dinopl.data.subsets import class_sequence, first_of_each_class
 
 
 def preference(count: int, seed: int, first: Tensor | None = None) -> Tensor:
@@ -30,6 +30,7 @@ def preference(count: int, seed: int, first: Tensor | None = None) -> Tensor:
         return order
     early = torch.zeros(count, dtype=torch.bool)
     early[first] = True
+    # both parts in the same order, so that a subset of the first samples depends on the seed alone, too
     return torch.cat([order[early[order]], order[~early[order]]])
 
 
@@ -56,15 +57,11 @@ def draw_subset(
     """
     if not 1 <= size <= count or (label is not None and label.shape != (count,)):
         shape = None if label is None else tuple(label.shape)
-        raise ValueError(f"cannot draw {size} of {count} samples with labels of shape {shape}.")
+        raise ValueError(f"size={size}: cannot be drawn of {count} samples with labels of shape {shape}")
     order = preference(count, seed if nested else stream_seed(f"size/{size}", seed), first)
     if label is None:
         return order[:size].sort().values
-    _, classes, counts = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
-    wanted = counts if size == count else torch.bincount(_classes_of(counts, size), minlength=len(counts))
-    by_class = order[classes[order].argsort(stable=True)]
-    place = torch.arange(count) - (counts.cumsum(0) - counts)[classes[by_class]]
-    return by_class[place < wanted[classes[by_class]]].sort().values
+    return first_of_each_class(order, label, size)
 
 
 def covering_size(label: Tensor) -> int:
@@ -74,7 +71,7 @@ def covering_size(label: Tensor) -> int:
         label: class of each sample of the pool, ``(count,)`` integers.
     """
     counts = torch.unique(label, return_counts=True)[1]
-    _, earliest = np.unique(_classes_of(counts, len(label)).numpy(), return_index=True)
+    _, earliest = np.unique(class_sequence(counts.tolist(), len(label)), return_index=True)
     return int(earliest.max()) + 1
 
 
@@ -102,7 +99,3 @@ def noisy_labels(label: Tensor, rate: float, num_classes: int, seed: int) -> Ten
 def index_digest(index: Tensor) -> str:
     """SHA-1 of sample numbers as little-endian int64: 40 hexadecimal digits, the same on every machine."""
     return hashlib.sha1(index.cpu().numpy().astype("<i8").tobytes()).hexdigest()
-
-
-def _classes_of(counts: Tensor, size: int) -> Tensor:
-    return torch.tensor(class_sequence(counts.tolist(), size), dtype=torch.int64)

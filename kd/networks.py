@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, get_origin, get_type_hints
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,29 @@ from torch import Tensor, nn
 from dinopl.core.seeds import seeded
 from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
-from dinopl.encoders import MiniMLP, embedding_size
-from kd.text import TextShape
+from dinopl.encoders import MiniMLP, embedding_size, evaluation
+
+
+class TextShape(NamedTuple):
+    """The shape of a window of text."""
+
+    vocab_size: int
+    length: int
+    """Tokens of a window."""
+
 
 Shape = ImageShape | TextShape
 NetworkFactory = Callable[[Any, int], nn.Module]
 
 
 def as_shape(shape: Any) -> Shape:
-    """Three numbers as an image's channels, height and width; two as a text's vocabulary size and length."""
+    """Three numbers as an image's channels, height and width; two as a text's vocabulary size and length.
+
+    Raises:
+        ValueError: if there are neither two nor three numbers.
+    """
+    if shape is None or len(shape) not in (2, 3):
+        raise ValueError(f"input_shape={shape}: is not known from the data; give [channels, height, width]")
     return ImageShape(*shape) if len(shape) == 3 else TextShape(*shape)
 
 
@@ -73,8 +87,8 @@ class TorchvisionClassifier(LibraryClassifier):
     Args:
         input_shape: shape of one image, which must have three channels.
         num_classes: K. With pretrained ``weights`` it must be theirs.
-        name: as ``torchvision.models.list_models`` tells it, such as resnet50 or vit_b_16.
-        weights: name of pretrained weights, such as IMAGENET1K_V1, which torchvision fetches; null draws at random.
+        name: as ``torchvision.models.list_models`` has it, such as resnet50 or vit_b_16.
+        weights: name of pretrained weights, such as IMAGENET1K_V1, which torchvision fetches; None draws at random.
         arguments: further arguments of the model.
 
     Raises:
@@ -91,7 +105,11 @@ class TorchvisionClassifier(LibraryClassifier):
     ) -> None:
         from torchvision.models import get_model
 
-        _check_channels(type(self).__name__, input_shape)
+        if len(input_shape) != 3 or input_shape[0] != 3:
+            raise ValueError(
+                f"input_shape={list(input_shape)}: {type(self).__name__} takes images of 3 channels; give gray images "
+                "three by the option rgb of the data"
+            )
         with _refused(type(self).__name__, name):
             network = get_model(name, weights=weights, num_classes=num_classes, **(arguments or {}))
         super().__init__(network)
@@ -103,8 +121,8 @@ class TimmClassifier(LibraryClassifier):
     Args:
         input_shape: shape of one image.
         num_classes: K.
-        name: as ``timm.list_models`` tells it.
-        pretrained: whether to load timm's weights; a head for another number of classes is drawn anew.
+        name: as ``timm.list_models`` has it.
+        pretrained: whether to load timm's weights; a head for another number of classes is drawn at random.
         arguments: further arguments of ``timm.create_model``.
 
     Raises:
@@ -122,7 +140,7 @@ class TimmClassifier(LibraryClassifier):
         try:
             timm = importlib.import_module("timm")
         except ImportError:
-            raise ValueError(f"name: {name} of TimmClassifier needs timm; `pip install timm` gets it.") from None
+            raise ValueError(f"name={name}: TimmClassifier needs timm; `pip install timm` gets it") from None
         channels = as_shape(input_shape)[0]
         with _refused(type(self).__name__, name):
             network = timm.create_model(
@@ -133,20 +151,12 @@ class TimmClassifier(LibraryClassifier):
 
 @contextmanager
 def _refused(owner: str, name: str) -> Iterator[None]:
-    """Turns what a library's factory refuses into one line."""
+    """Turns an error of a library's factory into one line."""
     try:
         yield
     except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"name: {name} of {owner}: {told}; correct name, weights or arguments.") from error
-
-
-def _check_channels(owner: str, shape: Any) -> None:
-    if len(shape) != 3 or shape[0] != 3:
-        raise ValueError(
-            f"--model.student: {owner} takes images of 3 channels, and these samples have the shape {tuple(shape)}; "
-            "set --data.rgb true for gray images."
-        )
+        reason = " ".join(str(error).split())
+        raise ValueError(f"name={name}: {reason}; correct name, weights or arguments of {owner}") from error
 
 
 def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, seed: int) -> nn.Module:
@@ -157,7 +167,12 @@ def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, see
         shape: of a sample.
         num_classes: K.
         seed: of all initial values; nothing else sees it.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
     """
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"num_classes={num_classes}: must be at least 2")
     with seeded(seed), torch.device("cpu"):
         return factory(shape, num_classes)
 
@@ -199,3 +214,27 @@ def penultimate(network: nn.Module) -> str | None:
     """Name of what goes into the last linear layer, as ``kd.features`` takes it; None if there is no linear layer."""
     names = [name for name, module in network.named_modules() if isinstance(module, nn.Linear) and name]
     return f"{names[-1]}:input" if names else None
+
+
+def output_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of what a network returns for one sample; the network is left as it is.
+
+    Args:
+        network: a classifier.
+        shape: of a sample: three numbers of an image, two of text.
+    """
+    anchor = next(iter(network.parameters()), torch.zeros(()))
+    image = len(shape) == 3
+    view = torch.zeros(1, *shape, dtype=anchor.dtype) if image else torch.zeros(1, shape[1], dtype=torch.int64)
+    with torch.no_grad(), evaluation(network):
+        outputs = network(view.to(anchor.device))
+    return tuple(outputs.shape)
+
+
+def check_outputs(student: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:
+    """Raises a ValueError unless a network returns as many logits as there are classes."""
+    if (found := output_shape(student, shape)[-1]) != num_classes:
+        raise ValueError(
+            f"student={type(student).__name__}: gives {found} logits, and the data have {num_classes} classes; give "
+            "one that takes the number of classes"
+        )

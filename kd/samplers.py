@@ -20,7 +20,7 @@ class PassSampler(BatchOrder):
 
     Args:
         index: the samples, ``(M,)`` int64.
-        batch_size: samples a batch and process. Fewer samples than one global batch make one batch of them all.
+        batch_size: samples per batch and process. Fewer samples than one global batch make one batch of them all.
         rank: which process this is.
         world_size: how many there are.
         seed: of the order.
@@ -85,7 +85,10 @@ class PassSampler(BatchOrder):
         first, last = step // per_pass, (stop - 1) // per_pass
         order = torch.cat([self.index[epoch_order(n, self.seed, number)] for number in range(first, last + 1)])
         visits = torch.arange(first, last + 1).repeat_interleave(n)
-        parts = [_shifted(self._pass[s % per_pass], (s // per_pass - first) * n) for s in range(step, stop)]
+        parts = []
+        for s in range(step, stop):
+            part, by = self._pass[s % per_pass], (s // per_pass - first) * n  # in the order of its own pass
+            parts.append(BatchSlice(part.start + by, part.stop + by, part.end + by, part.share))
         return Block(order, visits, parts)
 
 
@@ -94,7 +97,7 @@ class SelectedSampler(EvalSampler):
 
     Args:
         index: the samples, ``(M,)`` int64.
-        batch_size: samples a batch and process.
+        batch_size: samples per batch and process.
         rank: which process this is.
         world_size: how many there are.
         visit: how many passes over the data came before: it chooses the augmentation.
@@ -121,5 +124,6 @@ def steps_per_pass(size: int, batch_size: int, *, whole_batches: bool) -> int:
     return max(size // batch_size, 1) if whole_batches else -(-size // batch_size)
 
 
-def _shifted(part: BatchSlice, by: int) -> BatchSlice:
-    return BatchSlice(part.start + by, part.stop + by, part.end + by, part.share)
+def token_index(index: Tensor, length: int) -> Tensor:
+    """An index for each token of windows: ``(B,)`` to ``(B * length,)`` int64, in the order of flattened batches."""
+    return (index[:, None] * length + torch.arange(length, device=index.device)).flatten()

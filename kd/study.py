@@ -50,13 +50,6 @@ class Amplification(NamedTuple):
         return self.rank_correlation > 0 and interval is not None and interval.low > 0
 
 
-class PowerLaw(NamedTuple):
-    """``y = exp(intercept) * x^slope``."""
-
-    slope: float
-    intercept: float
-
-
 def gaps(labels: ArrayLike, distilled: ArrayLike) -> Array:
     """``distilled - labels``, seed by seed: ``(S, K)`` of each to ``(S, K)``."""
     return _curves(distilled) - _curves(labels)
@@ -116,11 +109,14 @@ def amplification(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike, lev
     Raises:
         ValueError: if the fractions are not increasing and positive, or shapes do not fit.
     """
+    from scipy.stats import spearmanr
+
     fractions, gap = _fractions(kappa, at_least=2), gaps(labels, distilled)
     _check_fit(fractions, gap)
     mean = gap.mean(axis=0)
+    correlation = math.nan if (mean == mean[0]).all() else spearmanr(mean, -np.log(fractions)).statistic
     return Amplification(
-        rank_correlation=_spearman(mean, -np.log(fractions)),
+        rank_correlation=float(correlation),
         difference=summarize((gap[:, 0] - gap[:, -1]).tolist(), level),
         largest_at=float(fractions[mean.argmax()]),
     )
@@ -219,7 +215,7 @@ def overtaken_at(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> f
     return float(fractions[left] ** (1 - part) * fractions[left + 1] ** part)
 
 
-def power_law(x: ArrayLike, y: ArrayLike) -> PowerLaw:
+def power_law(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
     """The line of least squares through ``(log x, log y)``.
 
     Args:
@@ -227,16 +223,17 @@ def power_law(x: ArrayLike, y: ArrayLike) -> PowerLaw:
         y: ``(K,)``; values that are not above 0 have no logarithm and are left out.
 
     Returns:
-        Not numbers where fewer than two different ``x`` are left.
+        Slope and intercept of ``y = exp(intercept) * x^slope``; not numbers where fewer than two different ``x`` are
+        left.
     """
+    from scipy.stats import linregress
+
     at, value = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     kept = value > 0
     if len(np.unique(at[kept])) < 2:
-        return PowerLaw(math.nan, math.nan)
-    log_x, log_y = np.log(at[kept]), np.log(value[kept])
-    offset = log_x - log_x.mean()
-    slope = float(offset @ (log_y - log_y.mean()) / (offset @ offset))
-    return PowerLaw(slope, float(log_y.mean() - slope * log_x.mean()))
+        return math.nan, math.nan
+    line = linregress(np.log(at[kept]), np.log(value[kept]))
+    return float(line.slope), float(line.intercept)
 
 
 def power_law_slope(
@@ -253,10 +250,10 @@ def power_law_slope(
     """
     values = _curves(curves)
     rows = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    drawn = np.array([power_law(x, values[chosen].mean(axis=0)).slope for chosen in rows])
+    drawn = np.array([power_law(x, values[chosen].mean(axis=0))[0] for chosen in rows])
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2]) if len(drawn) else (math.nan, math.nan)
-    return power_law(x, values.mean(axis=0)).slope, Interval(float(low), float(high), "bootstrap")
+    return power_law(x, values.mean(axis=0))[0], Interval(float(low), float(high), "bootstrap")
 
 
 def _factor(fractions: Array, curve: Array, at: float, target: float) -> Factor:
@@ -287,14 +284,6 @@ def _percentiles(factors: Sequence[Factor], level: float) -> tuple[Factor, Facto
     return known[low], known[high]
 
 
-def _spearman(first: Array, second: Array) -> float:
-    from scipy.stats import rankdata
-
-    x, y = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
-    scale = math.sqrt(float(x @ x) * float(y @ y))
-    return float(x @ y) / scale if scale else math.nan
-
-
 def _curves(values: ArrayLike) -> Array:
     """``(S, K)``; means ``(K,)`` count as one seed."""
     return np.atleast_2d(np.asarray(values, dtype=np.float64))
@@ -303,10 +292,10 @@ def _curves(values: ArrayLike) -> Array:
 def _fractions(kappa: ArrayLike, at_least: int = 1) -> Array:
     fractions = np.asarray(kappa, dtype=np.float64)
     if fractions.ndim != 1 or len(fractions) < at_least or not (np.diff(fractions, prepend=0.0) > 0).all():
-        raise ValueError(f"fractions {fractions.tolist()}: give at least {at_least}, positive and increasing.")
+        raise ValueError(f"kappa={fractions.tolist()}: must be at least {at_least} fractions, positive and increasing")
     return fractions
 
 
 def _check_fit(fractions: Array, curves: Array) -> None:
     if curves.ndim != 2 or curves.shape[1] != len(fractions):
-        raise ValueError(f"curves of shape {curves.shape} do not fit {len(fractions)} fractions; give (seeds, K).")
+        raise ValueError(f"curves={curves.shape}: do not fit {len(fractions)} fractions; give (seeds, K)")

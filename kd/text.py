@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,17 +26,11 @@ from dinopl.data.indexed import IndexedDataModule, skip_validation
 from dinopl.data.loader import OrderedLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources.base import locate, missing
+from fprnn.tasks.text import number_characters
+from kd.networks import TextShape
 
 Units = Literal["characters", "bytes"]
 Split = Literal["train", "val", "test"]
-
-
-class TextShape(NamedTuple):
-    """What a network must know of text."""
-
-    vocab_size: int
-    length: int
-    """Tokens of a window."""
 
 
 class TextSource(ABC):
@@ -106,8 +100,8 @@ def encode(text: str, units: Units) -> tuple[Tensor, tuple[str, ...]]:
     if units == "bytes":
         content = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
         return torch.from_numpy(content), tuple(f"{byte:02x}" for byte in range(256))
-    points, tokens = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype="<u4"), return_inverse=True)
-    return torch.from_numpy(tokens.astype(np.int32)), tuple(map(chr, points.tolist()))
+    alphabet = "".join(sorted(set(text)))
+    return torch.from_numpy(number_characters(text, alphabet)), tuple(alphabet)
 
 
 def windows(tokens: Tensor, length: int) -> Tensor:
@@ -118,11 +112,6 @@ def windows(tokens: Tensor, length: int) -> Tensor:
     if len(tokens) <= length:
         return tokens.new_empty(0, length + 1)
     return tokens.unfold(0, length + 1, length)
-
-
-def token_index(index: Tensor, length: int) -> Tensor:
-    """An index for each token of windows: ``(B,)`` to ``(B * length,)`` int64, in the order of flattened batches."""
-    return (index[:, None] * length + torch.arange(length, device=index.device)).flatten()
 
 
 class TokenLoader(OrderedLoader):
@@ -160,14 +149,14 @@ class TextDataModule(IndexedDataModule):
 
     Args:
         text: where the text comes from; by default what Python's ``help`` shows.
-        root: folder of all data sets; null takes the environment's ``DINOPL_DATA``, or else ``./data``.
+        root: folder of all data sets; None takes the environment's ``DINOPL_DATA``, or else ``./data``.
         units: what a token is: one of the ``characters`` of the text, or one of its ``bytes``.
         length: tokens of a window.
-        batch_size: training windows a step and process.
-        eval_batch_size: windows a batch and process where nothing is trained.
+        batch_size: training windows per step and process.
+        eval_batch_size: windows per batch and process where nothing is trained.
         val_size: fraction of the text that is held out for validation; 0 for none.
         test_size: fraction of the text that is for testing.
-        seed: of the order; null derives it from the run's seed.
+        seed: of the order; None derives it from the run's seed.
 
     Raises:
         FileNotFoundError: if the text is not there.
@@ -190,13 +179,12 @@ class TextDataModule(IndexedDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for option, value in {"length": length, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+        for name, value in {"length": length, "batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             if value < 1:
-                raise ValueError(f"--data.{option} {value}: give a number of at least 1.")
+                raise ValueError(f"{name}={value}: must be at least 1")
         if not (0 <= val_size < 1 and 0 < test_size < 1 and val_size + test_size < 1):
             raise ValueError(
-                f"--data.val_size {val_size}, --data.test_size {test_size}: give fractions of the text that leave some "
-                "to train on, test_size above 0."
+                f"test_size={test_size}: must be above 0, and with val_size={val_size} leave some text to train on"
             )
         self.text = text or PythonDocsText()
         self.root = Path(root or os.environ.get("DINOPL_DATA") or "data")
@@ -239,17 +227,17 @@ class TextDataModule(IndexedDataModule):
         if self.trainer is not None:  # without seed_everything, each process has a seed of its own: the first counts
             self._stream = self.trainer.strategy.broadcast(self._stream)
         if stage == "validate" and not self.val_size:
-            raise ValueError("--data.val_size 0: no text was held out to validate on; set it as it was in training.")
+            raise ValueError("val_size=0: no text was held out to validate on; set it as it was in training")
         if stage in (None, "fit") and self.batch_size * processes > self.num_train:
             raise ValueError(
-                f"--data.batch_size {self.batch_size}: there are only {self.num_train} training windows for {processes}"
-                f" processes; give at most {self.num_train // processes}."
+                f"batch_size={self.batch_size}: there are only {self.num_train} training windows for {processes} "
+                f"processes; give at most {self.num_train // processes}"
             )
         for split in ("val", "test"):
             if len(self._splits[split]) < processes and (split == "test" or self.val_size):
                 raise ValueError(
-                    f"--trainer.devices: {processes} processes cannot share the {len(self._splits[split])} windows of "
-                    f"the {split} split; use fewer."
+                    f"devices={processes}: so many processes cannot share the {len(self._splits[split])} windows of "
+                    f"the {split} split; use fewer"
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -319,7 +307,7 @@ class TextDataModule(IndexedDataModule):
         short = [name for name in names if not len(cut[name]) and (name != "val" or self.val_size)]
         if short:
             raise ValueError(
-                f"--data.length {self.length}: the {short[0]} part of a text of {len(tokens)} tokens has no window of "
-                "that length; give a smaller one, or more text."
+                f"length={self.length}: the {short[0]} part of a text of {len(tokens)} tokens has no window of that "
+                "length; give a smaller one, or more text"
             )
         return cut

@@ -9,7 +9,8 @@ head, so that text and images are distilled by the same code.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kd.text import TextShape
+from fprnn.baselines import causal_attention
+from kd.networks import TextShape
 
 _STD = 0.02  # GPT-2's
 
@@ -36,7 +37,7 @@ class CausalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if heads < 1 or width % heads:
-            raise ValueError(f"heads {heads} of CausalTransformer: the width {width} must be a multiple of it.")
+            raise ValueError(f"heads={heads}: the width of CausalTransformer, {width}, must be a multiple of it")
         shape = TextShape(*shape)
         self.embed_dim = width
         self.token = nn.Embedding(shape.vocab_size, width)
@@ -44,7 +45,13 @@ class CausalTransformer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(CausalBlock(width, heads, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self._initialize(depth)
+        # GPT-2's: normal weights, smaller where a block adds to the stream, so that depth does not widen it.
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                scale = (2 * depth) ** -0.5 if name.endswith("out.weight") else 1.0
+                nn.init.normal_(parameter, std=_STD * scale)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Features of tokens.
@@ -65,15 +72,6 @@ class CausalTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
-
-    def _initialize(self, depth: int) -> None:
-        """GPT-2's: normal weights, smaller where a block adds to the stream, so that depth does not widen it."""
-        for name, parameter in self.named_parameters():
-            if parameter.ndim == 2:
-                scale = (2 * depth) ** -0.5 if name.endswith("out.weight") else 1.0
-                nn.init.normal_(parameter, std=_STD * scale)
-            elif name.endswith("bias"):
-                nn.init.zeros_(parameter)
 
 
 class CausalBlock(nn.Module):
@@ -98,13 +96,9 @@ class CausalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Adds attention and perceptron to ``x``."""
-        x = x + self.dropout(self.attention_out(self._attend(self.attention_norm(x))))
+        parts = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, D / H)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = causal_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.attention_out(mixed))
         hidden = F.gelu(self.mlp_in(self.mlp_norm(x)))
         return x + self.dropout(self.mlp_out(hidden))
-
-    def _attend(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        split = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        query, key, value = split.unbind(0)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        return mixed.transpose(1, 2).reshape(batch, length, width)

@@ -19,8 +19,6 @@ FLOORS: dict[str, float] = {
     "dinopl.reports": 9,
     "dinopl.loading": 9,
     "kd.module": 8.9,
-    "kd.evaluation": 8.8,
-    "kd.study": 8.7,
     "kd.teacher": 8.6,
     "kd": 8,
     "dinopl.distillation": 7,

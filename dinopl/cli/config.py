@@ -21,9 +21,8 @@ import yaml
 from jsonargparse import Namespace
 
 from dinopl.cli.tools.configs import config_name, config_names, shipped_config
-from dinopl.core.errors import UserMistake
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.core.moved import current_paths, flatten
-from dinopl.core.suggest import did_you_mean
 
 Config = dict[str, Any]
 

@@ -11,8 +11,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dinopl.core.errors import UserMistake
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import UserMistake, did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
 TOOLS = ("sweep", "configs", "export", "report", "cite", "doctor")

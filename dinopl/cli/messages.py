@@ -19,7 +19,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dinopl.cli.config import import_class, parameters
 from dinopl.cli.tools.schema import HOMES, Classes
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import did_you_mean
 
 Config = Mapping[str, Any]
 

@@ -57,9 +57,8 @@ from dinopl.cli.messages import (
 )
 from dinopl.cli.terminal import quiet, show_differences, show_summary
 from dinopl.core import trust
-from dinopl.core.errors import UserMistake
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.core.moved import flatten
-from dinopl.core.suggest import did_you_mean
 from dinopl.data import ImageDataModule  # noqa: F401
 from dinopl.training import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
 

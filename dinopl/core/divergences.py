@@ -71,3 +71,17 @@ def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
         ``(...)``: one value per sample.
     """
     return (at_least_float32(student) - at_least_float32(teacher)).square().mean(dim=-1)
+
+
+def centred_mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference of the logits less each sample's mean: blind to shifts, as softmax is.
+
+    Args:
+        student: logits, ``(..., m)``.
+        teacher: logits, ``(..., m)``.
+
+    Returns:
+        ``(...)``: one value per sample.
+    """
+    difference = at_least_float32(student) - at_least_float32(teacher)
+    return (difference - difference.mean(dim=-1, keepdim=True)).square().mean(dim=-1)

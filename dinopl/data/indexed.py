@@ -6,6 +6,7 @@ kept by index serve every part.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from inspect import getattr_static
 from types import MethodType
 from typing import Any, Protocol
 
@@ -136,3 +137,43 @@ def skip_validation(module: LightningDataModule) -> None:
     An empty list of loaders would make it say something obscure.
     """
     module.val_dataloader = MethodType(LightningDataModule.val_dataloader, module)  # type: ignore[method-assign]
+
+
+class IndexedValues:
+    """Values of samples, found by sample index: what a frozen network says of each is computed once and kept here.
+
+    Args:
+        num_samples: of the pool, whose indices are 0 to ``num_samples - 1``.
+        index: the samples whose values are kept, ``(M,)`` int64; None for all.
+        device: where values and indices are.
+    """
+
+    def __init__(self, num_samples: int, index: Tensor | None, device: torch.device) -> None:
+        self._size = num_samples if index is None else len(index)
+        self._row: Tensor | None = None
+        if index is not None:
+            row = torch.full((num_samples,), -(1 << 40))  # a sample that is not kept fails, and finds no other's value
+            row[index] = torch.arange(len(index))
+            self._row = row.to(device)
+        self._values: Tensor | None = None
+
+    def put(self, index: Tensor, values: Tensor) -> None:
+        """Keeps values ``(B, ...)`` of the samples ``index``, ``(B,)`` int64."""
+        if self._values is None:
+            self._values = values.new_empty(self._size, *values.shape[1:])
+        self._values[index if self._row is None else self._row[index]] = values
+
+    def take(self, index: Tensor) -> Tensor:
+        """Values ``(B, ...)`` of the samples ``index``, ``(B,)`` int64."""
+        assert self._values is not None
+        return self._values[index if self._row is None else self._row[index]]
+
+
+def check_one_view(data: Any) -> None:
+    """Raises a ValueError if a data module makes several views of a sample.
+
+    Data without views, such as text, pass; an error within a property ``views`` is raised as it is.
+    """
+    pool: Any = getattr(data, "data", data)  # within a module that takes a part of the data
+    if getattr_static(pool, "views", None) is not None and len(pool.views) != 1:
+        raise ValueError(f"views={len(pool.views)}: the model takes one view of a sample; give one")

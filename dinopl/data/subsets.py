@@ -37,6 +37,31 @@ def class_sequence(counts: list[int], size: int) -> list[int]:
     return sequence
 
 
+def first_of_each_class(order: Tensor, label: Tensor, size: int) -> Tensor:
+    """The first samples of an order in which every class has its proportional part, to within one sample.
+
+    Args:
+        order: a permutation of the samples, ``(N,)`` int64.
+        label: class of each sample, ``(N,)`` integers.
+        size: number of samples wanted, 1 to N.
+
+    Returns:
+        Samples in increasing order, ``(size,)`` int64. In the same order of samples, those of any smaller size are
+        among them.
+    """
+    _, classes, counts = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
+    wanted = counts  # of each class; all, without walking through the whole sequence of classes
+    if size < len(label):
+        wanted = torch.bincount(torch.tensor(class_sequence(counts.tolist(), size)), minlength=len(counts))
+    # A stable sort by class leaves each class's samples together and in the given order. A sample's place in its class
+    # is then its position less the position where its class begins, and it is taken if that is below the class's count.
+    # One pass for all classes, where a loop over them would read all labels once for each.
+    by_class = order[classes[order].argsort(stable=True)]
+    begin = counts.cumsum(0) - counts
+    place = torch.arange(len(label)) - begin[classes[by_class]]
+    return by_class[place < wanted[classes[by_class]]].sort().values
+
+
 def stratified_subset(label: Tensor, size: int, seed: int | None = None) -> Tensor:
     """Rows of a subset of ``size`` samples in which every class has its proportional part, to within one sample.
 
@@ -52,13 +77,10 @@ def stratified_subset(label: Tensor, size: int, seed: int | None = None) -> Tens
         ValueError: if ``label`` is not one-dimensional and of integers, or ``size`` is out of range.
     """
     _check(label, size, largest=len(label))
-    values, inverse, counts = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
-    wanted = np.bincount(class_sequence(counts.tolist(), size), minlength=len(values))
-    generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    shuffled = torch.arange(len(label)) if seed is None else torch.randperm(len(label), generator=generator)
-    classes = inverse[shuffled]
-    rows = [shuffled[classes == c][: wanted[c]] for c in range(len(values))]
-    return torch.cat(rows).sort().values
+    if seed is None:
+        return first_of_each_class(torch.arange(len(label)), label, size)
+    order = torch.randperm(len(label), generator=torch.Generator().manual_seed(seed))
+    return first_of_each_class(order, label, size)
 
 
 def stratified_split(label: Tensor, size: int, seed: int | None = None) -> tuple[Tensor, Tensor]:

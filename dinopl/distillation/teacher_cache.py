@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from dinopl.core.types import as_batch
+from dinopl.data.indexed import IndexedValues
 from dinopl.distillation.losses import ViewLoss
 from dinopl.distillation.network import BottleneckHead, Network
 from dinopl.distillation.teachers import TeacherRule
@@ -35,7 +36,7 @@ class TeacherCache:
     def __init__(self, wanted: bool | None) -> None:
         self.wanted = wanted
         self.active = False
-        self._codes: Tensor | None = None
+        self._codes: IndexedValues | None = None
 
     @property
     def filled(self) -> bool:
@@ -58,24 +59,21 @@ class TeacherCache:
         """Runs the teacher once over the training images, in batches of the training's size and precision."""
         if not self.active:
             return
-        codes: Tensor | None = None
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         precision = trainer.precision_plugin
+        codes = IndexedValues(datamodule.num_train, None, device)
         rank_zero_info(f"The teacher is run once over all {datamodule.num_train} training images.")
         for raw in datamodule.cache_dataloader():
             batch = as_batch(raw)
             images = precision.convert_input(batch["views"][0].to(device))  # as training batches are converted
             with torch.no_grad(), precision.forward_context():
-                code = teacher.bottleneck(images)
-            if codes is None:
-                codes = code.new_empty(datamodule.num_train, code.shape[1])
-            codes[batch["index"].to(device)] = code
+                codes.put(batch["index"].to(device), teacher.bottleneck(images))
         self._codes = codes
 
     def logits(self, teacher: Network, index: Tensor) -> Tensor:
         """The teacher's logits of the samples ``index``, ``(B,) -> (B, m)``."""
         assert self._codes is not None
-        return teacher.classify(self._codes[index])
+        return teacher.classify(self._codes.take(index))
 
 
 def _why_not(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | None:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dinopl.cli.config import read_config
-from dinopl.core.errors import UserMistake
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.sweep.values import RANGE_KEYS, Range, numbers, read_values
 
 SEED = "seed_everything"

@@ -10,8 +10,7 @@ from typing import Any, Literal
 import yaml
 
 from dinopl.cli.config import Arguments, Config, read_config
-from dinopl.core.errors import UserMistake
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.sweep.file import SEED, Options, Sweep
 from dinopl.sweep.grid import Point
 from dinopl.sweep.identity import content_id, digest

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dinopl.cli.config import Arguments, Config, read_config
-from dinopl.core.errors import UserMistake
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.sweep.devices import check_one_device, cores, environments
 from dinopl.sweep.file import Sweep, check_name
 from dinopl.sweep.folder import StudyFolder, describe, moved

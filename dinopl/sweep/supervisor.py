@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any
 
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import did_you_mean
 from dinopl.sweep.processes import start
 from dinopl.sweep.progress import Progress, best_of, described, line, measure
 from dinopl.sweep.queue import State, state_of

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import did_you_mean
 
 RANGE_KEYS = ("from", "to", "number", "step", "scale", "integer")
 

@@ -16,8 +16,7 @@ from functools import cached_property
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dinopl.core.errors import UserMistake
-from dinopl.core.suggest import did_you_mean
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.sweep.folder import LOG
 from dinopl.sweep.locks import Hold
 from dinopl.sweep.output import output_to

@@ -5,7 +5,7 @@ Hochreiter & Schmidhuber, "Long Short-Term Memory" (Neural Computation, 1997), b
 
 from torch import Tensor, nn
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 from fprnn.baselines.streamed import StreamedLayer
 
 LSTMState = tuple[Tensor, Tensor]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.baselines.streamed import StreamedLayer
 from fprnn.layers.convolution import ShortConvolution, last_tokens

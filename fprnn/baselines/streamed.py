@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 
 State = TypeVar("State")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dinopl.core.checks import check_norm_eps
+from dinopl.core.errors import check_norm_eps
 from fprnn.baselines.positions import NoPE, Positions
 from fprnn.baselines.streamed import StreamedLayer, head_width
 
@@ -159,7 +159,7 @@ class TransformerLayer(StreamedLayer[AttentionCache]):
         """
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
-                f"--model.layer.max_length: {self.max_length} is too short for a context of {length} tokens; use "
+                f"max_length: {self.max_length} is too short for a context of {length} tokens; use "
                 f"{length} or more, or null for any, or shorter sequences"
             )
 

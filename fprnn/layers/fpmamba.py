@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.checks import check_norm_eps, check_sizes
+from dinopl.core.errors import check_norm_eps, check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution, last_tokens
 from fprnn.layers.equation import RecurrentState, check_parts, shift

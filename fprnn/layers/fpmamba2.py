@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 from dinopl.core.precision import at_least_float32
 from fprnn.layers.convolution import ShortConvolution
 from fprnn.layers.fpmamba import MambaCache, MatrixStateLayer

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.checks import MOST_PARTS, check_rank
+from dinopl.core.errors import MOST_PARTS, check_rank
 from dinopl.core.precision import at_least_float32
 from fprnn.mixers.base import Dependence, Mixer, MixerContext, ProjectedMixer, nothing_projected
 from fprnn.mixers.householder import HouseholderMixer

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinopl.core.checks import check_norm_eps, check_rank
+from dinopl.core.errors import check_norm_eps, check_rank
 from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems
 
 Reflections = tuple[Tensor, Tensor]

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dinopl.core.checks import check_sizes
+from dinopl.core.errors import check_sizes
 from dinopl.core.seeds import stream_seed
 from fprnn.tasks.curriculum import LengthCurriculum
 from fprnn.tasks.loaders import FixedLoader, TrainingLoader

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinopl.core.checks import MOST_NAMES, check_sizes
+from dinopl.core.errors import MOST_NAMES, check_sizes
 from fprnn.tasks.streams import Seeds, Streams
 from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
 from fprnn.tasks.vocabulary import Vocabulary

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinopl.core.checks import MOST_NAMES, check_sizes
+from dinopl.core.errors import MOST_NAMES, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, shortened, window_starts
 from fprnn.tasks.streams import Seeds
 from fprnn.tasks.task import LengthRange, SequenceBatch, Task
@@ -38,7 +38,7 @@ class TextTask(Task):
     Args:
         splits: the tokens of each split.
         vocabulary: names of the tokens.
-        source: the option that names the text, and its value, for messages.
+        source: the argument that names the text, and its value, for messages.
     """
 
     def __init__(self, splits: dict[Split, TokenStore], vocabulary: Vocabulary, source: str) -> None:
@@ -113,9 +113,12 @@ class CharacterText(TextTask):
     ) -> None:
         texts = [(file, _decoded(file)) for file in _text_files(path)]
         alphabet = characters or "".join(sorted(set().union(*(text for _, text in texts))))
-        vocabulary = Vocabulary(_all_different(alphabet))
+        if len(set(alphabet)) < len(alphabet):
+            twice = next(character for character in alphabet if alphabet.count(character) > 1)
+            raise ValueError(f"characters: {twice!r} comes twice; name each character once.")
+        vocabulary = Vocabulary(alphabet)
         stores = [TokenStore([_numbered(text, alphabet, file)]) for file, text in texts]
-        super().__init__(_split(stores, val_fraction, test_fraction), vocabulary, f"--data.task.path {path}")
+        super().__init__(_split(stores, val_fraction, test_fraction), vocabulary, f"path={path}")
 
     def tokens_per_character(self, split: Split) -> float:
         """1: the tokens are characters."""
@@ -147,7 +150,7 @@ class ByteText(TextTask):
     def __init__(self, path: str, val_fraction: float = 0.05, test_fraction: float = 0.05) -> None:
         stores = [TokenStore([np.memmap(file, dtype=np.uint8, mode="r")]) for file in _text_files(path)]
         names = (chr(byte) if 32 <= byte < 127 else f"<0x{byte:02x}>" for byte in range(256))
-        super().__init__(_split(stores, val_fraction, test_fraction), Vocabulary(names), f"--data.task.path {path}")
+        super().__init__(_split(stores, val_fraction, test_fraction), Vocabulary(names), f"path={path}")
 
     def tokens_per_character(self, split: Split) -> float:
         """Bytes of a split over its characters, taken as UTF-8, where all bytes of a character but one continue it."""
@@ -191,21 +194,21 @@ class TokenShards(TextTask):
         characters_per_token: float | None = None,
     ) -> None:
         if vocab_size < 2:
-            raise ValueError(f"--data.task.vocab_size: {vocab_size} leaves nothing to predict; use the tokeniser's.")
-        check_sizes(MOST_NAMES, **{"--data.task.vocab_size": vocab_size})
+            raise ValueError(f"vocab_size: {vocab_size} leaves nothing to predict; use the tokeniser's.")
+        check_sizes(MOST_NAMES, vocab_size=vocab_size)
         if characters_per_token is not None and not characters_per_token > 0:
-            raise ValueError(
-                f"--data.task.characters_per_token: {characters_per_token} is not positive; use their mean number."
-            )
+            raise ValueError(f"characters_per_token: {characters_per_token} is not positive; use their mean number.")
         self.characters_per_token = characters_per_token
-        option = "--data.task.folder"
-        root = find_path(option, folder, "write .npy shards there, as docs/text_data.md says")
+        root = find_path("folder", folder, "write .npy shards there, as docs/text_data.md says")
         own = [root / split for split in SPLITS]
-        shards = [_shards(option, place) for place in (own if all(map(Path.is_dir, own)) else [root])]
-        _check_types(option, [shard for part in shards for shard in part])
+        shards = [_shards(place) for place in (own if all(map(Path.is_dir, own)) else [root])]
+        (first, one), *others = [shard for part in shards for shard in part]
+        for name, shard in others:
+            if shard.dtype != one.dtype:
+                raise ValueError(f"folder: {name} holds {shard.dtype}, but {first.name} {one.dtype}; write one type.")
         stores = [TokenStore([array for _, array in part]) for part in shards]
         super().__init__(
-            _split(stores, val_fraction, test_fraction), Vocabulary(map(str, range(vocab_size))), f"{option} {folder}"
+            _split(stores, val_fraction, test_fraction), Vocabulary(map(str, range(vocab_size))), f"folder={folder}"
         )
         for name, array in (shard for part in shards for shard in part):
             self._checked(array[:PROBED], str(name))
@@ -219,7 +222,7 @@ class TokenShards(TextTask):
         if windows.size and not 0 <= int(windows.min()) <= int(windows.max()) < self.vocab_size:
             wrong = windows[(windows < 0) | (windows >= self.vocab_size)][0]
             raise ValueError(
-                f"--data.task.vocab_size: {name or self._source} has the token {wrong}, which is not below "
+                f"vocab_size: {name or self._source} has the token {wrong}, which is not below "
                 f"{self.vocab_size}; use the size of the tokeniser that made the shards."
             )
         return windows
@@ -231,10 +234,10 @@ def _split(stores: Sequence[TokenStore], val_fraction: float, test_fraction: flo
         return dict(zip(SPLITS, stores, strict=True))
     for name, value in (("val", val_fraction), ("test", test_fraction)):
         if not 0 < value < 1:
-            raise ValueError(f"--data.task.{name}_fraction: {value} is not between 0 and 1; use 0.05, say.")
+            raise ValueError(f"{name}_fraction: {value} is not between 0 and 1; use 0.05, say.")
     if val_fraction + test_fraction >= 1:
         raise ValueError(
-            f"--data.task.val_fraction: {val_fraction} and the test text's {test_fraction} leave nothing to train on; "
+            f"val_fraction: {val_fraction} and the test text's {test_fraction} leave nothing to train on; "
             "use smaller shares."
         )
     whole, total = stores[0], len(stores[0])
@@ -245,20 +248,20 @@ def _split(stores: Sequence[TokenStore], val_fraction: float, test_fraction: flo
 
 def _text_files(path: str) -> list[Path]:
     """The file itself, or a folder's three."""
-    root = find_path("--data.task.path", path, "give the path of a text file")
+    root = find_path("path", path, "give the path of a text file")
     if root.is_dir():
         files = [root / f"{split}.txt" for split in SPLITS]
     elif root.is_file():
         files = [root]
     else:
-        raise FileNotFoundError(f"--data.task.path: {root} is neither file nor folder; give the path of a text file.")
+        raise FileNotFoundError(f"path: {root} is neither file nor folder; give the path of a text file.")
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(
-                f"--data.task.path: the folder {root} has no {file.name}; give a file, or a folder with all three."
+                f"path: the folder {root} has no {file.name}; give a file, or a folder with all three."
             )
         if not file.stat().st_size:
-            raise ValueError(f"--data.task.path: {file} is empty; give a file with text.")
+            raise ValueError(f"path: {file} is empty; give a file with text.")
     return files
 
 
@@ -267,60 +270,44 @@ def _decoded(file: Path) -> str:
     try:
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--data.task.path: {file} is not UTF-8 (byte {error.start}); convert it, or use ByteText."
-        ) from None
+        raise ValueError(f"path: {file} is not UTF-8 (byte {error.start}); convert it, or use ByteText.") from None
 
 
-def _all_different(alphabet: str) -> str:
-    if len(set(alphabet)) < len(alphabet):
-        twice = next(character for character in alphabet if alphabet.count(character) > 1)
-        raise ValueError(f"--data.task.characters: {twice!r} comes twice; name each character once.")
-    return alphabet
+def number_characters(text: str, alphabet: str) -> NDArray[np.int32]:
+    """Places of a text's characters in an alphabet, ``(len(text),)``; -1 of those that it does not have."""
+    table = np.full(0x110000, -1, dtype=np.int32)  # one entry for each code point of Unicode
+    points, known = (np.frombuffer(part.encode("utf-32-le"), dtype="<u4") for part in (text, alphabet))
+    table[known] = np.arange(len(alphabet))
+    numbers: NDArray[np.int32] = table[points]
+    return numbers
 
 
 def _numbered(text: str, alphabet: str, file: Path) -> NDArray[np.int32]:
-    """Places of a text's characters in the alphabet."""
-    table = np.full(0x110000, -1, dtype=np.int32)
-    table[_code_points(alphabet)] = np.arange(len(alphabet))
-    numbers: NDArray[np.int32] = table[_code_points(text)]
+    """Places of a text's characters in the alphabet; ValueError if it does not have one of them."""
+    numbers = number_characters(text, alphabet)
     if (numbers < 0).any():
         place = int((numbers < 0).argmax())
         raise ValueError(
-            f"--data.task.characters: {text[place]!r}, character {place} of {file}, is not among them; "
-            "add it, or leave the option to its default."
+            f"characters: {text[place]!r}, character {place} of {file}, is not among them; "
+            "add it, or leave characters at None"
         )
     return numbers
 
 
-def _code_points(text: str) -> NDArray[np.uint32]:
-    return np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
-
-
-def _shards(option: str, folder: Path) -> list[tuple[Path, NDArray[Any]]]:
+def _shards(folder: Path) -> list[tuple[Path, NDArray[Any]]]:
     """A folder's shards, mapped, in order of their names."""
     files = sorted(folder.glob("*.npy")) if folder.is_dir() else []
     if not files:
-        raise FileNotFoundError(f"{option}: no .npy file in {folder}; write shards there, as docs/text_data.md says.")
-    return [(file, _mapped(option, file)) for file in files]
-
-
-def _mapped(option: str, file: Path) -> NDArray[Any]:
-    try:
-        shard = np.load(file, mmap_mode="r")
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(f"{option}: {file} is no array of numbers ({error}); write it with numpy.save.") from None
-    if shard.ndim != 1 or shard.dtype.kind not in "iu":
-        raise ValueError(
-            f"{option}: {file} holds {shard.ndim} dimensions of {shard.dtype}; write one row of integers to a shard."
-        )
-    return shard
-
-
-def _check_types(option: str, shards: Sequence[tuple[Path, NDArray[Any]]]) -> None:
-    first, *others = shards
-    for name, shard in others:
-        if shard.dtype != first[1].dtype:
+        raise FileNotFoundError(f"folder: no .npy file in {folder}; write shards there, as docs/text_data.md says.")
+    shards = []
+    for file in files:
+        try:
+            shard = np.load(file, mmap_mode="r")
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"folder: {file} is no array of numbers ({error}); write it with numpy.save.") from None
+        if shard.ndim != 1 or shard.dtype.kind not in "iu":
             raise ValueError(
-                f"{option}: {name} holds {shard.dtype}, but {first[0].name} {first[1].dtype}; write one type."
+                f"folder: {file} holds {shard.ndim} dimensions of {shard.dtype}; write one row of integers to a shard."
             )
+        shards.append((file, shard))
+    return shards

@@ -1,12 +1,11 @@
 """Features: capture by module name, objectives that match them, heads that are refitted on them."""
 
-from kd.features.capture import FeatureCapture, collect_features, find_module
+from kd.features.capture import FeatureCapture, FeatureObjective, PairedCapture, collect_features, find_module
 from kd.features.heads import HeadFit, LogisticHead, SGDHead, refit_head
 from kd.features.kernels import kernel_cka, spectral_power
 from kd.features.objectives import (
     CKAMatching,
     FeatureMSE,
-    FeatureObjective,
     SimilarityMatching,
     similarity_difference,
 )
@@ -18,6 +17,7 @@ __all__ = [
     "FeatureObjective",
     "HeadFit",
     "LogisticHead",
+    "PairedCapture",
     "SGDHead",
     "SimilarityMatching",
     "collect_features",

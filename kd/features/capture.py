@@ -5,26 +5,29 @@ into the module: ``fc:input`` are the penultimate features of a torchvision ResN
 """
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.types import ImageBatch
-from dinopl.data.batch import as_batch
+from dinopl.core.precision import at_least_float32
+from dinopl.core.types import ImageBatch, as_batch
 from dinopl.encoders.common import evaluation
+from kd.networks import output_shape
 
 _INPUT = ":input"
 
 
-def find_module(network: nn.Module, name: str, option: str) -> nn.Module:
+def find_module(network: nn.Module, name: str, argument: str) -> nn.Module:
     """The submodule of a name.
 
     Args:
         network: where to look.
         name: dotted name; ``:input`` behind it is ignored.
-        option: what the name was given to, for the message.
+        argument: what the name was given to, for the message.
 
     Raises:
         ValueError: if there is none; the message names those that are similar.
@@ -35,7 +38,7 @@ def find_module(network: nn.Module, name: str, option: str) -> nn.Module:
         near = difflib.get_close_matches(name, modules, n=3, cutoff=0.5)
         near = near or [known for known in modules if "." not in known]
         raise ValueError(
-            f"{option} {name!r} is no module of {type(network).__name__}; did you mean {' or '.join(map(repr, near))}?"
+            f"{argument}={name}: no module of {type(network).__name__}; did you mean {' or '.join(map(repr, near))}?"
         )
     return modules[name]
 
@@ -49,26 +52,26 @@ class FeatureCapture:
     Args:
         network: its modules get forward hooks.
         names: dotted names, with ``:input`` behind those whose input is meant.
-        option: what the names were given to, for messages.
+        argument: what the names were given to, for messages.
 
     Raises:
         ValueError: if a name is no module of the network.
     """
 
-    def __init__(self, network: nn.Module, names: Sequence[str], option: str = "module") -> None:
-        self.modules = {name: find_module(network, name, option) for name in names}
-        self.option = option
+    def __init__(self, network: nn.Module, names: Sequence[str], argument: str = "name") -> None:
+        self.modules = {name: find_module(network, name, argument) for name in names}
+        self.argument = argument
         self._features: dict[str, Any] = {}
         self._handles: list[Any] = []
 
     def attach(self) -> Self:
-        """Puts the hooks in place, if they are not."""
+        """Registers the hooks, once."""
         if not self._handles:
             self._handles = [module.register_forward_hook(self._keep(name)) for name, module in self.modules.items()]
         return self
 
     def remove(self) -> None:
-        """Takes the hooks away, and forgets what was captured."""
+        """Removes the hooks, and forgets what was captured."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -90,7 +93,7 @@ class FeatureCapture:
             found = self._features.get(name)
             if not isinstance(found, Tensor):
                 what = "was not run" if found is None else f"gives a {type(found).__name__}, not a tensor"
-                raise ValueError(f"{self.option} {name!r} {what}; name another module.")
+                raise ValueError(f"{self.argument}={name}: {what}; name another module")
         features, self._features = self._features, {}
         return {name: features[name] for name in self.modules}
 
@@ -102,29 +105,138 @@ class FeatureCapture:
 
 
 def batches_with_features(
-    network: nn.Module, name: str, batches: Iterable[Any], option: str = "module"
+    network: nn.Module, name: str, batches: Iterable[Any], argument: str = "name"
 ) -> Iterator[tuple[ImageBatch, Tensor]]:
     """Batches with the features of one module, in eval mode and without a graph; see :func:`collect_features`."""
-    with evaluation(network), FeatureCapture(network, [name], option) as capture:
+    with evaluation(network), FeatureCapture(network, [name], argument) as capture:
         for batch in map(as_batch, batches):
             with torch.no_grad():  # not around the yield, where it would hold for the caller's own code
                 network(batch["views"][0])
             yield batch, capture.take()[name]
 
 
-def collect_features(network: nn.Module, name: str, batches: Iterable[Any], option: str = "module") -> Tensor:
+def collect_features(network: nn.Module, name: str, batches: Iterable[Any], argument: str = "name") -> Tensor:
     """Features of one module on all samples, in eval mode and without a graph.
 
     Args:
         network: left as it is.
         name: dotted name, with ``:input`` behind it for what goes into the module.
         batches: image or text batches, on the network's device.
-        option: what the name was given to, for messages.
+        argument: what the name was given to, for messages.
 
     Returns:
-        ``(n, d)`` of features ``(B, d)``, one row a sample, or of ``(B, T, d)``, one a token.
+        ``(n, d)`` of features ``(B, d)``, one row per sample, or of ``(B, T, d)``, one per token.
 
     Raises:
         ValueError: if the name is no module of the network.
     """
-    return torch.cat([features.flatten(0, -2) for _, features in batches_with_features(network, name, batches, option)])
+    return torch.cat(
+        [features.flatten(0, -2) for _, features in batches_with_features(network, name, batches, argument)]
+    )
+
+
+class FeatureObjective(nn.Module, ABC):
+    """``weight`` times the mean distance over pairs of modules, one of the student's and one of the teacher's.
+
+    Args:
+        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
+        teacher: the teacher's, in the same order; None means the same names.
+        weight: what the distance is multiplied by before it is added to the objective.
+
+    Raises:
+        ValueError: if there is no name, or not as many on both sides.
+    """
+
+    def __init__(self, student: list[str], teacher: list[str] | None = None, weight: float = 1.0) -> None:
+        super().__init__()
+        teacher = list(student) if teacher is None else teacher
+        if not student or len(student) != len(teacher):
+            raise ValueError(
+                f"student={student}: {len(student)} modules, and {len(teacher)} of the teacher; give as many of each, "
+                "at least one"
+            )
+        self.student_modules = student
+        self.teacher_modules = teacher
+        self.weight = weight
+
+    needs_teacher = True
+    needs_subset = False
+
+    def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
+        """Fits itself to the shapes of the features. To be called once, before the optimiser is made.
+
+        Args:
+            student: features of any batch, by module name.
+            teacher: those of the teacher on as many samples.
+
+        Raises:
+            ValueError: if features cannot be compared.
+        """
+
+    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
+        """The weighted distance, a scalar in at least float32.
+
+        Args:
+            student: features by module name, ``(B, ...)`` each.
+            teacher: features by module name, ``(B, ...)`` each; they receive no gradient.
+        """
+        terms = []
+        for number, (of_student, of_teacher) in enumerate(self.pairs()):
+            ours, theirs = student[of_student], teacher[of_teacher].detach()
+            with torch.autocast(ours.device.type, enabled=False):  # which would round products of features
+                terms.append(self.distance(number, at_least_float32(ours), at_least_float32(theirs)))
+        return self.weight * torch.stack(terms).mean()
+
+    def pairs(self) -> Sequence[tuple[str, str]]:
+        """Names of student's and teacher's module, pair by pair."""
+        return list(zip(self.student_modules, self.teacher_modules, strict=True))
+
+    @abstractmethod
+    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
+        """The distance, a scalar, between the features ``(B, ...)`` of the pair number ``pair``."""
+
+
+class PairedCapture:
+    """Features of student and teacher, those that feature objectives compare.
+
+    Args:
+        student: the student's network.
+        teacher: the teacher's.
+        objectives: name the modules.
+
+    Raises:
+        ValueError: if a name is no module of its network.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, objectives: Sequence[FeatureObjective]) -> None:
+        self._sides = (
+            FeatureCapture(student, [name for part in objectives for name in part.student_modules], "features"),
+            FeatureCapture(teacher, [name for part in objectives for name in part.teacher_modules], "features"),
+        )
+        self._networks, self._objectives = (student, teacher), objectives
+
+    def connect(self, shape: tuple[int, ...]) -> None:
+        """Lets the objectives see the shapes of what they compare, once, on a sample of the given shape."""
+        found = []
+        for side, network in zip(self._sides, self._networks, strict=True):
+            with side:
+                output_shape(network, shape)
+                found.append({name: feature.cpu().float() for name, feature in side.take().items()})
+        for part in self._objectives:
+            part.connect(*found)
+
+    def attach(self) -> Self:
+        """Registers the hooks."""
+        for side in self._sides:
+            side.attach()
+        return self
+
+    def remove(self) -> None:
+        """Removes the hooks."""
+        for side in self._sides:
+            side.remove()
+
+    def loss(self) -> Tensor:
+        """Sum of the objectives on the features of both networks' last forward passes, a scalar."""
+        ours, theirs = (side.take() for side in self._sides)
+        return reduce(torch.add, [part(ours, theirs) for part in self._objectives])

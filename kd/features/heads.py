@@ -1,4 +1,4 @@
-"""Linear retraining: a new head on a frozen backbone, which tells whether a gain sits in the features or in the head.
+"""Linear retraining: a new head on a frozen backbone, which shows whether a gain is in the features or in the head.
 
 "Revisiting Knowledge Distillation: The Hidden Role of Dataset Size", the experiment that refits the heads of students
 on the whole pool. Two recipes, both of the authors' early code: L2 logistic regression, here solved to convergence and
@@ -78,8 +78,8 @@ class SGDHead(HeadFit):
         objective: what it minimises; by default the cross-entropy to the labels.
         lr: learning rate, divided by ten after every third of the epochs.
         epochs: passes over the features.
-        batch_size: samples a step.
-        seed: of initialisation and order; null takes the stream "head" of the run's seed.
+        batch_size: samples per step.
+        seed: of initialisation and order; None takes the stream "head" of the run's seed.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ def refit_head(
         teacher: maps images to logits, for a fit that reads them.
 
     Raises:
-        ValueError: if there is no such module, or its input is not one vector a sample.
+        ValueError: if there is no such module, or its input is not one vector per sample.
     """
     features: list[Tensor] = []
     labels: list[Tensor] = []
@@ -148,7 +148,7 @@ def refit_head(
                 logits.append(teacher(batch["views"][0]))
     if features[0].ndim != 2:
         raise ValueError(
-            f"head {head!r} gets {tuple(features[0].shape[1:])} a sample, not a vector; name the last layer."
+            f"head={head}: gets {tuple(features[0].shape[1:])} per sample, not a vector; name the last layer"
         )
     with torch.enable_grad():
         new = (fit or LogisticHead())(

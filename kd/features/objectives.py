@@ -7,8 +7,7 @@ Neural Network Representations Revisited" (Kornblith et al., ICML 2019), as a lo
 added to the mean of the objective.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -16,65 +15,8 @@ from torch import Tensor, nn
 
 from dinopl.core.precision import at_least_float32
 from dinopl.core.seeds import seeded, stream_seed
+from kd.features.capture import FeatureObjective
 from kd.features.kernels import kernel_cka, spectral_power
-
-
-class FeatureObjective(nn.Module, ABC):
-    """``weight`` times the mean distance over pairs of modules, one of the student's and one of the teacher's.
-
-    Args:
-        student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
-        teacher: the teacher's, in the same order; null means the same names.
-        weight: what the distance is multiplied by before it is added to the objective.
-
-    Raises:
-        ValueError: if there is no name, or not as many on both sides.
-    """
-
-    def __init__(self, student: list[str], teacher: list[str] | None = None, weight: float = 1.0) -> None:
-        super().__init__()
-        teacher = list(student) if teacher is None else teacher
-        if not student or len(student) != len(teacher):
-            raise ValueError(
-                f"--model.features: {type(self).__name__} has {len(student)} modules of the student and {len(teacher)} "
-                "of the teacher; give at least one each, and as many."
-            )
-        self.student_modules = student
-        self.teacher_modules = teacher
-        self.weight = weight
-
-    def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
-        """Fits itself to the shapes of the features. To be called once, before the optimiser is made.
-
-        Args:
-            student: features of any batch, by module name.
-            teacher: those of the teacher on as many samples.
-
-        Raises:
-            ValueError: if features cannot be compared.
-        """
-
-    def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-        """The weighted distance, a scalar in at least float32.
-
-        Args:
-            student: features by module name, ``(B, ...)`` each.
-            teacher: features by module name, ``(B, ...)`` each; they receive no gradient.
-        """
-        terms = []
-        for number, (of_student, of_teacher) in enumerate(self.pairs()):
-            ours, theirs = student[of_student], teacher[of_teacher].detach()
-            with torch.autocast(ours.device.type, enabled=False):  # which would round products of features
-                terms.append(self.distance(number, at_least_float32(ours), at_least_float32(theirs)))
-        return self.weight * torch.stack(terms).mean()
-
-    def pairs(self) -> Sequence[tuple[str, str]]:
-        """Names of student's and teacher's module, pair by pair."""
-        return list(zip(self.student_modules, self.teacher_modules, strict=True))
-
-    @abstractmethod
-    def distance(self, pair: int, student: Tensor, teacher: Tensor) -> Tensor:
-        """The distance, a scalar, between the features ``(B, ...)`` of the pair number ``pair``."""
 
 
 class FeatureMSE(FeatureObjective):
@@ -85,10 +27,10 @@ class FeatureMSE(FeatureObjective):
 
     Args:
         student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
-        teacher: the teacher's, in the same order; null means the same names.
+        teacher: the teacher's, in the same order; None means the same names.
         weight: what the distance is multiplied by before it is added to the objective.
         regressor: put the map in between even where widths agree; false refuses widths that differ.
-        seed: of the map's initialisation; null takes the stream "regressor" of the run's seed.
+        seed: of the map's initialisation; None takes the stream "regressor" of the run's seed.
     """
 
     def __init__(
@@ -130,8 +72,8 @@ class FeatureMSE(FeatureObjective):
         rest = [list(shape[1:] if width == 0 else shape[:-1]) for shape in (ours, theirs)]
         if ours != theirs and not (mapped and len(ours) == len(theirs) and rest[0] == rest[1]):
             raise ValueError(
-                f"--model.features: features {names} are {ours} and {theirs} a sample and cannot be compared; name "
-                "modules whose features differ in width only, and leave regressor null."
+                f"student={names}: their features are {ours} and {theirs} per sample and cannot be compared; name "
+                "modules whose features differ in width only, and leave regressor at None"
             )
         if not mapped:
             return nn.Identity()
@@ -144,7 +86,7 @@ class SimilarityMatching(FeatureObjective):
 
     Args:
         student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
-        teacher: the teacher's, in the same order; null means the same names.
+        teacher: the teacher's, in the same order; None means the same names.
         weight: what the distance is multiplied by before it is added to the objective.
         norm_weight: of the student's mean feature norm, which cosines leave free; it is not multiplied by ``weight``.
     """
@@ -187,7 +129,7 @@ class CKAMatching(FeatureObjective):
 
     Args:
         student: dotted names of the student's modules; ``:input`` behind a name means what goes into the module.
-        teacher: the teacher's, in the same order; null means the same names.
+        teacher: the teacher's, in the same order; None means the same names.
         weight: what the distance is multiplied by before it is added to the objective.
         power: the eigenvalues of the teacher's kernel are raised to it; below 1 small directions count more.
         filter_student: raise the student's as well.
@@ -203,7 +145,7 @@ class CKAMatching(FeatureObjective):
     ) -> None:
         super().__init__(student, teacher, weight)
         if not power > 0:
-            raise ValueError(f"--model.features: power {power} of CKAMatching must be above 0; 1 leaves kernels alone.")
+            raise ValueError(f"power={power}: must be above 0; 1 leaves the kernels as they are")
         self.power = power
         self.filter_student = filter_student
 

@@ -1,5 +1,6 @@
 """What a student minimises: pure functions on logits, and the objects that a configuration names."""
 
+from dinopl.core.divergences import centred_mean_squared_error
 from kd.losses.base import Distillation, LabelObjective, Objective, TeacherOutputs
 from kd.losses.decoupled import DecoupledKL, non_target_kl, target_class_kl
 from kd.losses.kl import (
@@ -27,7 +28,6 @@ from kd.losses.logits import (
     LogitMSE,
     OneHotMSE,
     PartialLogitMSE,
-    centred_mean_squared_error,
     hard_cross_entropy,
     logit_margin,
     one_hot_mean_squared_error,

@@ -1,4 +1,4 @@
-"""What every objective is: one loss a sample, from the logits of student and teacher and the label.
+"""What every objective is: one loss per sample, from the logits of student and teacher and the label.
 
 "Revisiting Knowledge Distillation: The Hidden Role of Dataset Size" (Lanzillotta et al., 2025) compares objectives on
 the same samples, so all of them have one interface and are interchangeable. Losses are computed in at least float32,
@@ -39,6 +39,7 @@ class Objective(nn.Module, ABC):
         needs_teacher: whether ``forward`` reads the teacher's logits.
         needs_subset: whether ``prepare`` must be called before the first step. Where neither is true, no teacher need
             be there at all.
+        needs_features: whether it trains nothing by itself, so that objectives on features must be given.
         temperature: at which the teacher's logits become a target; infinite where the logits themselves are compared.
             A target transform keeps at this temperature what it promises to keep.
     """
@@ -46,6 +47,7 @@ class Objective(nn.Module, ABC):
     needs_teacher: bool = True
     needs_subset: bool = False
     temperature: float = 1.0
+    needs_features: bool = False
 
     def __init__(self) -> None:
         super().__init__()  # not nn.Module's own, which takes any option
@@ -98,13 +100,11 @@ class Distillation(Objective):
             ValueError: if the teacher's logits are missing, or have another shape than the student's.
         """
         if teacher is None:
-            raise ValueError(
-                f"--model.objective: {type(self).__name__} needs a teacher; give one, or take LabelCrossEntropy."
-            )
+            raise ValueError(f"objective={type(self).__name__}: needs a teacher; give one, or take LabelCrossEntropy")
         if teacher.shape != student.shape:
             raise ValueError(
-                f"--model.teacher: its logits are {tuple(teacher.shape)}, the student's {tuple(student.shape)}; "
-                "both need one logit a class."
+                f"teacher={tuple(teacher.shape)}: the shape of the student's logits is {tuple(student.shape)}; both "
+                "need one logit per class"
             )
         return self.distil(at_least_float32(student), at_least_float32(teacher.detach()), label)
 
@@ -113,20 +113,16 @@ class Distillation(Objective):
         """Losses ``(B,)`` of two sets of logits ``(B, C)`` in at least float32 and classes ``(B,)``."""
 
 
-def check_temperature(value: float, owner: object, *, option: str = "temperature", infinite: bool = False) -> None:
-    """Raises a ValueError unless ``value`` is above 0, and finite unless ``infinite`` is allowed.
-
-    An objective may stand within another, so it does not know where it stands: ``option=value`` at the beginning is
-    what the command makes the whole name of.
-    """
+def check_temperature(value: float, owner: object, *, name: str = "temperature", infinite: bool = False) -> None:
+    """Raises a ValueError unless ``value`` is above 0, and finite unless ``infinite`` is allowed."""
     if not value > 0 or (value == float("inf") and not infinite):
         finite = "" if infinite else " and finite"
         raise ValueError(
-            f"{option}={value} of {type(owner).__name__} must be above 0{finite}; 1 leaves the logits as they are."
+            f"{name}={value}: must be above 0{finite} in {type(owner).__name__}; 1 leaves the logits as they are"
         )
 
 
-def check_fraction(value: float, owner: object, option: str) -> None:
+def check_fraction(value: float, owner: object, name: str) -> None:
     """Raises a ValueError unless ``value`` is in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{option}={value} of {type(owner).__name__} must be from 0 to 1.")
+        raise ValueError(f"{name}={value}: must be from 0 to 1 in {type(owner).__name__}")

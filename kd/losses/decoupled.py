@@ -76,8 +76,8 @@ class DecoupledKL(Distillation):
         check_temperature(temperature, self)
         if not (min(target_weight, non_target_weight) >= 0 and max(target_weight, non_target_weight) > 0):
             raise ValueError(
-                f"target_weight={target_weight} and non_target_weight={non_target_weight} of "
-                "DecoupledKL must be at least 0, and not both 0."
+                f"target_weight={target_weight}: must be at least 0, as non_target_weight={non_target_weight}, and not "
+                "both 0"
             )
         self.target_weight = target_weight
         self.non_target_weight = non_target_weight

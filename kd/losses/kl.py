@@ -11,10 +11,9 @@ import math
 import torch
 from torch import Tensor
 
-from dinopl.core.divergences import cross_entropy, kl_divergence
+from dinopl.core.divergences import centred_mean_squared_error, cross_entropy, kl_divergence
 from dinopl.core.precision import at_least_float32
 from kd.losses.base import Distillation, check_temperature
-from kd.losses.logits import centred_mean_squared_error
 
 
 def kl_distillation(
@@ -44,8 +43,8 @@ def kl_distillation(
     if math.isinf(temperature):
         if student_temperature is not None or not scaled:
             raise ValueError(
-                f"--model.objective: temperature {temperature} needs the factor T^2 and the same temperature on both "
-                "sides; leave student_temperature null and scaled true, or give a finite temperature."
+                f"temperature={temperature}: needs the factor T^2 and the same temperature on both sides; leave "
+                "student_temperature at None and scaled at True, or give a finite temperature"
             )
         return 0.5 * centred_mean_squared_error(student, teacher)
     of_student = temperature if student_temperature is None else student_temperature
@@ -115,7 +114,7 @@ class KLDistillation(Distillation):
         super().__init__()
         check_temperature(temperature, self, infinite=student_temperature is None and scaled)
         if student_temperature is not None:
-            check_temperature(student_temperature, self, option="student_temperature")
+            check_temperature(student_temperature, self, name="student_temperature")
         self.temperature = temperature
         self.student_temperature = student_temperature
         self.scaled = scaled

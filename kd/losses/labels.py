@@ -15,7 +15,6 @@ from torch import Tensor
 from dinopl.core.divergences import kl_divergence
 from dinopl.core.precision import at_least_float32
 from kd.losses.base import LabelObjective, check_fraction, check_temperature
-from kd.losses.kl import kl_distillation
 
 
 def label_cross_entropy(student: Tensor, label: Tensor, temperature: float = 1.0) -> Tensor:
@@ -88,7 +87,7 @@ def virtual_distillation(
     teacher = virtual_teacher(label, student.shape[1], confidence).to(student)
     if variant == "code":
         return kl_divergence(student, teacher / temperature)
-    return kl_distillation(student, teacher.log(), temperature)
+    return temperature**2 * kl_divergence(student / temperature, teacher.log() / temperature)
 
 
 class LabelCrossEntropy(LabelObjective):
@@ -134,8 +133,10 @@ class FeaturesAlone(LabelObjective):
     :func:`kd.features.refit_head`.
     """
 
+    needs_features = True
+
     def supervise(self, student: Tensor, label: Tensor) -> Tensor:
-        """Zeros, which hang on the logits, so that every parameter has a gradient."""
+        """Zeros that are a function of the logits, so that every parameter has a gradient."""
         return student.sum(dim=1) * 0
 
 
@@ -156,8 +157,7 @@ class VirtualTeacher(LabelObjective):
         check_temperature(temperature, self)
         if not 0 < confidence < 1:
             raise ValueError(
-                f"confidence={confidence} of VirtualTeacher must be above 0 and below 1; "
-                "LabelCrossEntropy is the limit at 1."
+                f"confidence={confidence}: must be above 0 and below 1; LabelCrossEntropy is the limit at 1"
             )
         self.confidence = confidence
         self.temperature = temperature

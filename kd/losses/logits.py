@@ -11,24 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dinopl.core.divergences import mean_squared_error
+from dinopl.core.divergences import centred_mean_squared_error, mean_squared_error
 from dinopl.core.precision import at_least_float32
 from dinopl.core.seeds import stream_seed
 from kd.losses.base import Distillation, LabelObjective, TeacherOutputs
-
-
-def centred_mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the logits less each sample's mean: blind to shifts, as softmax is.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-
-    Returns:
-        ``(B,)``.
-    """
-    difference = at_least_float32(student) - at_least_float32(teacher)
-    return (difference - difference.mean(dim=1, keepdim=True)).square().mean(dim=1)
 
 
 def one_hot_mean_squared_error(student: Tensor, label: Tensor, magnitude: float) -> Tensor:
@@ -85,7 +71,7 @@ class LogitMSE(Distillation):
         self.centred = centred
 
     def distil(self, student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
-        """See :func:`centred_mean_squared_error` and :func:`dinopl.distillation.losses.mean_squared_error`."""
+        """See :func:`centred_mean_squared_error` and :func:`dinopl.core.divergences.mean_squared_error`."""
         return (centred_mean_squared_error if self.centred else mean_squared_error)(student, teacher)
 
 
@@ -96,7 +82,7 @@ class PartialLogitMSE(Distillation):
         k: how many logits of each sample are compared.
         choice: ``extremes``: the teacher's largest and smallest, half each; ``random``: the same random classes for all
             samples.
-        seed: of the random classes; null takes the stream "classes" of the run's seed.
+        seed: of the random classes; None takes the stream "classes" of the run's seed.
     """
 
     temperature = float("inf")
@@ -104,7 +90,7 @@ class PartialLogitMSE(Distillation):
     def __init__(self, k: int, choice: Literal["extremes", "random"] = "extremes", seed: int | None = None) -> None:
         super().__init__()
         if k < 1:
-            raise ValueError(f"k={k} of PartialLogitMSE must be at least 1.")
+            raise ValueError(f"k={k}: must be at least 1 in PartialLogitMSE")
         self.k = k
         self.choice: Literal["extremes", "random"] = choice
         self.seed = stream_seed("classes") if seed is None else seed
@@ -112,26 +98,21 @@ class PartialLogitMSE(Distillation):
     def distil(self, student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
         """The mean over the chosen classes; ValueError if there are fewer than ``k``."""
         if self.k > teacher.shape[1]:
-            raise ValueError(
-                f"--model.objective: k {self.k} of PartialLogitMSE is above the number of classes, {teacher.shape[1]}; "
-                "LogitMSE compares all."
-            )
-        classes = self._classes(teacher)
-        return mean_squared_error(student.gather(1, classes), teacher.gather(1, classes))
-
-    def _classes(self, teacher: Tensor) -> Tensor:
+            raise ValueError(f"k={self.k}: is above the number of classes, {teacher.shape[1]}; LogitMSE compares all")
         if self.choice == "extremes":
-            return extreme_classes(teacher, self.k)
-        generator = torch.Generator().manual_seed(self.seed)
-        classes = torch.randperm(teacher.shape[1], generator=generator)[: self.k]
-        return classes.to(teacher.device).expand(len(teacher), -1)
+            classes = extreme_classes(teacher, self.k)
+        else:
+            generator = torch.Generator().manual_seed(self.seed)
+            same = torch.randperm(teacher.shape[1], generator=generator)[: self.k]
+            classes = same.to(teacher.device).expand(len(teacher), -1)
+        return mean_squared_error(student.gather(1, classes), teacher.gather(1, classes))
 
 
 class OneHotMSE(LabelObjective):
     """Mean squared error to a one-hot vector of the teacher's magnitude: the label control of ``LogitMSE``.
 
     Args:
-        magnitude: the label's logit. Null: how far the teacher's largest logit is above the mean of the others, on
+        magnitude: the label's logit. None: how far the teacher's largest logit is above the mean of the others, on
             average over the subset; a given number needs no teacher.
     """
 

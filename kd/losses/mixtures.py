@@ -66,7 +66,7 @@ class WhereTeacherKnows(Distillation):
     def __init__(self, k: int = 3, distillation: Objective | None = None, labels: Objective | None = None) -> None:
         super().__init__()
         if k < 1:
-            raise ValueError(f"k={k} of WhereTeacherKnows must be at least 1.")
+            raise ValueError(f"k={k}: must be at least 1 in WhereTeacherKnows")
         self.k = k
         self.distillation = distillation or KLDistillation()
         self.labels = labels or LabelCrossEntropy()

@@ -1,10 +1,16 @@
 """What a student is measured by: its predictions, how faithful it is to its teacher, and its features."""
 
-from kd.metrics.alignment import FeatureAlignment, cka, cka_matrix, feature_alignment, gram_cka, linear_cka
-from kd.metrics.collapse import Collapse, NeuralCollapse, neural_collapse
-from kd.metrics.collection import FidelityMetrics
-from kd.metrics.kept import KeptSamples
-from kd.metrics.parameters import parameter_distance
+from kd.metrics.alignment import (
+    FeatureAlignment,
+    cka,
+    cka_matrix,
+    feature_alignment,
+    gram_cka,
+    linear_cka,
+    parameter_distance,
+)
+from kd.metrics.collapse import NeuralCollapse, neural_collapse
+from kd.metrics.evaluation import EvaluatedModule, Evaluation, FidelityMetrics
 from kd.metrics.predictions import (
     Agreement,
     BrierScore,
@@ -23,17 +29,18 @@ from kd.metrics.predictions import (
     negative_log_likelihood,
     probability_distance,
 )
+from kd.metrics.sampled import SampledMetric
 
 __all__ = [
     "Agreement",
     "BrierScore",
     "CentredLogitError",
-    "Collapse",
+    "EvaluatedModule",
+    "Evaluation",
     "ExpectedCalibrationError",
     "FeatureAlignment",
     "FidelityMetrics",
     "HellingerDistance",
-    "KeptSamples",
     "LabelAccuracy",
     "LogitError",
     "NegativeLogLikelihood",
@@ -41,6 +48,7 @@ __all__ = [
     "PredictiveEntropy",
     "PredictiveKL",
     "ProbabilityDistance",
+    "SampledMetric",
     "brier_score",
     "calibration_error",
     "cka",

@@ -1,8 +1,8 @@
-"""How alike the features of two networks are: centred kernel alignment and plain alignment.
+"""How alike two networks are: centred kernel alignment and plain alignment of features, distance of parameters.
 
 "Similarity of Neural Network Representations Revisited" (Kornblith et al., ICML 2019). What differs from the first
 author's early code of "Revisiting Knowledge Distillation": both networks see the same un-augmented images in one pass,
-and the samples of all processes are taken together instead of averaging one value a process.
+and the samples of all processes are taken together instead of averaging one value per process.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dinopl.core.precision import at_least_float32
 from kd.features.kernels import kernel_cka
-from kd.metrics.kept import KeptSamples
-from kd.text import token_index
+from kd.metrics.sampled import SampledMetric
+from kd.samplers import token_index
 
 
 def linear_cka(first: Tensor, second: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ def linear_cka(first: Tensor, second: Tensor) -> Tensor:
         Not a number where all features of one are equal.
     """
     a, b = (_scaled(features - features.mean(dim=0)) for features in (first, second))
-    squares = [torch.linalg.matrix_norm(x.T @ y) for x, y in ((a, b), (a, a), (b, b))]
-    return squares[0].square() / (squares[1] * squares[2])
+    cross, of_a, of_b = (torch.linalg.matrix_norm(x.T @ y) for x, y in ((a, b), (a, a), (b, b)))
+    return cross.square() / (of_a * of_b)
 
 
 def gram_cka(first: Tensor, second: Tensor) -> Tensor:
@@ -92,7 +92,24 @@ def feature_alignment(first: Tensor, second: Tensor) -> Tensor:
     return (a * b).sum() / (a.square().sum() * b.square().sum()).sqrt()
 
 
-class FeatureAlignment(KeptSamples):
+def parameter_distance(first: nn.Module, second: nn.Module) -> Tensor:
+    """Euclidean distance of all parameters, taken as one vector, in float64.
+
+    Args:
+        first: a network.
+        second: another one, on the same device.
+
+    Returns:
+        A scalar; not a number where names or shapes of the parameters differ.
+    """
+    one, other = (dict(network.named_parameters()) for network in (first, second))
+    if {name: p.shape for name, p in one.items()} != {name: p.shape for name, p in other.items()}:
+        return torch.tensor(torch.nan, dtype=torch.float64)
+    squares = [(one[name].detach().double() - other[name].detach().double()).square().sum() for name in one]
+    return torch.stack(squares).sum().sqrt()
+
+
+class FeatureAlignment(SampledMetric):
     """``cka`` and ``feature_alignment`` between student and teacher, on the same samples.
 
     Args:

@@ -5,33 +5,19 @@ With class means ``mu_c``, their mean ``mu_G``, ``m_c = mu_c - mu_G``, the covar
 ``Sigma_B`` between classes, and the classifier's rows ``W``, all five numbers are 0 where the collapse is complete.
 """
 
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dinopl.core.precision import at_least_float32
-from kd.metrics.kept import KeptSamples
-
-
-class Collapse(NamedTuple):
-    """The measures of neural collapse, scalars each."""
-
-    nc1: Tensor
-    """``tr(Sigma_W pinv(Sigma_B)) / C``: how far samples spread around their class mean."""
-    nc2_norm: Tensor
-    """``std_c ||m_c|| / mean_c ||m_c||``: how unequal the lengths of the class means are."""
-    nc2_angle: Tensor
-    """``mean |cos(m_c, m_c') + 1 / (C - 1)|`` over pairs of classes: how far from a simplex their angles are."""
-    nc3: Tensor
-    """``|| W / ||W|| - M / ||M|| ||`` with rows ``m_c`` in M, W less its mean row: classifier against class means."""
-    nc4: Tensor
-    """Share of samples that classifier and nearest class mean put into different classes."""
+from kd.metrics.sampled import SampledMetric
 
 
 def neural_collapse(
     features: Tensor, label: Tensor, num_classes: int, weight: Tensor | None, prediction: Tensor
-) -> Collapse:
+) -> dict[str, Tensor]:
     """Measures neural collapse.
 
     Args:
@@ -42,24 +28,38 @@ def neural_collapse(
         prediction: the class that the classifier predicts, ``(n,)`` int64.
 
     Returns:
-        All not numbers where a class has fewer than two samples; ``nc3`` also where there is no ``weight``.
+        Scalars by name, not numbers where a class has fewer than two samples, ``nc3`` also where there is no
+        ``weight``:
+
+        - ``nc1``: ``tr(Sigma_W pinv(Sigma_B)) / C``, how far samples spread around their class mean;
+        - ``nc2_norm``: ``std_c ||m_c|| / mean_c ||m_c||``, how unequal the lengths of the class means are;
+        - ``nc2_angle``: ``mean |cos(m_c, m_c') + 1 / (C - 1)|`` over pairs of classes, how far from a simplex their
+          angles are;
+        - ``nc3``: ``|| W / ||W|| - M / ||M|| ||`` with rows ``m_c`` in M, W less its mean row: classifier against class
+          means;
+        - ``nc4``: share of samples that classifier and nearest class mean put into different classes.
     """
     nan = features.new_full((), torch.nan)
     counts = torch.bincount(label, minlength=num_classes)
     if counts.min() < 2:
-        return Collapse(nan, nan, nan, nan, nan)
+        return dict.fromkeys(("nc1", "nc2_norm", "nc2_angle", "nc3", "nc4"), nan)
     means = features.new_zeros(num_classes, features.shape[1]).index_add_(0, label, features) / counts[:, None]
     centred = means - means.mean(dim=0)
     norms = torch.linalg.vector_norm(centred, dim=1)
     cosines = (centred @ centred.T) / (norms[:, None] * norms)
     off_diagonal = ~torch.eye(num_classes, dtype=torch.bool, device=features.device)
-    return Collapse(
-        nc1=within_over_between(features - means[label], centred),
-        nc2_norm=norms.std(correction=0) / norms.mean(),
-        nc2_angle=(cosines + 1 / (num_classes - 1))[off_diagonal].abs().mean(),
-        nc3=nan if weight is None else _difference(weight - weight.mean(dim=0), centred),
-        nc4=(torch.cdist(features, means).argmin(dim=1) != prediction).to(features.dtype).mean(),
-    )
+    classifier = nan
+    if weight is not None:
+        rows = weight - weight.mean(dim=0)
+        unit_rows, unit_means = (matrix / torch.linalg.matrix_norm(matrix) for matrix in (rows, centred))
+        classifier = torch.linalg.matrix_norm(unit_rows - unit_means)
+    return {
+        "nc1": within_over_between(features - means[label], centred),
+        "nc2_norm": norms.std(correction=0) / norms.mean(),
+        "nc2_angle": (cosines + 1 / (num_classes - 1))[off_diagonal].abs().mean(),
+        "nc3": classifier,
+        "nc4": (torch.cdist(features, means).argmin(dim=1) != prediction).to(features.dtype).mean(),
+    }
 
 
 def within_over_between(residuals: Tensor, centred: Tensor) -> Tensor:
@@ -81,8 +81,8 @@ def within_over_between(residuals: Tensor, centred: Tensor) -> Tensor:
     return projected.square().sum() / (len(residuals) * classes)
 
 
-class NeuralCollapse(KeptSamples):
-    """The five measures of :class:`Collapse`, by name.
+class NeuralCollapse(SampledMetric):
+    """The five measures of :func:`neural_collapse`, by name.
 
     Args:
         num_classes: C.
@@ -94,7 +94,7 @@ class NeuralCollapse(KeptSamples):
     def __init__(self, num_classes: int, limit: int = 20_000, **options: Any) -> None:
         super().__init__(("feature_columns", "class_column", "predicted_column"), limit, **options)
         self.num_classes = num_classes
-        self.add_state("weight", default=torch.empty(0), dist_reduce_fx=_of_first_process)
+        self.add_state("weight", default=torch.empty(0), dist_reduce_fx=itemgetter(0))  # of the first process
 
     def update(
         self, index: Tensor, student: Tensor, label: Tensor, student_features: Tensor, weight: Tensor | None = None
@@ -117,13 +117,4 @@ class NeuralCollapse(KeptSamples):
         """The measures, by name."""
         features, label, prediction = self.kept().values()
         weight = self.weight.double().cpu() if self.weight.numel() else None
-        return neural_collapse(features, label, self.num_classes, weight, prediction)._asdict()
-
-
-def _difference(first: Tensor, second: Tensor) -> Tensor:
-    """Distance of two matrices that are scaled to norm 1."""
-    return torch.linalg.matrix_norm(first / torch.linalg.matrix_norm(first) - second / torch.linalg.matrix_norm(second))
-
-
-def _of_first_process(stacked: Tensor) -> Tensor:
-    return stacked[0]
+        return neural_collapse(features, label, self.num_classes, weight, prediction)

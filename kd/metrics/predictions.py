@@ -17,9 +17,8 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from dinopl.core.divergences import entropy, kl_divergence, mean_squared_error
+from dinopl.core.divergences import centred_mean_squared_error, entropy, kl_divergence, mean_squared_error
 from dinopl.core.precision import at_least_float32
-from kd.losses.logits import centred_mean_squared_error
 
 
 def negative_log_likelihood(logits: Tensor, label: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Agreement(MulticlassAccuracy):
 
 
 class ExpectedCalibrationError(MulticlassCalibrationError):
-    """See :func:`calibration_error`; it keeps two numbers a sample.
+    """See :func:`calibration_error`; it keeps two numbers per sample.
 
     Args:
         num_classes: C.

@@ -10,7 +10,7 @@ from kd.targets.rearranged import (
     permute_non_targets,
     swap_largest,
 )
-from kd.targets.reduced import TopClasses, TopLogits, UniformRest, log_mean_exp, top_logits
+from kd.targets.reduced import TopClasses, UniformRest, expanded, log_mean_exp, top_logits
 from kd.targets.smoothing import (
     ConfidenceMatchedSmoothing,
     EntropyMatchedSmoothing,
@@ -30,11 +30,11 @@ __all__ = [
     "ShuffledSamples",
     "TargetTransform",
     "TopClasses",
-    "TopLogits",
     "TransformChain",
     "UniformRest",
     "WholeTeacher",
     "class_means",
+    "expanded",
     "log_mean_exp",
     "partners",
     "permute_non_targets",

@@ -6,19 +6,21 @@ teacher's output helps; each transform here removes one part and keeps the rest.
 A transform returns *logits*: those whose softmax at the objective's temperature T is the target. Probabilities or their
 logarithms would serve the KL divergence only. Logits serve every objective, also those that compare logits (T is then
 infinite) and those that read the arg max; the untouched teacher stays bitwise equal; a target that keeps a sum of
-probabilities is exact, without a clamp; and what a cache holds is of the same kind. Which logits are meant is settled
+probabilities is exact, without a clamp; and what a cache holds is of the same kind. Logits are determined by that
 up to a constant for each sample, and the constant is chosen so that most stay where the teacher had them.
 
 Random transforms are functions of (seed, sample index, visit): the batch that a sample happens to be in, workers and
 processes change nothing.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from dinopl.core.random import derived_keys, mix, sample_keys, uniform
 from kd.losses.base import TeacherOutputs
 
 
@@ -53,6 +55,14 @@ class TargetTransform(ABC):
             outputs: the teacher on the student's samples, un-augmented.
             temperature: the objective's.
         """
+
+    def check_index(self, index: Tensor) -> None:
+        """Raises a ValueError if a transform that reads indices gets samples without any, whose index is -1."""
+        if self.needs_index and bool((index < 0).any()):
+            raise ValueError(
+                f"target={type(self).__name__}: draws for each sample by its index, and these batches have none; let "
+                "them be (input, label, index), or use DataFraction"
+            )
 
     @abstractmethod
     def __call__(
@@ -91,9 +101,7 @@ class TransformChain(TargetTransform):
 
     def __init__(self, transforms: list[TargetTransform]) -> None:
         if not transforms:
-            raise ValueError(
-                "--model.target: transforms [] of TransformChain: give at least one, or take WholeTeacher."
-            )
+            raise ValueError("transforms=[]: TransformChain needs at least one; WholeTeacher changes nothing")
         self.transforms = transforms
         self.needs_subset = any(transform.needs_subset for transform in transforms)
         self.needs_index = any(transform.needs_index for transform in transforms)
@@ -120,3 +128,29 @@ class TransformChain(TargetTransform):
         for transform in self.transforms:
             teacher = transform(teacher, label, index, visit, temperature)
         return teacher
+
+
+def visit_keys(seed: int, index: Tensor, visit: int | Tensor = 0) -> Tensor:
+    """One key per sample and visit.
+
+    Args:
+        seed: of the stream.
+        index: ``(B,)`` int64.
+        visit: one number, or ``(B,)`` int64.
+
+    Returns:
+        ``(B,)`` int64, on the device of ``index``.
+    """
+    visits = torch.as_tensor(visit, dtype=torch.int64, device=index.device)
+    return mix(sample_keys(seed, 0, index) + mix(visits))
+
+
+def permutations(keys: Tensor, length: int) -> Tensor:
+    """A random order of ``0 .. length - 1`` for each key: ``(B,)`` to ``(B, length)`` int64."""
+    return derived_keys(keys, 0, length).argsort(dim=0, stable=True).T
+
+
+def normal(keys: Tensor, count: int) -> Tensor:
+    """Independent standard normal numbers by Box and Muller: ``(B,)`` keys to ``(B, count)`` float32."""
+    radius, angle = uniform(keys, 0, 2 * count).view(2, count, -1)
+    return ((-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)).T

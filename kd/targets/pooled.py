@@ -12,8 +12,7 @@ from torch import Tensor
 from dinopl.core.precision import at_least_float32
 from dinopl.core.seeds import stream_seed
 from kd.losses.base import TeacherOutputs
-from kd.targets.base import TargetTransform
-from kd.targets.randomness import visit_keys
+from kd.targets.base import TargetTransform, visit_keys
 
 
 def class_means(outputs: TeacherOutputs, temperature: float) -> Tensor:
@@ -92,8 +91,8 @@ class ShuffledSamples(TargetTransform):
 
     Args:
         within_class: take it from the samples of the same label. One that is alone with its label keeps its own.
-        per_visit: draw anew at each visit.
-        seed: of the pairing; null takes the stream "target/samples" of the run's seed.
+        per_visit: draw again at each visit.
+        seed: of the pairing; None takes the stream "target/samples" of the run's seed.
     """
 
     needs_subset = needs_index = True
@@ -122,20 +121,16 @@ class ShuffledSamples(TargetTransform):
         index = index.to(known.device)
         position = torch.searchsorted(known, index).clamp_max(len(known) - 1)
         if not torch.equal(known[position], index):
-            raise ValueError("--model.target: ShuffledSamples was prepared with another subset than it is asked about.")
+            raise ValueError(
+                f"index={index.tolist()[:4]}...: not all are in the subset that ShuffledSamples was prepared with"
+            )
         visits = torch.as_tensor(visit if self.per_visit else 0, device=known.device).expand(len(index))
         chosen = position.clone()
         for number in torch.unique(visits).tolist():
             here = visits == number
-            chosen[here] = self._partners_at(number)[position[here]]
+            if self._partners is None or self._partners[0] != number:  # the pairing of the last visit is kept
+                group = self._outputs.label if self.within_class else torch.zeros_like(known)
+                self._partners = number, partners(visit_keys(self.seed, known, number), group)
+            chosen[here] = self._partners[1][position[here]]
         logits = self._outputs.logits[self._order[chosen]]
         return at_least_float32(logits).to(teacher.device)
-
-    def _partners_at(self, visit: int) -> Tensor:
-        """The pairing of a visit; the last one is kept."""
-        assert self._outputs is not None
-        if self._partners is None or self._partners[0] != visit:
-            group = self._outputs.label if self.within_class else torch.zeros_like(self._outputs.label)
-            keys = visit_keys(self.seed, self._outputs.index, visit)
-            self._partners = visit, partners(keys, group)
-        return self._partners[1]

@@ -1,4 +1,4 @@
-"""The teacher's features under a head that never learnt: features without the meaning of the classes.
+"""The teacher's features under an untrained head: features without the meaning of the classes.
 
 From the authors' early code, which mixes it with the labels.
 """
@@ -14,25 +14,25 @@ from kd.targets.base import TargetTransform
 
 
 def with_random_head(teacher: nn.Module, head: str | None, seed: int) -> nn.Module:
-    """A copy of a network whose head is drawn anew, as its layers draw themselves.
+    """A copy of a network whose head is drawn again, by its layers' own initialisation.
 
     Args:
         teacher: is left as it is.
-        head: dotted name of the module to draw anew; None is the last ``nn.Linear``.
+        head: dotted name of the module to draw again; None is the last ``nn.Linear``.
         seed: of the draw.
 
     Raises:
-        ValueError: if there is no such module, or it has no parameters that it could draw.
+        ValueError: if there is no such module, or no layer of it can be drawn again.
     """
     if head is None:
         linear = [name for name, module in teacher.named_modules() if isinstance(module, nn.Linear)]
         head = linear[-1] if linear else "head"
-    find_module(teacher, head, "--model.target: RandomHead's head")
+    find_module(teacher, head, "head")
     teacher = copy.deepcopy(teacher)
     layers = teacher.get_submodule(head).modules()
     draws = [draw for layer in layers if callable(draw := getattr(layer, "reset_parameters", None))]
     if not draws:
-        raise ValueError(f"--model.target: RandomHead's head {head!r} has no layer that can draw itself anew.")
+        raise ValueError(f"head={head}: has no layer that can be drawn again; name the last linear layer")
     with seeded(seed), torch.no_grad():
         for draw in draws:
             draw()
@@ -40,11 +40,11 @@ def with_random_head(teacher: nn.Module, head: str | None, seed: int) -> nn.Modu
 
 
 class RandomHead(TargetTransform):
-    """The logits of the teacher with its head drawn anew.
+    """The logits of the teacher with its head drawn again.
 
     Args:
-        head: dotted name of the teacher's head; null is its last linear layer.
-        seed: of the draw; null takes the stream "target/head" of the run's seed.
+        head: dotted name of the teacher's head; None is its last linear layer.
+        seed: of the draw; None takes the stream "target/head" of the run's seed.
     """
 
     def __init__(self, head: str | None = None, seed: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Transforms that move the teacher's logits about, or disturb them: which class is which, and how firmly.
+"""Transforms that reorder the teacher's logits or add noise to them: which class is which, and how firmly.
 
 Permuting the logits other than the largest keeps the shape of the target and takes away what it says about the wrong
 classes: "dark knowledge with permuted predictions" of "Born-Again Neural Networks" (Furlanello et al., ICML 2018).
@@ -11,8 +11,7 @@ from torch import Tensor
 from dinopl.core.precision import at_least_float32
 from dinopl.core.seeds import stream_seed
 from kd.losses.decoupled import other_classes
-from kd.targets.base import TargetTransform
-from kd.targets.randomness import normal, permutations, visit_keys
+from kd.targets.base import TargetTransform, normal, permutations, visit_keys
 
 
 def permute_non_targets(teacher: Tensor, keys: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class PermutedNonTargets(TargetTransform):
     Args:
         per: what has an order of its own: each ``sample``, each ``visit`` of each sample, or each ``class`` (the
             teacher's), whose similarities to the others are then consistent, but wrong.
-        seed: of the orders; null takes the stream "target/permutation" of the run's seed.
+        seed: of the orders; None takes the stream "target/permutation" of the run's seed.
     """
 
     def __init__(self, per: Literal["sample", "visit", "class"] = "sample", seed: int | None = None) -> None:
@@ -81,15 +80,15 @@ class NoisyLogits(TargetTransform):
 
     Args:
         sigma: standard deviation of the noise.
-        per_visit: draw anew at each visit of a sample.
-        seed: of the noise; null takes the stream "target/noise" of the run's seed.
+        per_visit: draw again at each visit of a sample.
+        seed: of the noise; None takes the stream "target/noise" of the run's seed.
     """
 
     needs_index = True
 
     def __init__(self, sigma: float, per_visit: bool = False, seed: int | None = None) -> None:
         if not sigma >= 0:
-            raise ValueError(f"--model.target: sigma {sigma} of NoisyLogits must be at least 0; 0 adds no noise.")
+            raise ValueError(f"sigma={sigma}: must be at least 0; 0 adds no noise")
         self.sigma = sigma
         self.per_visit = per_visit
         self.seed = stream_seed("target/noise") if seed is None else seed

@@ -5,7 +5,6 @@ them, which tends to their mean as T grows; no logarithm of a small probability 
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,23 +13,7 @@ from dinopl.core.precision import at_least_float32
 from kd.targets.base import TargetTransform
 
 
-@dataclass(frozen=True)
-class TopLogits:
-    """The ``k`` largest logits of each sample, and one number for all others: what a small cache holds."""
-
-    values: Tensor
-    """``(B, k)``, in descending order."""
-    classes: Tensor
-    """``(B, k)`` int64."""
-    rest: Tensor
-    """``(B,)``: the logit of each other class."""
-
-    def expand(self, num_classes: int) -> Tensor:
-        """Logits ``(B, num_classes)``."""
-        return self.rest[:, None].repeat(1, num_classes).scatter(1, self.classes, self.values)
-
-
-def top_logits(teacher: Tensor, k: int, temperature: float) -> TopLogits:
+def top_logits(teacher: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """The largest logits; the others are replaced by one value that keeps their joint probability.
 
     Args:
@@ -39,13 +22,19 @@ def top_logits(teacher: Tensor, k: int, temperature: float) -> TopLogits:
         temperature: at which the joint probability is kept; infinite keeps the mean of the logits.
 
     Returns:
-        ``k`` logits a sample and one for the rest; with ``k = C`` the latter is of no class.
+        The largest logits in descending order ``(B, k)``, their classes ``(B, k)`` int64, and the logit of each other
+        class ``(B,)``, which with ``k = C`` is of no class.
     """
     teacher = at_least_float32(teacher)
     order = teacher.argsort(dim=1, descending=True, stable=True)  # of equal logits the first class is the largest
     values = teacher.gather(1, order)
     others = values[:, k:] if k < teacher.shape[1] else values[:, -1:]
-    return TopLogits(values[:, :k], order[:, :k], log_mean_exp(others, temperature))
+    return values[:, :k], order[:, :k], log_mean_exp(others, temperature)
+
+
+def expanded(values: Tensor, classes: Tensor, rest: Tensor, num_classes: int) -> Tensor:
+    """Logits ``(B, num_classes)`` of what :func:`top_logits` returned."""
+    return rest[:, None].repeat(1, num_classes).scatter(1, classes, values)
 
 
 def log_mean_exp(logits: Tensor, temperature: float) -> Tensor:
@@ -64,7 +53,7 @@ class TopClasses(TargetTransform):
 
     def __init__(self, k: int) -> None:
         if k < 1:
-            raise ValueError(f"--model.target: k {k} of {type(self).__name__} must be at least 1.")
+            raise ValueError(f"k={k}: {type(self).__name__} keeps at least 1 class")
         self.k = k
 
     def __call__(
@@ -72,7 +61,7 @@ class TopClasses(TargetTransform):
     ) -> Tensor:
         """See :func:`top_logits`."""
         num_classes = teacher.shape[1]
-        return top_logits(teacher, min(self.k, num_classes), temperature).expand(num_classes)
+        return expanded(*top_logits(teacher, min(self.k, num_classes), temperature), num_classes)
 
 
 class UniformRest(TopClasses):

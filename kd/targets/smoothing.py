@@ -79,8 +79,8 @@ class MatchedSmoothing(TargetTransform):
         """
         if math.isinf(temperature):
             raise ValueError(
-                f"--model.target: {type(self).__name__} needs an objective with a finite temperature; "
-                "KLDistillation has one."
+                f"temperature={temperature}: {type(self).__name__} needs an objective with a finite temperature; "
+                "KLDistillation has one"
             )
         total = sum(float(self.measure(part.logits.double(), temperature).sum()) for part in outputs.parts())
         self.smoothing = self.solve(total / len(outputs.logits), outputs.logits.shape[1])

@@ -9,7 +9,7 @@ from kd.theory.gaussians import (
     expected_label_divergence,
     fit_linear,
 )
-from kd.theory.kernels import KernelOutcome, kernel_outcome, smoother
+from kd.theory.kernels import kernel_outcome, smoother
 from kd.theory.linear import (
     LinearOutcome,
     Regression,
@@ -19,15 +19,13 @@ from kd.theory.linear import (
     linear_outcomes,
     project_on_rows,
 )
-from kd.theory.variance import RiskDraws, RiskMoments, draw_risks, risk_moments
+from kd.theory.variance import RiskMoments, draw_risks, risk_moments
 
 __all__ = [
     "GaussianClasses",
-    "KernelOutcome",
     "LinearOutcome",
     "LinearStudent",
     "Regression",
-    "RiskDraws",
     "RiskMoments",
     "TargetOutcome",
     "calibration_temperature",

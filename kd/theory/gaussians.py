@@ -6,7 +6,6 @@ checked without an optimiser's or an architecture's influence.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -18,12 +17,15 @@ from kd.losses.base import Objective, TeacherOutputs
 from kd.targets.base import TargetTransform, WholeTeacher
 
 
-@dataclass(frozen=True)
 class GaussianClasses:
-    """Normal clouds of unit covariance and equal weight, in float64."""
+    """Normal clouds of unit covariance and equal weight, in float64.
 
-    means: Tensor
-    """``(C, d)``."""
+    Args:
+        means: ``(C, d)``.
+    """
+
+    def __init__(self, means: Tensor) -> None:
+        self.means = means
 
     @classmethod
     def drawn(cls, num_classes: int = 10, dim: int = 20, spread: float = 0.6, seed: int = 0) -> "GaussianClasses":
@@ -167,7 +169,7 @@ def compare_targets(
 def expected_label_divergence(problem: GaussianClasses, size: int) -> float:
     """``(C - 1)(d + 1) / (2 M)``: what noise in M labels costs a maximum-likelihood student, for large M.
 
-    The classical expansion of the likelihood: half a nat a free parameter, over M.
+    The classical expansion of the likelihood: half a nat per free parameter, over M.
     """
     classes, dim = problem.means.shape
     return (classes - 1) * (dim + 1) / (2 * size)

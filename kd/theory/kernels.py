@@ -5,19 +5,8 @@ t its targets. A teacher that knows the truth f and labels ``f + noise`` give st
 in expectation over the noise, by ``sigma^2 E|a(x)|^2`` exactly: the gain of distillation is this term.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-
-class KernelOutcome(NamedTuple):
-    """What kernel students on one sample reach, in expectation over the labels' noise."""
-
-    distilled: float
-    """Mean squared error of the student on the truth."""
-    noise: float
-    """What noise in the labels adds to it."""
 
 
 def rbf_kernel(first: Tensor, second: Tensor, width: float) -> Tensor:
@@ -43,7 +32,7 @@ def smoother(x: Tensor, test_x: Tensor, width: float, ridge: float) -> Tensor:
 
 def kernel_outcome(
     x: Tensor, truth: Tensor, test_x: Tensor, test_truth: Tensor, *, sigma: float, width: float, ridge: float
-) -> KernelOutcome:
+) -> tuple[float, float]:
     """Expected errors of students on the truth, and on labels with independent noise.
 
     Args:
@@ -54,7 +43,10 @@ def kernel_outcome(
         sigma: standard deviation of the noise, of each output.
         width: of the kernel.
         ridge: above 0.
+
+    Returns:
+        Mean squared error of the student of the truth, and what noise in the labels adds to it, in expectation.
     """
     outputs = smoother(x, test_x, width, ridge)
     noise = sigma**2 * outputs.square().sum(dim=1).mean()
-    return KernelOutcome(float((outputs @ truth - test_truth).square().mean()), float(noise))
+    return float((outputs @ truth - test_truth).square().mean()), float(noise)

@@ -11,25 +11,24 @@ is a step at M = D and falls with M thereafter.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
 class Regression:
-    """A linear regression whose true weight is known; all in float64."""
+    """A linear regression whose true weight is known; all in float64.
 
-    x: Tensor
-    """Training inputs, ``(N, D)``."""
-    y: Tensor
-    """Noisy training outputs, ``(N,)``."""
-    test_x: Tensor
-    """Test inputs, ``(n, D)``."""
-    weight: Tensor
-    """The true weight, ``(D,)``."""
+    Args:
+        x: training inputs, ``(N, D)``.
+        y: noisy training outputs, ``(N,)``.
+        test_x: test inputs, ``(n, D)``.
+        weight: the true weight, ``(D,)``.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, test_x: Tensor, weight: Tensor) -> None:
+        self.x, self.y, self.test_x, self.weight = x, y, test_x, weight
 
     def excess_risk(self, weight: Tensor) -> float:
         """Mean squared difference to the true outputs on the test inputs, for a weight ``(D,)``."""
@@ -113,7 +112,7 @@ def linear_outcomes(problem: Regression, sizes: Iterable[int], seeds: Iterable[i
         seeds: of the subsets.
 
     Returns:
-        One outcome a size and seed, in this order.
+        One outcome per size and seed, in this order.
     """
     teacher = least_squares(problem.x, problem.y[:, None]).squeeze(1)
     orders = {seed: torch.randperm(len(problem.x), generator=torch.Generator().manual_seed(seed)) for seed in seeds}

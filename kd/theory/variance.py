@@ -8,7 +8,6 @@ variance that is smaller by ``E[Var(l_y | x)] / M``; any other teacher adds a bi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -62,20 +61,9 @@ def risk_moments(losses: Tensor, posterior: Tensor, teacher: Tensor) -> RiskMome
     )
 
 
-class RiskDraws(NamedTuple):
-    """Estimates of one predictor's risk from many draws of M samples."""
-
-    size: int
-    """M."""
-    label: Tensor
-    """``(draws,)``: by labels."""
-    bayes: Tensor
-    """``(draws,)``: by the posterior, on the same inputs."""
-
-
 def draw_risks(
     problem: GaussianClasses, student: LinearStudent, sizes: Iterable[int], draws: int, seed: int
-) -> list[RiskDraws]:
+) -> dict[int, tuple[Tensor, Tensor]]:
     """Estimates of the cross-entropy of a fixed student from fresh samples.
 
     Args:
@@ -84,18 +72,20 @@ def draw_risks(
         sizes: numbers of samples, M.
         draws: how often M samples are drawn.
         seed: of the samples.
+
+    Returns:
+        For each M the estimates by labels and by the posterior on the same inputs, ``(draws,)`` each.
     """
     generator = Generator().manual_seed(seed)
-    return [_draw(problem, student, size, draws, generator) for size in sizes]
-
-
-def _draw(problem: GaussianClasses, student: LinearStudent, size: int, draws: int, generator: Generator) -> RiskDraws:
-    label, bayes = [], []
-    at_once = max(100_000 // size, 1)
-    for start in range(0, draws, at_once):
-        x, y = problem.draw(size * min(at_once, draws - start), generator)
-        losses = -F.log_softmax(student(x), dim=1)
-        expected = (torch.softmax(problem.logits(x), dim=1) * losses).sum(dim=1)
-        label.append(losses.gather(1, y[:, None]).view(-1, size).mean(dim=1))
-        bayes.append(expected.view(-1, size).mean(dim=1))
-    return RiskDraws(size, torch.cat(label), torch.cat(bayes))
+    risks = {}
+    for size in sizes:
+        label, bayes = [], []
+        at_once = max(100_000 // size, 1)
+        for start in range(0, draws, at_once):
+            x, y = problem.draw(size * min(at_once, draws - start), generator)
+            losses = -F.log_softmax(student(x), dim=1)
+            expected = (torch.softmax(problem.logits(x), dim=1) * losses).sum(dim=1)
+            label.append(losses.gather(1, y[:, None]).view(-1, size).mean(dim=1))
+            bayes.append(expected.view(-1, size).mean(dim=1))
+        risks[size] = torch.cat(label), torch.cat(bayes)
+    return risks

@@ -121,6 +121,16 @@ def test_a_pool_of_its_own_is_the_same_for_teacher_and_students_of_every_seed() 
     assert made(pool(val_size=100), split_seed=1).fingerprint() != one.fingerprint()
 
 
+def test_samples_order_and_noise_are_those_that_earlier_figures_rest_on() -> None:
+    """Integer arithmetic alone decides, so the digests are constants on every machine."""
+    seeds = {"subset_seed": 3, "order_seed": 1, "augmentation_seed": 2}
+    module = made(pool(batch_size=32), fraction=0.1, steps_per_epoch=9, label_noise=0.2, **seeds)
+    assert index_digest(module.index) == "7f7b12b45b37aa952c0c8f422204d2cc3e47cef1"
+    order = torch.tensor(list(chain(*indices(module.train_dataloader()))))
+    assert index_digest(order) == "407705b7d942de01f6c861043e845935e83ee41a"
+    assert index_digest(module.train_label) == "89ecf1e7a0f0ae190827df5f39dca8da992cb3f4"
+
+
 def test_streams_do_not_move_one_another() -> None:
     crops = [CropFlip(1)]
 
@@ -241,15 +251,15 @@ def test_the_other_splits_are_passed_on() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0.0}, "--data.fraction 0.0: give a number above 0"),
-        ({"fraction": float("nan")}, "--data.fraction nan"),
-        ({"mode": "fresh"}, "--data.mode fresh: the teacher has the whole pool; give --data.teacher_size"),
-        ({"teacher_size": 0}, "--data.teacher_size 0: give a count, a fraction of the pool, or null"),
-        ({"label_noise": 1.5}, "--data.label_noise 1.5: give a probability from 0 to 1"),
-        ({"steps_per_epoch": 0}, "--data.steps_per_epoch 0: give a number of at least 1, or null"),
-        ({"augmentations": 0}, "--data.augmentations 0"),
-        ({"min_passes": 2}, "--data.min_passes 2: give 0 or more, and with it --data.steps_per_epoch"),
-        ({"min_passes": -1, "steps_per_epoch": 5}, "--data.min_passes -1"),
+        ({"fraction": 0.0}, "fraction=0.0: must be above 0"),
+        ({"fraction": float("nan")}, "fraction=nan"),
+        ({"mode": "fresh"}, "mode=fresh: the teacher has the whole pool; give teacher_size"),
+        ({"teacher_size": 0}, "teacher_size=0: must be a count or a fraction of the pool; None is all of it"),
+        ({"label_noise": 1.5}, "label_noise=1.5: must be a probability from 0 to 1"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch=0: must be at least 1, or None"),
+        ({"augmentations": 0}, "augmentations=0"),
+        ({"min_passes": 2}, "min_passes=2: must be at least 0 and needs steps_per_epoch"),
+        ({"min_passes": -1, "steps_per_epoch": 5}, "min_passes=-1"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options: dict[str, Any], message: str) -> None:
@@ -261,16 +271,16 @@ def test_impossible_options_are_refused_at_once(options: dict[str, Any], message
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fraction": 0.0001}, "--data.fraction 0.0001: that is 0 samples, of 1201 (teacher), and there are 1201"),
+        ({"fraction": 0.0001}, "fraction=0.0001: is 0 samples, of 1201 (teacher), and there are 1201"),
         (
             {"fraction": 1.1},
-            "that is 1321 samples, of 1201 (teacher), and there are 1201 to draw from; give at most 1.",
+            "is 1321 samples, of 1201 (teacher), and there are 1201 to draw from; give at most 1",
         ),
-        ({"fraction": 0.0001, "allow_empty_classes": True}, "give at least 0.000833 (1 sample)."),
+        ({"fraction": 0.0001, "allow_empty_classes": True}, "give at least 0.000833 (1 sample)"),
         ({"fraction": 0.001}, "its 1 sample leaves 9 of 10 classes without any; give at least 0.008327 (10 samples)"),
         (
             {"fraction": 0.004, "mode": "fresh", "teacher_size": 1196},
-            "without any; leave more than 5 to draw from by a smaller --data.teacher_size, or set",
+            "without any; leave more than 5 to draw from by a smaller teacher_size, or set",
         ),
         (
             {"fraction": 6, "mode": "fresh", "teacher_size": 201},
@@ -281,17 +291,17 @@ def test_impossible_options_are_refused_at_once(options: dict[str, Any], message
             {"fraction": 0.005},
             "its 6 samples leave 4 of 10 classes without any; give at least 0.008327 (10 samples), or",
         ),
-        ({"fraction": 0.005, "stratified": False}, "draw more, set --data.stratified true, or set --data.allow_empty"),
-        ({"teacher_size": 5000}, "--data.teacher_size 5000: give a count of at most 1201"),
-        ({"teacher_size": 1e-5}, "--data.teacher_size 1e-05: that leaves no sample of the pool's 1201 to the teacher"),
-        ({"teacher_size": 1201, "mode": "fresh"}, "that leaves no sample of the pool's 1201 to the student"),
+        ({"fraction": 0.005, "stratified": False}, "draw more, set stratified to true, or set allow_empty"),
+        ({"teacher_size": 5000}, "5000: give a count of at most 1201"),
+        ({"teacher_size": 1e-5}, "teacher_size=1e-05: leaves no sample of the pool's 1201 to the teacher"),
+        ({"teacher_size": 1201, "mode": "fresh"}, "leaves no sample of the pool's 1201 to the student"),
     ],
 )
 def test_options_that_do_not_fit_the_data_are_refused_at_setup(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         made(**options)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith("--data.")
+    assert str(caught.value).startswith(("fraction=", "teacher_size"))
 
 
 @pytest.mark.parametrize(
@@ -311,10 +321,10 @@ def test_empty_classes_are_allowed_when_asked_for() -> None:
     assert len(made(fraction=0.005, allow_empty_classes=True).index) == 6
 
 
-def test_messages_name_options_as_they_are_written_here() -> None:
-    with pytest.raises(ValueError, match=re.escape("--data.data.train_size 5000: give a count of at most 1201")):
+def test_errors_of_the_other_module_are_raised_as_they_are() -> None:
+    with pytest.raises(ValueError, match=r"train_size.5000: give a count of at most 1201"):
         made(pool(train_size=5000))
-    with pytest.raises(FileNotFoundError, match=re.escape("point --data.data.root or $DINOPL_DATA")):
+    with pytest.raises(FileNotFoundError, match=r"point .*root or \$DINOPL_DATA"):
         made(pool(dataset=CIFAR10Images(), root="none", download=False))
 
 
@@ -389,7 +399,7 @@ def test_a_resumed_run_sees_what_the_whole_run_sees(tmp_path: Path) -> None:
         assert resumed.seen == whole.seen[step:]
         assert torch.equal(resumed.layer.weight, whole.layer.weight)
     torch.manual_seed(2)
-    with pytest.raises(ValueError, match=r"^--ckpt_path: it was trained on other samples .* --data.fraction 0.2 draws"):
+    with pytest.raises(ValueError, match=r"^fraction=0.2: draws other samples .* than the checkpoint was trained on"):
         a_trainer(tmp_path, max_epochs=2).fit(
             Recorder(), fraction(fraction=0.2), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True
         )
@@ -462,5 +472,5 @@ def test_a_configuration_names_it_and_the_run_tells_what_it_trained_on(
     assert (facts["pool_size"], facts["subset_size"], facts["steps_per_epoch"]) == (1201, 60, 5)
     capsys.readouterr()
     assert run_main("fit", "--config", "fraction.yaml", "--data.fraction", "0.001") == 2
-    assert "--data.fraction 0.001: its 1 sample leaves 9 of 10 classes" in capsys.readouterr().err
+    assert "--data.fraction 0.001: its 1 sample leaves 9 of 10 classes" in capsys.readouterr().err.replace("=", " ")
     assert len(list(tmp_path.glob("runs/fraction/*"))) == 1

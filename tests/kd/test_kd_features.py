@@ -71,7 +71,7 @@ def test_capture_leaves_no_trace():
     assert len(net.head._forward_hooks) == hooks + 1
     net(torch.randn(2, 4))
     capture.take()
-    with pytest.raises(ValueError, match="module 'head' was not run"):
+    with pytest.raises(ValueError, match="name=head: was not run"):
         capture.take()  # features are handed over once
     net(torch.randn(2, 4))
     capture.remove()
@@ -89,23 +89,23 @@ def test_features_are_collected_from_all_batches():
     torch.testing.assert_close(found, torch.tanh(net.eval().body(x)))
     tokens = nn.Sequential(nn.Embedding(9, 3), nn.Linear(3, 9))
     torch.testing.assert_close(collect_features(tokens, "0", [torch.arange(8).view(2, 4)]), tokens[0].weight[:8])
-    with pytest.raises(ValueError, match="--option 'heat' is no module of Net; did you mean 'head'"):
-        collect_features(net, "heat", [x], "--option")
+    with pytest.raises(ValueError, match="names=heat: no module of Net; did you mean 'head'"):
+        collect_features(net, "heat", [x], "names")
 
 
 def test_wrong_names_are_told_apart():
     net = Net()
-    with pytest.raises(ValueError, match=r"--model.features 'body.5' is no module of Net; did you mean 'body.\d'"):
-        FeatureCapture(net, ["head", "body.5"], option="--model.features")
+    with pytest.raises(ValueError, match=r"features=body.5: no module of Net; did you mean 'body.\d'"):
+        FeatureCapture(net, ["head", "body.5"], argument="features")
     with pytest.raises(ValueError, match="did you mean 'body' or 'attention' or 'head'"):
         find_module(net, "zzz", "module")
-    with pytest.raises(ValueError, match="'' is no module"):
+    with pytest.raises(ValueError, match="module=: no module"):
         find_module(net, "", "module")
     with FeatureCapture(net, ["attention"]) as capture:
-        with pytest.raises(ValueError, match="'attention' was not run"):
+        with pytest.raises(ValueError, match="name=attention: was not run"):
             capture.take()
         net.attention(*[torch.randn(1, 2, 5)] * 3)
-        with pytest.raises(ValueError, match="'attention' gives a tuple, not a tensor"):
+        with pytest.raises(ValueError, match="name=attention: gives a tuple, not a tensor"):
             capture.take()
 
 
@@ -297,23 +297,23 @@ def test_feature_objectives_train_a_student():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: FeatureMSE([]), "FeatureMSE has 0 modules of the student"),
-        (lambda: CKAMatching(["a"], ["b", "c"]), "1 modules of the student and 2 of the teacher"),
-        (lambda: CKAMatching(["a"], power=0.0), "power 0.0 of CKAMatching must be above 0"),
+        (lambda: FeatureMSE([]), "student=\\[\\]: 0 modules"),
+        (lambda: CKAMatching(["a"], ["b", "c"]), "1 modules, and 2 of the teacher"),
+        (lambda: CKAMatching(["a"], power=0.0), "power=0.0: must be above 0"),
         (
             lambda: make(FeatureMSE).connect(*pair(features(0, B, 3, 4, 4), features(0, B, 3, 2, 2))),
-            r"features 's' and 't' are \(3, 4, 4\) and \(3, 2, 2\)",
+            r"student='s' and 't': their features are \(3, 4, 4\) and \(3, 2, 2\)",
         ),
         (
             lambda: make(FeatureMSE, regressor=False).connect(*pair(features(0), features(0, B, 3))),
-            "leave regressor null",
+            "leave regressor at None",
         ),
     ],
 )
 def test_mistakes_are_one_line(build, message):
     with pytest.raises(ValueError, match=message) as caught:
         build()
-    assert str(caught.value).startswith("--model.features")
+    assert str(caught.value).startswith(("student=", "power="))
     assert "\n" not in str(caught.value)
 
 
@@ -400,7 +400,7 @@ def test_refit_of_a_nested_head_and_of_a_wrong_one():
     batches = [(torch.randn(12, 1, 8, 8), torch.arange(12) % 3)]
     refitted = refit_head(net, "1.0", batches, 3)
     assert refitted(batches[0][0]).shape == (12, 3)
-    with pytest.raises(ValueError, match="head '2' is no module of Sequential"):
+    with pytest.raises(ValueError, match="head=2: no module of Sequential"):
         refit_head(net, "2", batches, 3)
     with pytest.raises(ValueError, match="not a vector; name the last layer"):
         refit_head(net, "0", batches, 3)

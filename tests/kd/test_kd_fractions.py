@@ -133,9 +133,9 @@ def test_any_process_on_any_machine_draws_the_same_samples() -> None:
 def test_what_cannot_be_drawn_is_refused() -> None:
     label = torch.zeros(5, dtype=torch.int64)
     for size in (0, 6):
-        with pytest.raises(ValueError, match=f"cannot draw {size} of 5 samples"):
+        with pytest.raises(ValueError, match=f"size={size}: cannot be drawn of 5 samples"):
             draw_subset(label, 5, size, 0)
-    with pytest.raises(ValueError, match=r"cannot draw 2 of 4 samples with labels of shape \(5,\)"):
+    with pytest.raises(ValueError, match=r"size=2: cannot be drawn of 4 samples with labels of shape \(5,\)"):
         draw_subset(label, 4, 2, 0)
 
 

@@ -251,7 +251,7 @@ def test_complete_collapse_is_0_in_every_measure() -> None:
     label = torch.arange(5).repeat(6)
     features = 3 * means[label] + 2.5  # the common offset does not matter
     found = neural_collapse(features, label, 5, weight=0.1 * means + 4, prediction=label)
-    for name, value in found._asdict().items():
+    for name, value in found.items():
         assert float(value) == pytest.approx(0, abs=1e-9), name
 
 
@@ -289,13 +289,13 @@ def test_collapse_is_measured_as_it_is_defined(classes: int, width: int, seed: i
     prediction = (features @ weight.T).argmax(1)
     wanted = naive_collapse(features.numpy(), label.numpy(), classes, weight.numpy(), prediction.numpy())
     found = neural_collapse(features, label, classes, weight, prediction)
-    assert {name: float(value) for name, value in found._asdict().items()} == pytest.approx(wanted, rel=1e-6)
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(wanted, rel=1e-6)
 
 
 def test_collapse_of_too_few_samples_is_not_a_number() -> None:
     label = torch.tensor([0, 0, 1, 1, 2])
     found = neural_collapse(torch.randn(5, 4), label, 3, torch.randn(3, 4), label)
-    assert all(value.isnan() for value in found)
+    assert all(value.isnan() for value in found.values())
     metric = NeuralCollapse(2)
     metric.update(torch.arange(4), torch.randn(4, 2), torch.tensor([0, 1, 0, 1]), torch.randn(4, 3))
     values = metric.compute()
@@ -312,7 +312,7 @@ def test_parameters_are_compared_where_they_correspond() -> None:
 
 
 def test_a_limit_below_two_samples_is_refused() -> None:
-    with pytest.raises(ValueError, match="limit 1 of FeatureAlignment: keep at least 2 samples"):
+    with pytest.raises(ValueError, match="limit=1: must be at least 2 samples in FeatureAlignment"):
         FeatureAlignment(limit=1)
 
 

@@ -390,20 +390,23 @@ def test_features_alone_ask_nothing_of_the_logits():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: KLDistillation(0.0), "^temperature=0.0 of KLDistillation must be above 0"),
-        (lambda: KLDistillation(math.nan), "^temperature=nan of KLDistillation"),
+        (lambda: KLDistillation(0.0), "^temperature=0.0: must be above 0 in KLDistillation"),
+        (lambda: KLDistillation(math.nan), "^temperature=nan: must be above 0 in KLDistillation"),
         (lambda: KLDistillation(math.inf, scaled=False), "above 0 and finite"),
-        (lambda: KLDistillation(4.0, student_temperature=0.0), "^student_temperature=0.0 of KLDistillation"),
+        (
+            lambda: KLDistillation(4.0, student_temperature=0.0),
+            "^student_temperature=0.0: must be above 0",
+        ),
         (lambda: JensenShannon(math.inf), "above 0 and finite"),
-        (lambda: DecoupledKL(temperature=-1.0), "^temperature=-1.0 of DecoupledKL"),
+        (lambda: DecoupledKL(temperature=-1.0), "^temperature=-1.0: must be .* in DecoupledKL"),
         (lambda: DecoupledKL(0.0, 0.0), "not both 0"),
-        (lambda: VirtualTeacher(1.0), "^confidence=1.0 of VirtualTeacher"),
-        (lambda: LabelSmoothing(1.5), "^smoothing=1.5 of LabelSmoothing must be from 0 to 1"),
-        (lambda: Mixture(-0.1), "^label_weight=-0.1 of Mixture must be from 0 to 1"),
-        (lambda: WhereTeacherKnows(0), "^k=0 of WhereTeacherKnows"),
+        (lambda: VirtualTeacher(1.0), "^confidence=1.0: must be above 0 and below 1"),
+        (lambda: LabelSmoothing(1.5), "^smoothing=1.5: must be from 0 to 1 in LabelSmoothing"),
+        (lambda: Mixture(-0.1), "^label_weight=-0.1: must be from 0 to 1 in Mixture"),
+        (lambda: WhereTeacherKnows(0), "^k=0: must be at least 1 in WhereTeacherKnows"),
         (lambda: PartialLogitMSE(11)(Z, U, Y), "above the number of classes, 10"),
-        (lambda: kl_distillation(Z, U, math.inf, scaled=False), "leave student_temperature null"),
-        (lambda: LogitMSE()(Z, U[:, :9], Y), r"--model.teacher: its logits are \(64, 9\), the student's \(64, 10\)"),
+        (lambda: kl_distillation(Z, U, math.inf, scaled=False), "leave student_temperature at None"),
+        (lambda: LogitMSE()(Z, U[:, :9], Y), r"teacher=\(64, 9\): the shape of the student's logits is \(64, 10\)"),
     ],
 )
 def test_mistakes_are_one_line(make, message):

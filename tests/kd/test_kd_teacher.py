@@ -29,17 +29,8 @@ from kd.networks import (
     penultimate,
 )
 from kd.targets import RandomHead
-from kd.teacher.sources import (
-    HeldTeacher,
-    LoadedTeacher,
-    NetworkTeacher,
-    RunTeacher,
-    SelfDistilledTeacher,
-    checkpoint_file,
-    fingerprint,
-    recorded_accuracy,
-    stripped,
-)
+from kd.teacher import FrozenTeacher, NetworkTeacher, RunTeacher, SelfDistilledTeacher, fingerprint
+from kd.teacher.loading import checkpoint_file, recorded_accuracy, stripped
 from tests.kd.conftest import digits, fitted, mlp, quick_trainer, student
 
 pytestmark = pytest.mark.filterwarnings(
@@ -112,12 +103,12 @@ def test_torchvision_models_by_name() -> None:
     vit = TorchvisionClassifier(RGB, 7, "vit_b_16", arguments={"image_size": 32})
     assert penultimate(vit) == "network.heads.head:input"
     for options, complaint in (
-        ({"name": "resnet19"}, "name: resnet19 of TorchvisionClassifier: Unknown model resnet19"),
-        ({"arguments": {"depth": 3}}, "name: resnet18 of TorchvisionClassifier: .*depth.*; correct name"),
+        ({"name": "resnet19"}, "name=resnet19: Unknown model resnet19"),
+        ({"arguments": {"depth": 3}}, "name=resnet18: .*depth.*; correct name.* of TorchvisionClassifier"),
     ):
         with pytest.raises(ValueError, match=complaint):
             TorchvisionClassifier(RGB, 7, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"takes images of 3 channels.*--data.rgb true"):
+    with pytest.raises(ValueError, match=r"\[1, 8, 8\]: TorchvisionClassifier takes images of 3 channels.* rgb of"):
         TorchvisionClassifier(DIGITS, 7)
 
 
@@ -166,8 +157,8 @@ def test_timm_models_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_state_dict_is_found_under_any_prefix(wrap: Any, tmp_path: Path) -> None:
     source = draw_classifier(mlp(24), DIGITS, 10, seed=5)
     torch.save(wrap(state(source)), tmp_path / "w.pt")
-    loaded = NetworkTeacher(mlp(24), path=str(tmp_path / "w.pt")).load(DIGITS, 10)
-    assert equal(loaded.network, source)
+    loaded, _, _ = NetworkTeacher(mlp(24), path=str(tmp_path / "w.pt")).load(DIGITS, 10)
+    assert equal(loaded, source)
 
 
 def test_safetensors_and_library_models_are_loaded_under_their_own_names(tmp_path: Path) -> None:
@@ -177,11 +168,11 @@ def test_safetensors_and_library_models_are_loaded_under_their_own_names(tmp_pat
     source = resnet18(num_classes=3)
     save_file(state(source), tmp_path / "r.safetensors")
     factory = partial(TorchvisionClassifier, name="resnet18")
-    loaded = NetworkTeacher(factory, path=str(tmp_path / "r.safetensors"), accuracy=0.5).load(RGB, 3)
-    assert equal(loaded.network.network, source)  # type: ignore[arg-type]
-    assert loaded.accuracy == 0.5
+    loaded, accuracy, _ = NetworkTeacher(factory, path=str(tmp_path / "r.safetensors"), accuracy=0.5).load(RGB, 3)
+    assert equal(loaded.network, source)  # type: ignore[arg-type]
+    assert accuracy == 0.5
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"--model.teacher.path: .*bad.safetensors' is truncated"):
+    with pytest.raises(ValueError, match=r"path=.*bad.safetensors: .*bad.safetensors' is truncated"):
         NetworkTeacher(factory, path=str(tmp_path / "bad.safetensors")).load(RGB, 3)
 
 
@@ -191,8 +182,8 @@ def test_two_networks_in_one_file_need_a_choice(tmp_path: Path) -> None:
     torch.save(both, tmp_path / "w.pt")
     with pytest.raises(ValueError, match=r"several networks, under 'a\.' and 'b\.'; choose one with"):
         NetworkTeacher(mlp(24), path=str(tmp_path / "w.pt")).load(DIGITS, 10)
-    loaded = NetworkTeacher(mlp(24), path=str(tmp_path / "w.pt"), prefix="b.").load(DIGITS, 10)
-    assert equal(loaded.network, two)
+    loaded, _, _ = NetworkTeacher(mlp(24), path=str(tmp_path / "w.pt"), prefix="b.").load(DIGITS, 10)
+    assert equal(loaded, two)
     assert stripped({"x": torch.zeros(1)}, {}, "f") == {"x": torch.zeros(1)}
 
 
@@ -219,12 +210,12 @@ def test_a_run_is_its_last_checkpoint_and_records_its_accuracy(teacher_file: str
     (folder / "checkpoints" / "last.ckpt").write_bytes(Path(teacher_file).read_bytes())
     assert recorded_accuracy(folder / "checkpoints" / "last.ckpt") is None
     (folder / "results.json").write_text(json.dumps({"metrics": {"test/accuracy": 0.75}}))
-    loaded = RunTeacher(str(folder), network=mlp(48)).load(DIGITS, 10)
-    assert loaded.accuracy == 0.75
-    assert RunTeacher(str(folder), network=mlp(48), accuracy=0.25).load(DIGITS, 10).accuracy == 0.25
-    assert loaded.source == str(checkpoint_file(folder))
+    loaded, accuracy, source = RunTeacher(str(folder), network=mlp(48)).load(DIGITS, 10)
+    assert accuracy == 0.75
+    assert RunTeacher(str(folder), network=mlp(48), accuracy=0.25).load(DIGITS, 10)[1] == 0.25
+    assert source == str(checkpoint_file(folder))
     weights = load_checkpoint(teacher_file)["state_dict"]
-    assert torch.equal(state(loaded.network)["head.weight"], weights["student.head.weight"])
+    assert torch.equal(state(loaded)["head.weight"], weights["student.head.weight"])
     (folder / "results.json").write_text("{")
     assert recorded_accuracy(checkpoint_file(folder)) is None
     with pytest.raises(ValueError, match=r"gets 0\.9\d+ of the test samples right, and 0\.2500 is recorded"):
@@ -240,7 +231,7 @@ def test_a_record_is_of_the_checkpoint_that_was_tested(teacher_file: str, tmp_pa
         torch.save(whole | {"global_step": step}, tmp_path / "checkpoints" / f"{name}.ckpt")
 
     def recorded(name: str) -> float | None:
-        return RunTeacher(str(tmp_path / "checkpoints" / name), network=mlp(48)).load(DIGITS, 10).accuracy
+        return RunTeacher(str(tmp_path / "checkpoints" / name), network=mlp(48)).load(DIGITS, 10)[1]
 
     assert recorded("best.ckpt") is recorded("same.ckpt") is None  # nothing says which of them was tested
     torch.save(whole, tmp_path / "checkpoints" / "last.ckpt")
@@ -248,18 +239,18 @@ def test_a_record_is_of_the_checkpoint_that_was_tested(teacher_file: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "shape", "classes", "complaint"),
+    ("options", "shape", "classes", "message"),
     [
-        ({"network": mlp(40)}, DIGITS, 10, r"--model.teacher.network: '.*' is not of this network: encoder.1.w"),
-        ({}, DIGITS, 10, "does not say of what architecture it is.*--model.teacher.network"),
+        ({"network": mlp(40)}, DIGITS, 10, r"path=.*: is not of this network: encoder.1.w"),
+        ({}, DIGITS, 10, "does not say of what architecture it is.* give the teacher's network"),
         ({}, RGB, 10, r"was trained on samples of shape \(1, 8, 8\), and these are \(3, 32, 32\)"),
-        ({}, DIGITS, 20, "tells 10 classes apart, and the student 20"),
+        ({}, DIGITS, 20, "has 10 classes, and the student 20"),
     ],
 )
 def test_runs_that_cannot_teach(
-    teacher_file: str, options: dict[str, Any], shape: ImageShape, classes: int, complaint: str
+    teacher_file: str, options: dict[str, Any], shape: ImageShape, classes: int, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         RunTeacher(teacher_file, **options).load(shape, classes)
 
 
@@ -271,7 +262,7 @@ def test_checkpoints_of_other_families(teacher_file: str, tmp_path: Path) -> Non
             RunTeacher(str(tmp_path / "o.ckpt")).load(DIGITS, 10)
     with pytest.raises(ValueError, match=r"is a checkpoint of KnowledgeDistillation, not of SelfD.*RunTeacher"):
         SelfDistilledTeacher(teacher_file).load(DIGITS, 10)
-    with pytest.raises(FileNotFoundError, match=r"--model.teacher.path: no file"):
+    with pytest.raises(FileNotFoundError, match=r"path=.*none.ckpt: no file"):
         RunTeacher(str(tmp_path / "none.ckpt")).load(DIGITS, 10)
     with pytest.raises(FileNotFoundError, match=r"is a folder without checkpoints/last.ckpt"):
         RunTeacher(str(tmp_path)).load(DIGITS, 10)
@@ -307,8 +298,8 @@ def test_a_self_distilled_network_teaches_with_its_own_or_with_a_fitted_head(
 ) -> None:
     path, module = self_distilled
     for which in ("student", "teacher"):
-        loaded = SelfDistilledTeacher(path, which).load(DIGITS, 10)  # type: ignore[arg-type]
-        assert equal(loaded.network, getattr(module, which))
+        loaded, _, _ = SelfDistilledTeacher(path, which).load(DIGITS, 10)  # type: ignore[arg-type]
+        assert equal(loaded, getattr(module, which))
     source = SelfDistilledTeacher(path, "teacher", head=LogisticHead())
     pupil = student(teacher=source, objective=KLDistillation(4.0))
     fitted(pupil, digits())
@@ -350,10 +341,10 @@ def test_a_teacher_is_checked_before_it_is_adapted(teacher_file: str) -> None:
 
 
 def test_the_tolerance_is_that_of_the_option() -> None:
-    held = HeldTeacher(LoadedTeacher(nn.Linear(2, 2), 0.5, "here"), tolerance=0.1)
-    held.check(6, 10)
-    with pytest.raises(ValueError, match=r"here gets 0.6100 of the test samples right, and 0.5000 is recorded"):
-        held.check(61, 100)
+    frozen = FrozenTeacher(nn.Linear(2, 2), 0.5, "here", tolerance=0.1)
+    frozen.check_accuracy(6, 10)
+    with pytest.raises(ValueError, match=r"here: gets 0.6100 of the test samples right, and 0.5000 is recorded"):
+        frozen.check_accuracy(61, 100)
     for options in ({"accuracy": 1.5}, {"tolerance": -1.0}):
-        with pytest.raises(ValueError, match=r"--model.teacher\.\w+ "):
+        with pytest.raises(ValueError, match=rf"{next(iter(options))}="):
             NetworkTeacher(mlp(), **options)  # type: ignore[arg-type]

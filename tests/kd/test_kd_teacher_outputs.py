@@ -17,8 +17,8 @@ from dinopl.data import CropFlip
 from kd.losses import KLDistillation
 from kd.module import KnowledgeDistillation
 from kd.targets import TopClasses
-from kd.teacher.outputs import CachedOutputs, OnlineOutputs, OutputSource, key
-from kd.teacher.sources import RunTeacher
+from kd.teacher import CachedOutputs, OnlineOutputs, OutputSource, RunTeacher
+from kd.teacher.outputs import key
 from tests.kd.conftest import digits, fitted, mlp, quick_trainer, student
 
 pytestmark = pytest.mark.filterwarnings(
@@ -73,7 +73,7 @@ def test_kept_outputs_are_those_of_the_teacher(
     kept, online = given(pupil(outputs), digits())
     assert len(kept) == 12 * 32
     assert (kept - online).abs().max() < 1e-5
-    assert (outputs._position is None) == (mapped and where == "folder")
+    assert bool(outputs._files) == (mapped and where == "folder")
 
 
 @pytest.mark.parametrize("where", ["memory", "folder"])
@@ -132,35 +132,35 @@ def test_automatically_only_what_is_exact_is_kept(pupil: Callable[..., Knowledge
 
 
 def test_random_augmentation_cannot_be_kept_unless_as_a_baseline(pupil: Callable[..., KnowledgeDistillation]) -> None:
-    with pytest.raises(ValueError, match=r"--model.outputs CachedOutputs: the training views are random; set"):
+    with pytest.raises(ValueError, match=r"outputs=CachedOutputs: the training views are random; set"):
         fitted(pupil(CachedOutputs()), digits(pool=RANDOM))
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         kept, online = given(pupil(CachedOutputs(clean=True)), digits(pool=RANDOM))
-    assert any("--model.outputs.clean true" in str(each.message) for each in told)
+    assert any("clean=True of CachedOutputs" in str(each.message) for each in caught)
     assert (kept - online).abs().max() > 0.1
     plain, _ = given(pupil(CachedOutputs()), digits())
     assert torch.allclose(plain, kept, atol=1e-5)  # the same order, the same samples, un-augmented
 
 
 @pytest.mark.parametrize(
-    ("options", "data", "outputs", "told"),
+    ("options", "data", "outputs", "message"),
     [
         ({"precision": "64-true"}, {}, {}, "a teacher at another precision \\(32-true there, 64-true here\\)"),
         ({}, {"pool": {"normalization": [0.2, 0.5]}}, {}, "other data, or other preprocessing"),
         ({}, {"pool": {"train_size": 1100}}, {}, "other data, or other preprocessing"),
         ({}, {"pool": RANDOM, "augmentations": 2}, {}, "other data, or other preprocessing"),
         ({}, {}, {"dtype": "float16"}, "another type \\(float32 there, float16 here\\)"),
-        ({}, {}, {"top_k": 2}, "another number of classes a sample"),
+        ({}, {}, {"top_k": 2}, "another number of classes per sample"),
     ],
 )
 def test_a_file_of_anything_else_is_refused_and_left_alone(
-    pupil: Callable[..., KnowledgeDistillation], tmp_path: Path, options: Any, data: Any, outputs: Any, told: str
+    pupil: Callable[..., KnowledgeDistillation], tmp_path: Path, options: Any, data: Any, outputs: Any, message: str
 ) -> None:
     folder = tmp_path / "o"
     fitted(pupil(CachedOutputs(str(folder))), digits(2))
     before = (folder / "values.npy").read_bytes()
-    with pytest.raises(ValueError, match=rf"--model.outputs.folder .*: it holds outputs of {told}.*; give another"):
+    with pytest.raises(ValueError, match=rf"folder=.*: holds outputs of {message}.*; give another"):
         fitted(pupil(CachedOutputs(str(folder), **outputs)), digits(2, **data), **options)
     assert (folder / "values.npy").read_bytes() == before
 
@@ -173,7 +173,7 @@ def test_a_file_of_another_teacher_is_refused(
     content = torch.load(teacher_file, weights_only=True)
     content["state_dict"]["student.head.bias"] += 1e-3
     torch.save(content, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="it holds outputs of another teacher"):
+    with pytest.raises(ValueError, match="holds outputs of another teacher"):
         fitted(pupil(CachedOutputs(str(folder)), teacher=RunTeacher(str(tmp_path / "other.ckpt"), mlp(48))), digits(2))
 
 
@@ -184,7 +184,7 @@ def damage_sidecar(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (damage_sidecar, "its outputs.json is damaged"),
         (lambda folder: (folder / "outputs.json").write_text("{"), "its outputs.json is damaged"),
@@ -193,12 +193,12 @@ def damage_sidecar(folder: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_refused(
-    pupil: Callable[..., KnowledgeDistillation], tmp_path: Path, damage: Callable[[Path], None], told: str
+    pupil: Callable[..., KnowledgeDistillation], tmp_path: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     folder = tmp_path / "o"
     fitted(pupil(CachedOutputs(str(folder))), digits(2))
     damage(folder)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fitted(pupil(CachedOutputs(str(folder))), digits(2))
 
 
@@ -247,5 +247,5 @@ def test_of_students_that_start_at_once_one_writes(teacher_file: str, tmp_path: 
 
 
 def test_options_out_of_range() -> None:
-    with pytest.raises(ValueError, match=r"--model.outputs.top_k 0: give at least 1"):
+    with pytest.raises(ValueError, match=r"top_k=0: must be at least 1"):
         CachedOutputs(top_k=0)

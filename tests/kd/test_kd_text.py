@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from kd.data import DataFraction
-from kd.text import PythonDocsText, TextDataModule, TextFile, TextShape, encode, token_index, windows
+from kd.fractions import index_digest
+from kd.networks import TextShape
+from kd.samplers import token_index
+from kd.text import PythonDocsText, TextDataModule, TextFile, encode, windows
 from kd.transformer import CausalTransformer
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
@@ -68,6 +71,24 @@ def test_a_batch_predicts_each_next_token(text_file: Path) -> None:
     assert sorted(seen) == list(range(module.num_train))
 
 
+@pytest.mark.parametrize(
+    ("units", "order", "tokens"),
+    [
+        ("characters", "b8e6869c9396b26682e83340533f158ab843b393", "4cd53e6ec637ba1a813b0795ae15439dca840f2c"),
+        ("bytes", "ba0880688311f418d413c7b27b2d65e3fce5de73", "360fb621ea26cc713742e4b9a444431ccd39409a"),
+    ],
+)
+def test_tokens_and_their_order_are_those_that_earlier_figures_rest_on(
+    tmp_path: Path, units: Any, order: str, tokens: str
+) -> None:
+    """Integer arithmetic alone decides, so the digests are constants on every machine."""
+    (tmp_path / "cats.txt").write_text("Zoë naß: " * 300, encoding="utf-8")
+    module = made(tmp_path, units=units, val_size=0.07, test_size=0.13, seed=5)
+    seen = torch.cat([batch["index"] for batch in module.train_dataloader()])
+    splits = [batch["views"][0].flatten() for loader in module.probe_dataloaders().values() for batch in loader]
+    assert (index_digest(seen), index_digest(torch.cat(splits))) == (order, tokens)
+
+
 def test_the_splits_are_parts_of_the_text_in_order_and_share_nothing(text_file: Path) -> None:
     module = made(text_file, val_size=0.2, test_size=0.3)
     text = (text_file / "cats.txt").read_text()
@@ -101,7 +122,7 @@ def test_a_fraction_of_the_windows_is_nested_and_keeps_its_index(text_file: Path
         assert torch.equal(batch["views"][0], tokens[batch["index"]])
     assert len(list(few.train_dataloader())) == 9
     noisy = DataFraction(made(text_file), label_noise=0.1)
-    with pytest.raises(ValueError, match=r"--data.label_noise 0.1: these samples have no single class"):
+    with pytest.raises(ValueError, match=r"label_noise=0.1: these samples have no single class"):
         noisy.setup("fit")
 
 
@@ -115,11 +136,11 @@ def test_the_embedded_text_is_english_and_large() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "--data.length 0: give a number of at least 1"),
-        ({"val_size": 0.6, "test_size": 0.4}, "--data.val_size 0.6, --data.test_size 0.4: give fractions"),
-        ({"test_size": 0.0}, "test_size above 0"),
-        ({"length": 5000}, "--data.length 5000: the val part of a text of"),
-        ({"batch_size": 10_000}, "--data.batch_size 10000: there are only"),
+        ({"length": 0}, "length=0: must be at least 1"),
+        ({"val_size": 0.6, "test_size": 0.4}, "test_size=0.4: must be above 0, and with val_size=0.6 leave"),
+        ({"test_size": 0.0}, "test_size=0.0: must be above 0"),
+        ({"length": 5000}, "length=5000: the val part of a text of"),
+        ({"batch_size": 10_000}, "batch_size=10000: there are only"),
     ],
 )
 def test_impossible_options_are_refused(text_file: Path, options: dict[str, Any], message: str) -> None:
@@ -184,7 +205,7 @@ def test_a_transformer_learns_what_a_fixed_mapping_is() -> None:
 
 
 def test_what_does_not_fit_a_transformer_is_refused() -> None:
-    with pytest.raises(ValueError, match="heads 3 of CausalTransformer: the width 128 must be a multiple"):
+    with pytest.raises(ValueError, match="heads=3: the width of CausalTransformer, 128, must be a multiple"):
         CausalTransformer(TextShape(5, 6), heads=3)
     with pytest.raises(ValueError, match="7 tokens: CausalTransformer was built for 6"):
         CausalTransformer(TextShape(5, 6), width=8, heads=2)(torch.zeros(1, 7, dtype=torch.int64))

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dinopl.cli.tools import ToolParser
-from dinopl.core.errors import UserMistake
+from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.core.files import replacing
-from dinopl.core.suggest import did_you_mean
 
 DESCRIPTION = """\
 Averages finished runs over their seeds, in a table on the terminal.

@@ -112,7 +112,7 @@ def test_both_outputs_are_scaled_with_depth() -> None:
     assert sum(".out_proj." in name for name in plain) == 8
 
 
-LIMIT = "--model.layer.max_length: 6 is too short for a context of 7 tokens; use 7 or more"
+LIMIT = "max_length: 6 is too short for a context of 7 tokens; use 7 or more"
 
 
 def test_a_context_beyond_the_limit_is_refused() -> None:

@@ -165,9 +165,9 @@ def test_an_alphabet_fixes_the_numbers(file: Path) -> None:
     task = CharacterText(str(file), characters=alphabet)
     assert "".join(task.vocabulary.tokens) == alphabet
     assert task.decode(task.evaluation("test", ONE, 20)["tokens"][0].tolist()) in TEXT
-    with pytest.raises(ValueError, match=r"--data.task.characters: 'ä', character 1 of .*text.txt, is not among them"):
+    with pytest.raises(ValueError, match=r"characters: 'ä', character 1 of .*text.txt, is not among them"):
         CharacterText(str(file), characters="0123456789,é€ ")
-    with pytest.raises(ValueError, match=r"--data.task.characters: 'a' comes twice; name each character once"):
+    with pytest.raises(ValueError, match=r"characters: 'a' comes twice; name each character once"):
         CharacterText(str(file), characters="aba")
 
 
@@ -230,13 +230,13 @@ def make(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(
     ("kind", "options", "message"),
     [
-        ("missing", {}, r"--data.task.path: nothing at [^,]*text.txt; give the path of a text file"),
-        ("empty", {}, "--data.task.path: .*text.txt is empty; give a file with text"),
-        ("latin", {}, r"--data.task.path: .*text.txt is not UTF-8 \(byte 3\); convert it, or use ByteText"),
-        ("no val", {}, "--data.task.path: the folder .* has no val.txt; give a file, or a folder with all three"),
-        ("good", {"val_fraction": 0.0}, "--data.task.val_fraction: 0.0 is not between 0 and 1"),
-        ("good", {"test_fraction": 1.0}, "--data.task.test_fraction: 1.0 is not between 0 and 1"),
-        ("good", {"val_fraction": 0.5, "test_fraction": 0.5}, "--data.task.val_fraction: 0.5 and .* nothing to train"),
+        ("missing", {}, r"path: nothing at [^,]*text.txt; give the path of a text file"),
+        ("empty", {}, "path: .*text.txt is empty; give a file with text"),
+        ("latin", {}, r"path: .*text.txt is not UTF-8 \(byte 3\); convert it, or use ByteText"),
+        ("no val", {}, "path: the folder .* has no val.txt; give a file, or a folder with all three"),
+        ("good", {"val_fraction": 0.0}, "val_fraction: 0.0 is not between 0 and 1"),
+        ("good", {"test_fraction": 1.0}, "test_fraction: 1.0 is not between 0 and 1"),
+        ("good", {"val_fraction": 0.5, "test_fraction": 0.5}, "val_fraction: 0.5 and .* nothing to train"),
     ],
 )
 def test_a_bad_text_is_refused(tmp_path: Path, kind: str, options: dict[str, float], message: str) -> None:
@@ -253,14 +253,14 @@ def test_a_byte_order_mark_is_no_character(tmp_path: Path) -> None:
 
 def test_what_is_neither_file_nor_folder_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FileNotFoundError, match=r"--data.task.path: .*pipe is neither file nor folder; give the path"):
+    with pytest.raises(FileNotFoundError, match=r"path: .*pipe is neither file nor folder; give the path"):
         CharacterText(str(tmp_path / "pipe"))
 
 
 def test_a_text_too_short_for_the_length_is_refused(tmp_path: Path) -> None:
     task = CharacterText(str(make(tmp_path, "good")))
     SequenceDataModule(task, 5)
-    with pytest.raises(ValueError, match=r"train_length: length 6 needs 7 tokens, but val has 6 \(--data.task.path"):
+    with pytest.raises(ValueError, match=r"train_length: length 6 needs 7 tokens, but val has 6 \(path="):
         SequenceDataModule(task, 6)
     (tmp_path / "two.txt").write_text("ab")
     with pytest.raises(ValueError, match="but train has 0"):
@@ -270,12 +270,12 @@ def test_a_text_too_short_for_the_length_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shards", "message"),
     [
-        ({}, "--data.task.folder: no .npy file in .*; write shards there"),
+        ({}, "folder: no .npy file in .*; write shards there"),
         ({"a": np.zeros(9, np.uint16), "b": np.zeros(9, np.int32)}, "b.npy holds int32, but a.npy uint16; write one"),
         ({"a": np.zeros(9, np.float32)}, "a.npy holds 1 dimensions of float32; write one row of integers"),
         ({"a": np.zeros((3, 3), np.uint16)}, "a.npy holds 2 dimensions of uint16; write one row of integers"),
         ({"a": np.array(["x"], dtype=object)}, "a.npy is no array of numbers .*; write it with numpy.save"),
-        ({"a": np.array([0, 9, 10] * 9)}, "--data.task.vocab_size: .*a.npy has the token 10, which is not below 10"),
+        ({"a": np.array([0, 9, 10] * 9)}, "vocab_size: .*a.npy has the token 10, which is not below 10"),
         ({"a": np.array([0, -1, 9] * 9)}, "a.npy has the token -1, which is not below 10"),
     ],
 )
@@ -288,11 +288,11 @@ def test_bad_shards_are_refused(tmp_path: Path, shards: dict[str, np.ndarray], m
 
 
 def test_a_folder_that_is_missing_and_a_vocabulary_of_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"--data.task.folder: nothing at [^,]*none; write .npy shards"):
+    with pytest.raises(FileNotFoundError, match=r"folder: nothing at [^,]*none; write .npy shards"):
         TokenShards(str(tmp_path / "none"), 10)
-    with pytest.raises(ValueError, match=r"--data.task.vocab_size: 1 leaves nothing to predict"):
+    with pytest.raises(ValueError, match=r"vocab_size: 1 leaves nothing to predict"):
         TokenShards(str(tmp_path), 1)
-    with pytest.raises(ValueError, match=r"--data.task.characters_per_token: 0 is not positive"):
+    with pytest.raises(ValueError, match=r"characters_per_token: 0 is not positive"):
         TokenShards(str(tmp_path), 10, characters_per_token=0)
 
 
@@ -302,7 +302,7 @@ def test_a_wrong_token_deep_in_a_shard_is_found_when_it_is_read(
     monkeypatch.setattr("fprnn.tasks.text.PROBED", 4)
     np.save(tmp_path / "a.npy", np.array([1] * 50 + [7] + [1] * 49))
     task = TokenShards(str(tmp_path), 5, val_fraction=0.1, test_fraction=0.1)
-    with pytest.raises(ValueError, match=r"--data.task.vocab_size: --data.task.folder .* has the token 7"):
+    with pytest.raises(ValueError, match=r"vocab_size: folder=.* has the token 7"):
         task.training(0, 0, 50, LengthRange(5, 5))
 
 

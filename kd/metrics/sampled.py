@@ -1,4 +1,4 @@
-"""Samples that are kept until all have been seen, for metrics that no running sum gives.
+"""Metrics of a sample of the data, kept until all data have been seen: those that no running sum gives.
 
 Which samples are kept follows from their index alone: those whose hashed index is smallest. So the choice is the same
 for any batch size and number of processes, a sample that two processes saw counts once, and a data set that is sorted
@@ -16,8 +16,8 @@ from dinopl.core.random import sample_keys
 _KEYS = "keys"
 
 
-class KeptSamples(Metric):
-    """Keeps at most ``limit`` samples.
+class SampledMetric(Metric):
+    """A metric of at most ``limit`` samples of the data.
 
     Args:
         columns: names of what is kept of each sample.
@@ -32,7 +32,7 @@ class KeptSamples(Metric):
     def __init__(self, columns: tuple[str, ...], limit: int, **options: Any) -> None:
         super().__init__(**options)
         if limit < 2:
-            raise ValueError(f"limit {limit} of {type(self).__name__}: keep at least 2 samples.")
+            raise ValueError(f"limit={limit}: must be at least 2 samples in {type(self).__name__}")
         self.columns = columns
         self.limit = limit
         for name in (_KEYS, *columns):
@@ -43,7 +43,7 @@ class KeptSamples(Metric):
 
         Args:
             index: of each sample, ``(n,)`` int64.
-            **values: one tensor a column, ``(n, ...)``.
+            **values: one tensor per column, ``(n, ...)``.
         """
         for name, value in {_KEYS: sample_keys(0, 0, index), **values}.items():
             getattr(self, name).append(value.detach())
@@ -58,14 +58,11 @@ class KeptSamples(Metric):
 
     def _chosen(self) -> dict[str, Tensor]:
         """The samples of the smallest keys, each once, sorted by key."""
-        joined = {name: _joined(getattr(self, name)) for name in (_KEYS, *self.columns)}
+        states = {name: getattr(self, name) for name in (_KEYS, *self.columns)}
+        # a list of parts; after processes were joined it is one tensor already
+        joined = {name: state if isinstance(state, Tensor) else torch.cat(state) for name, state in states.items()}
         keys, order = joined[_KEYS].sort(stable=True)
         first = torch.ones_like(keys, dtype=torch.bool)
         first[1:] = keys[1:] != keys[:-1]
         order = order[first][: self.limit]
         return {name: value[order] for name, value in joined.items()}
-
-
-def _joined(state: Tensor | list[Tensor]) -> Tensor:
-    """A list state as one tensor; after processes were joined it is one already."""
-    return state if isinstance(state, Tensor) else torch.cat(state)
