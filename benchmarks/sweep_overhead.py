@@ -1,58 +1,71 @@
 """What a run costs under `dinopl sweep` beside the same `dinopl fit` in a process that has imported everything.
 
-A sweep's worker takes a run from the queue, writes what it is, makes it, and tells what came of it; Optuna's journal is
-written to the disk at each of these. Our aim: at most 10 %, and at most half a second, more than the run alone.
+A task of a sweep looks into the run's folder, notes there that it begins, writes the run's configuration, makes the run
+and reads what came of it; before it and after it, Dask passes messages. Our aim: at most 10 %, and at most half a
+second, more than the run alone.
 
     python benchmarks/sweep_overhead.py [--config configs/random_teacher.yaml] [--runs 5] [--OPTION VALUE ...]
 
-Both take turns in one process, with the same seeds, so that a busy machine slows both alike; the median over the turns
-is reported, of wall-clock time and of this process's CPU time. The first run of each is left out.
+Both take turns in one worker's process with one thread, each as a task of its own with the same seeds, so that a busy
+machine slows both alike; the median over the turns is reported, of the time until the driver has the answer and of the
+worker's CPU time. The first run of each is left out.
 """
 
 import argparse
 import contextlib
 import io
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from hardware import hardware, results_file, write_csv
 
-from dinopl.cli.runs import run
+from dinopl.cli.config import Arguments
+from dinopl.cli.tools.sweep import fit, plan
+from dinopl.sweep.engine import cluster, make, prepare_workers
 from dinopl.sweep.file import read_sweep
 from dinopl.sweep.grid import expand
-from dinopl.sweep.request import Request
-from dinopl.sweep.settle import settle_and_prepare
-from dinopl.sweep.signals import Stopping
-from dinopl.sweep.worker import Worker
 
 AIM_SHARE, AIM_SECONDS = 0.10, 0.5
 
 
-def timed(call: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of this process's CPU."""
-    wall, cpu = time.perf_counter(), time.process_time()
+def alone(words: list[str]) -> None:
+    """A run as ``dinopl fit`` makes it, with its output put aside."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        call()
-    return time.perf_counter() - wall, time.process_time() - cpu
+        fit(words)
+
+
+def measured(call: Callable[..., object], *arguments: object) -> float:
+    """CPU seconds of this process during a call."""
+    cpu = time.process_time()
+    call(*arguments)
+    return time.process_time() - cpu
 
 
 def take_turns(config: str, runs: int, words: Sequence[str], folder: Path) -> list[tuple[str, int, float, float]]:
     """Times (kind, seed, seconds, CPU seconds) of runs alone and of the same runs under a sweep."""
-    (folder / "overhead.sweep.yaml").write_text(f"seeds: {runs + 1}\n")
-    common = ["--config", config, *words, f"--trainer.default_root_dir={folder}"]
-    request = Request.parse([*common, "--sweep", str(folder / "overhead.sweep.yaml"), "--workers", "1"])
-    file = read_sweep(request.sweep)
-    settled, _ = settle_and_prepare(request, file, expand(file))
-    worker = Worker(settled.study, Stopping())
+    sweep = read_sweep({"seeds": runs + 1}, "overhead")
+    common = [*words, f"--trainer.default_root_dir={folder}"]
+    study, _, jobs = plan(sweep, expand(sweep), Arguments.parse("fit", [f"--config={config}", *common]))
+    study = replace(study, threads=1, session="benchmark")
+    study.path.mkdir(parents=True)
+    jobs, _ = study.begin(jobs)
     rows = []
-    for seed in range(runs + 1):
-        rows.append(("alone", seed, *timed(lambda seed=seed: run("fit", [*common, f"--seed_everything={seed}"]))))
-        rows.append(("sweep", seed, *timed(worker.step)))
-    assert not worker.step(), "the sweep has runs left"
+    prepare_workers(["dinopl.cli.runs"])
+    with cluster(None, [dict(os.environ)]) as client:
+        for job in jobs.values():
+            seed = job.config["seed_everything"]
+            given = [f"--config={config}", *common, "--threads=1", f"--seed_everything={seed}"]
+            for kind, call in (("alone", (alone, given)), ("sweep", (make, study, job, fit))):
+                start = time.perf_counter()
+                cpu = client.submit(measured, *call, pure=False).result()
+                rows.append((kind, seed, time.perf_counter() - start, cpu))
+    assert all(study.outcome(job) for job in jobs.values()), "the sweep has runs left"
     return [row for row in rows if row[1] > 0]
 
 
@@ -61,6 +74,7 @@ def main() -> None:
     parser.add_argument("--config", default="configs/random_teacher.yaml")
     parser.add_argument("--runs", type=int, default=5)
     options, words = parser.parse_known_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
     with tempfile.TemporaryDirectory() as folder:
         rows = take_turns(options.config, options.runs, words, Path(folder))
     print(f"{hardware()}, torch {torch.__version__}, {options.runs} runs of {options.config} {' '.join(words)}")

@@ -50,6 +50,15 @@ def test_runs_and_studies_are_reported(run_main: Callable[..., int], run_of: Cal
     assert run_main("report", "runs/study") == 0
 
 
+def test_a_study_makes_no_run_again(run_main: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(RUNS / "study", "runs/study")
+    shutil.copy(RUNS / "study.sweep.yaml", ".")
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/study").glob("trials/*/**/*")}
+    assert run_main("sweep", "--sweep", "study.sweep.yaml") == 0
+    assert capsys.readouterr().err == "study: 2/2 done, 0 running, 0 failed, 0 left\n"
+    assert {path: path.stat().st_mtime_ns for path in Path("runs/study").glob("trials/*/**/*")} == before
+
+
 def test_a_network_is_loaded(run_of: Callable[[str], Path]) -> None:
     import dinopl
 

@@ -17,12 +17,12 @@ from safetensors.torch import save_file
 
 import dinopl
 from dinopl.cli.config import Arguments, class_paths
+from dinopl.cli.resolve import Resolver
 from dinopl.cli.tools.schema import Classes
 from dinopl.core import moved, trust
 from dinopl.core.errors import UserMistake
 from dinopl.core.types import ImageShape
 from dinopl.distillation.module import SelfDistillation
-from dinopl.sweep.resolve import Resolver
 from kd import RunTeacher, SelfDistilledTeacher
 
 ROOT = Path(__file__).parent.parent

@@ -149,7 +149,7 @@ def _dispatch(words: list[str]) -> int:
 
             return export(rest)
         case ["sweep", *rest]:
-            from dinopl.sweep.command import sweep
+            from dinopl.cli.tools.sweep import sweep
 
             return sweep(rest)
         case ["report", *rest]:

@@ -1,11 +1,17 @@
-"""The points of a sweep: every combination that its conditions allow, each once. Pure functions of the sweep file."""
+"""The points of a sweep: every combination that its conditions allow, each once. Pure functions of the sweep file.
+
+Also ``${...}`` in values: another option of the same run, or a file of a run that it depends on.
+"""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dinopl.sweep.file import SEED, VARIANT, Axis, Options, Sweep
+
+REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ def expand(sweep: Sweep) -> list[Point]:
     """
     return _distinct(
         Point(variant, chosen | seed)
-        for seed in _seeds(sweep)
+        for seed in [{SEED: seed} for seed in sweep.seeds] or [{}]
         for variant, options in start(sweep)
         for axes in sweep.grids
         for chosen in combinations(axes, options, sweep.fixed | {VARIANT: variant} | seed)
@@ -49,7 +55,7 @@ def combinations(axes: Sequence[Axis], chosen: Options, known: Mapping[str, Any]
 
     Args:
         axes: of which each may depend on those before it.
-        chosen: options that are settled, and part of the result.
+        chosen: options that are chosen already, and part of the result.
         known: what else conditions may look at.
     """
     if not axes:
@@ -70,14 +76,14 @@ def holds(axis: Axis, known: Mapping[str, Any]) -> bool:
 
 
 def refuse_twice(axis: Axis, chosen: Mapping[str, Any]) -> None:
-    """Raises ``ValueError`` if the option of an axis is settled already."""
+    """Raises ``ValueError`` if the option of an axis is set already."""
     if axis.option in chosen:
         raise ValueError(f"{axis.option} is set by a variant and swept as well; leave one out, or add `when:`")
 
 
 def corners(sweep: Sweep) -> list[Point]:
     """Points that show each choice of a search, and the ends and the middle of each range, one after the other."""
-    seed = _seeds(sweep)[0]
+    seed: Options = {SEED: sweep.seeds[0]} if sweep.seeds else {}
     first = {axis.option: Axis(axis.option, tuple(axis.choices()[:1]), axis.when) for axis in sweep.search}
     return _distinct(
         Point(variant, chosen | seed)
@@ -91,10 +97,39 @@ def corners(sweep: Sweep) -> list[Point]:
     )
 
 
-def _seeds(sweep: Sweep) -> list[Options]:
-    return [{SEED: seed} for seed in sweep.seeds] or [{}]
-
-
 def _distinct(points: Iterable[Point]) -> list[Point]:
     """Each point once, in their order."""
     return list({json.dumps([point.variant, point.options], sort_keys=True): point for point in points}.values())
+
+
+def references(value: Any) -> Iterator[str]:
+    """What a value refers to, also within lists and mappings."""
+    if isinstance(value, str):
+        yield from (match[1].strip() for match in REFERENCE.finditer(value))
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)
+
+
+def substitute(value: Any, lookup: Callable[[str], Any]) -> Any:
+    """A copy of a value with every reference replaced by what it stands for.
+
+    A text that is nothing but a reference becomes the value itself, of whatever type; within a longer text it becomes
+    its text.
+
+    Args:
+        value: text, or lists and mappings that hold some.
+        lookup: what a reference stands for.
+    """
+    if isinstance(value, dict):
+        return {key: substitute(item, lookup) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [substitute(item, lookup) for item in value]
+    if not isinstance(value, str):
+        return value
+    if whole := REFERENCE.fullmatch(value):
+        return lookup(whole[1].strip())
+    return REFERENCE.sub(lambda match: str(lookup(match[1].strip())), value)

@@ -1,32 +1,74 @@
 """A search: Optuna's TPE draws the next point from the distributions, given what is known of those before.
 
 TPE is "Algorithms for Hyper-Parameter Optimization" (Bergstra et al., NeurIPS 2011), section 4, as Optuna has it.
+Optuna only proposes: its study is made anew from the run folders whenever the sweep starts, and no file is kept of it.
 """
 
+import contextlib
 import json
+import math
 import zlib
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dinopl.sweep.file import SEED, VARIANT, Axis, Sweep
+from dinopl.sweep.file import SEED, VARIANT, Axis, Options, Range, Sweep
 from dinopl.sweep.grid import Point, holds, refuse_twice
-from dinopl.sweep.values import Range
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
+    from optuna.distributions import BaseDistribution
 
-DRAWN = "drawn"
 PLAIN = (bool, int, float, str, type(None))
 
 
-def has_more(sweep: Sweep, study: "Study") -> bool:
-    """Whether a search is to draw further points, or has some to try again."""
-    trials = study.get_trials(deepcopy=False)
-    drawn = sum(bool(trial.user_attrs.get(DRAWN)) for trial in trials)
-    return drawn < sweep.trials or any(trial.state.name == "WAITING" for trial in trials)
+def open_search(sweep: Sweep, known: Iterable[tuple[Point, Mapping[str, Any]]]) -> "Study":
+    """Optuna's study of a search, with what is known of the points drawn before.
+
+    Args:
+        sweep: the sweep file.
+        known: points with what came of them, as ``sweep.study.Study.outcome`` says it.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=sweep.name, direction="maximize" if sweep.direction == "maximize" else "minimize"
+    )
+    for point, outcome in known:
+        add(sweep, study, point, outcome)
+    return study
+
+
+def add(sweep: Sweep, study: "Study", point: Point, outcome: Mapping[str, Any]) -> None:
+    """Adds a point that Optuna's study has not drawn itself, and what came of it."""
+    from optuna.distributions import CategoricalDistribution
+    from optuna.trial import create_trial
+
+    params: dict[str, Any] = {VARIANT: point.variant} if sweep.variants else {}
+    spreads: dict[str, BaseDistribution] = {name: CategoricalDistribution(list(sweep.variants)) for name in params}
+    for axis in sweep.search:
+        if axis.option in point.options:
+            value = point.options[axis.option]
+            params[axis.option] = value if is_plain(axis) else json.dumps(value)
+            spreads[axis.option] = distribution(axis)
+    value, state = result(sweep, outcome)
+    with contextlib.suppress(ValueError):  # outside of a range that the file has changed since
+        study.add_trial(create_trial(state=state, value=value, params=params, distributions=spreads))
+
+
+def result(sweep: Sweep, outcome: Mapping[str, Any]) -> tuple[float | None, Any]:
+    """The value and Optuna's state of a run: it wants a number of every finished one, the worst where there is none."""
+    from optuna.trial import TrialState
+
+    if outcome["status"] != "finished":
+        return None, TrialState.PRUNED if outcome["status"] == "diverged" else TrialState.FAIL
+    value = outcome.get("value")
+    worst = math.inf if sweep.direction == "minimize" else -math.inf
+    return (value if value is not None and math.isfinite(value) else worst), TrialState.COMPLETE
 
 
 def draw(sweep: Sweep, study: "Study") -> tuple["Trial", Point]:
-    """Takes a point to try again, or else draws one.
+    """Draws a point, option by option as their conditions allow.
 
     The sampler's seed is a function of the study's name and of how many points there are, so that a search that goes on
     later does not draw its first points again.
@@ -36,39 +78,40 @@ def draw(sweep: Sweep, study: "Study") -> tuple["Trial", Point]:
     seed = zlib.crc32(sweep.name.encode()) + len(study.get_trials(deepcopy=False))
     study.sampler = TPESampler(seed=seed % 2**32)
     trial = study.ask()
-    if "id" not in trial.user_attrs:
-        trial.set_user_attr(DRAWN, True)
-    return trial, point_of(trial, sweep)
-
-
-def point_of(trial: "Trial", sweep: Sweep) -> Point:
-    """The point of a trial, drawn option by option as their conditions allow."""
-    names = list(sweep.variants)
-    variant = trial.suggest_categorical(VARIANT, names) if names else None
-    seed = {SEED: sweep.seeds[0]} if sweep.seeds else {}
+    variant = trial.suggest_categorical(VARIANT, list(sweep.variants)) if sweep.variants else None
+    known: Options = {SEED: sweep.seeds[0]} if sweep.seeds else {}
     chosen = dict(sweep.variants[variant]) if variant is not None else {}
     for axis in sweep.search:
-        if holds(axis, {**sweep.fixed, VARIANT: variant, **seed, **chosen}):
+        if holds(axis, {**sweep.fixed, VARIANT: variant, **known, **chosen}):
             refuse_twice(axis, chosen)
-            chosen[axis.option] = suggest(trial, axis)
-    return Point(variant, chosen | seed)
+            spread: Any = distribution(axis)
+            if not isinstance(axis.values, Range):
+                found = trial.suggest_categorical(axis.option, spread.choices)
+                chosen[axis.option] = found if is_plain(axis) else json.loads(str(found))
+            else:
+                suggest = trial.suggest_int if axis.values.integer else trial.suggest_float
+                chosen[axis.option] = suggest(axis.option, spread.low, spread.high, step=spread.step, log=spread.log)
+    return trial, Point(variant, chosen | known)
 
 
-def suggest(trial: "Trial", axis: Axis) -> Any:
-    """One value: of a range from its distribution, of a list any, which Optuna knows by its text if it is not plain."""
+def is_plain(axis: Axis) -> bool:
+    """Whether Optuna can have the values as they are; a list, say, it knows by its text."""
+    return isinstance(axis.values, Range) or all(isinstance(value, PLAIN) for value in axis.values)
+
+
+def distribution(axis: Axis) -> "BaseDistribution":
+    """What values of an option are drawn from: those of a range, or any of a list."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
     spread = axis.values
     if not isinstance(spread, Range):
-        plain = all(isinstance(value, PLAIN) for value in spread)
-        choices = list(spread) if plain else [json.dumps(value) for value in spread]
-        found = trial.suggest_categorical(axis.option, choices)
-        return found if plain else json.loads(str(found))
+        return CategoricalDistribution(spread if is_plain(axis) else [json.dumps(value) for value in spread])
     if spread.integer:
-        low, high, step = int(spread.low), int(spread.high), int(spread.step or 1)
-        return trial.suggest_int(axis.option, low, high, step=step, log=spread.log)
-    return trial.suggest_float(axis.option, spread.low, spread.high, step=spread.step, log=spread.log)
+        return IntDistribution(int(spread.low), int(spread.high), log=spread.log, step=int(spread.step or 1))
+    return FloatDistribution(spread.low, spread.high, log=spread.log, step=spread.step)
 
 
-def conflict(sweep: Sweep, before: dict[str, Any]) -> str | None:
+def conflict(sweep: Sweep, before: Mapping[str, Any]) -> str | None:
     """What of a search cannot change once it has begun; None if it has not."""
     axes = {axis.option: axis.choices() for axis in sweep.search if not isinstance(axis.values, Range)}
     known = before.get("axes", {})

@@ -56,9 +56,10 @@ class RunFolder(Callback):
     in the folder. List it before callbacks that log or write. With several processes rank zero writes and every rank
     knows ``path``; with launchers that spawn or fork, the parent process does not learn it.
 
-    ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not;
-    under "stages" those that ended normally; and under "data" and "model" what the method ``facts`` of data module
-    and module returns, in plain values, where there is one.
+    ``results.json`` holds the last value of every metric that was logged in the folder's stages, to a logger or not,
+    and before them in the ``fit`` whose checkpoint this one continues; under "stages" those that ended normally; and
+    under "data" and "model" what the method ``facts`` of data module and module returns, in plain values, where there
+    is one.
 
     Args:
         name: first part of the folder's name, under the Trainer's ``default_root_dir``.
@@ -85,6 +86,7 @@ class RunFolder(Callback):
         self.created = False
         self.status: Status | None = None
         self._metrics: dict[str, float] = {}
+        self._earlier: dict[str, float] = {}
         self._facts: dict[str, Any] = {}
         self._clock = 0.0
         self._loggers: list[Logger] = []
@@ -134,7 +136,8 @@ class RunFolder(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule, command: str) -> None:
         if self.created or self.path is None:
             return
-        self._metrics, self._clock = {}, time.monotonic()
+        self._metrics = dict(self._earlier) if command == "fit" else {}
+        self._clock = time.monotonic()
         self._facts = self._first_facts(trainer, pl_module, command)
         metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
         problem = self._make(self.path, metrics_file) if trainer.is_global_zero else None
@@ -171,15 +174,17 @@ class RunFolder(Callback):
         return None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Lets the checkpoint callbacks keep their best score although the folder is another one."""
+        """Takes over the metrics, and lets the checkpoint callbacks keep their best score in another folder."""
+        self._earlier = dict(checkpoint.get("dinopl", {}).get("metrics") or {})
         for saver in self._checkpoints:
             state = checkpoint.get("callbacks", {}).get(saver.state_key)
             if state is not None:
                 state["dirpath"] = saver.dirpath
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration, the versions and the folder's name, in plain values, under ``"dinopl"``."""
+        """Adds configuration, versions, the folder's name and the metrics, in plain values, under ``"dinopl"``."""
         about = {"config": self.config, "versions": versions(), "run": None if self.path is None else self.path.name}
+        about["metrics"] = dict(self._metrics)
         checkpoint["dinopl"] = checkpoint.get("dinopl", {}) | about
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

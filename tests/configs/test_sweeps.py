@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dinopl.cli.config import read_config
+from dinopl.cli.tools import sweep as command
 from dinopl.reports.options import canonical
-from dinopl.sweep import command
 from dinopl.sweep.file import Sweep, read_sweep
 from dinopl.sweep.grid import Point, expand
 from tests.configs.conftest import replaced
@@ -70,7 +71,7 @@ def test_a_sweep_file_says_what_it_is_and_runs(
     assert run_main("sweep", "--sweep", name, "--print-commands") == 0
     commands = capsys.readouterr().out.splitlines()
     assert len(set(commands)) == len(commands) > 1
-    (base,) = read_sweep(str(path)).config
+    (base,) = read_sweep(read_config(str(path)), path.stem).config
     made = commands[0].rpartition("--name=")[2]
     *_, last = (line for line in commands if made in line)
     for number, line in enumerate(dict.fromkeys([commands[0], last])):
@@ -82,7 +83,8 @@ def test_a_sweep_file_says_what_it_is_and_runs(
 
 
 def test_few_points_show_every_variant_and_value() -> None:
-    points = expand(read_sweep(str(CONFIGS / "kd" / "digits_explanations.sweep.yaml")))
+    path = CONFIGS / "kd" / "digits_explanations.sweep.yaml"
+    points = expand(read_sweep(read_config(str(path)), path.stem))
     few = covering(points)
     assert set().union(*map(facts, few)) == set().union(*map(facts, points))
     assert len(few) < len(points) / 5

@@ -41,7 +41,7 @@ def cite(arguments: Sequence[str]) -> int:
     else:
         parsed = Arguments.parse("fit", arguments)
 
-        from dinopl.sweep.resolve import Resolver
+        from dinopl.cli.resolve import Resolver
 
         config = Resolver()(parsed)  # complete, by the real parser
     try:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from dinopl.reports.run import is_whole
+
 BASE = """
 threads: 1
 model:
@@ -44,18 +46,20 @@ class Study:
         return [json.loads(path.read_text()) for path in sorted((self.path / kind / run).glob("*/results.json"))]
 
     def finished(self, kind: str = "trials") -> dict[str, int]:
-        """How many attempts of each run were finished."""
-        runs = self.trials(kind)
-        return {run: sum(each["status"] == "finished" for each in self.results(run, kind)) for run in runs}
+        """How many attempts of each run were finished, their test included."""
+        runs = {run: self.results(run, kind) for run in self.trials(kind)}
+        return {run: sum(each["status"] == "finished" and is_whole(each) for each in runs[run]) for run in runs}
 
-    def attempts(self, name: str | None = None) -> list[Any]:
-        """Optuna's trials."""
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
+    def attempts(self, run: str) -> list[str]:
+        """What became of each attempt at a run, in their order: the errors, then how it ended."""
+        errors = [line["error"] for line in self.lines(run) if "error" in line]
+        ended = (each for each in self.results(run) if each["status"] in ("finished", "diverged") and is_whole(each))
+        return errors + [each["status"] for each in ended]
 
-        storage = JournalStorage(JournalFileBackend(str(self.path / "journal.log")))
-        return optuna.load_study(study_name=name or self.path.name, storage=storage).get_trials()
+    def lines(self, run: str, kind: str = "trials") -> list[dict[str, Any]]:
+        """``attempts.jsonl`` of a run."""
+        path = self.path / kind / run / "attempts.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines() if line] if path.is_file() else []
 
 
 @pytest.fixture

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from dinopl.cli.config import Arguments, Config
+from dinopl.cli.config import Arguments, Config, read_config
+from dinopl.cli.tools.sweep import places, refuse_several_devices, separate
 from dinopl.core.errors import UserMistake
-from dinopl.sweep.command import Request
-from dinopl.sweep.devices import check_one_device, environments
 from dinopl.sweep.file import read_sweep
 from dinopl.sweep.grid import expand
-from dinopl.sweep.identity import changed, content_id
-from dinopl.sweep.plan import Planner, Runs
+from dinopl.sweep.plan import Job, Planner, changed, content_id
 from tests.dinopl.sweep.conftest import Study
 
 Sweep = Callable[..., tuple[int, Study]]
@@ -105,7 +103,10 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
         (["--config", "nothing.yaml"], "--config nothing.yaml: no such file"),
         (["--name", "../x"], "--name: the study's name is '../x': give a relative name without '..'"),
         (["--trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'?"),
-        (["--storage", "sqlite:////no/such/folder/x.db"], "--storage: cannot be opened"),
+        (["--storage", "sqlite:////no/such/folder/x.db"], "--storage: is gone; docs/sweeps.md"),
+        (["--slurm"], "--slurm: is gone; docs/sweeps.md"),
+        (["--scheduler", "tcp://127.0.0.1:9"], "--scheduler tcp://127.0.0.1:9: no scheduler answers"),
+        (["--scheduler", "127.0.0.1:9", "--workers=2"], "--workers: a cluster has its own workers"),
         (["--trainer.default_root_dir=base.yaml"], "base.yaml is a file"),
     ],
 )
@@ -118,32 +119,25 @@ def test_a_wrong_word_is_one_line_and_nothing_is_written(
     assert not study.path.parent.exists()
 
 
-def test_without_optuna_one_line_says_what_to_install(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("package", "text"),
+    [("distributed", "seeds: 2"), ("optuna", SEARCH + "trials: 3\nmetric: val/loss\ndirection: minimize")],
+)
+def test_without_a_package_one_line_says_what_to_install(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str, text: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    code, study = sweep("seeds: 2")
+    monkeypatch.setitem(sys.modules, package, None)
+    code, study = sweep(text)
     assert code == 2
-    assert "pip install 'dinopl[sweep]'" in capsys.readouterr().err
+    assert f"needs {package}: pip install 'dinopl[sweep]'" in capsys.readouterr().err
     assert not study.path.parent.exists()
 
 
 def test_own_words_are_taken_out_of_those_of_the_runs() -> None:
-    request = Request.parse(
-        [
-            "--sweep",
-            "s.yaml",
-            "--workers=3",
-            "--model.lr",
-            "-1",
-            "--print_commands",
-            "--retries",
-            "0",
-            "--config=a.yaml",
-        ]
-    )
-    assert (request.sweep, request.workers, request.retries, request.flags) == ("s.yaml", 3, 0, {"print-commands"})
-    assert request.arguments == Arguments("fit", ["a.yaml"], ["--model.lr", "-1"])
+    words = ["--sweep", "s.yaml", "--workers=3", "--model.lr", "-1", "--print_commands", "--retries", "0"]
+    own, flags, arguments = separate([*words, "--config=a.yaml"])
+    assert (own, flags) == ({"sweep": "s.yaml", "workers": "3", "retries": "0"}, {"print-commands"})
+    assert arguments == Arguments("fit", ["a.yaml"], ["--model.lr", "-1"])
 
 
 CONFIG: Config = {
@@ -193,22 +187,25 @@ def test_a_run_is_what_makes_a_difference_to_it() -> None:
     assert changed(before, now, {"seed_everything", "model.init_args.width"}) == {"trainer.max_epochs": (3, 4)}
 
 
-def plan(tmp_path: Path, text: str, *options: str, known: Mapping[str, Config] | None = None) -> Runs:
+def plan(tmp_path: Path, text: str, *options: str, known: Mapping[str, Config] | None = None) -> dict[str, Job]:
     """Runs of a sweep file over a parser that takes everything: each option becomes a top-level key."""
-    path = tmp_path / "s.yaml"
-    path.write_text(text)
     for name in ("base", "teacher"):
         (tmp_path / f"{name}.yaml").write_text(f"who: {name}")
-    file = read_sweep(str(path))
+    file = read_sweep(yaml.safe_load(text), "s")
 
-    def resolve(arguments: Arguments) -> Config:
+    def compose(words: list[str]) -> Config:
         assert known is None
+        arguments = Arguments.parse("fit", words)
         found = {".".join(option): yaml.safe_load(value) for option, value in arguments.pairs()}
         return found | {"files": arguments.files}
 
-    return Planner(file, Arguments("fit", [str(tmp_path / "base.yaml")], list(options)), resolve, known).runs(
-        expand(file)
-    )
+    given = {".".join(path): yaml.safe_load(value) for path, value in Arguments("fit", [], list(options)).pairs()}
+    planner = Planner(file, [str(tmp_path / "base.yaml")], options, given, compose, read_config, known)
+    return planner.jobs(expand(file))
+
+
+def of(kind: str, jobs: Mapping[str, Job]) -> dict[str, Job]:
+    return {run: job for run, job in jobs.items() if job.kind == kind}
 
 
 SHARED = """
@@ -227,10 +224,11 @@ shared:
 
 def test_runs_that_others_depend_on_are_found_by_content(tmp_path: Path) -> None:
     text = SHARED.replace("TEACHER", str(tmp_path / "teacher.yaml"))
-    runs = plan(tmp_path, text, "--epochs", "5", "--accelerator=cpu")
-    assert len(runs.trials) == 4
-    teachers = {run: job for run, job in runs.shared.items() if job.variant == "teacher"}
-    (data,) = [job for job in runs.shared.values() if job.variant == "data"]
+    jobs = plan(tmp_path, text, "--epochs", "5", "--accelerator=cpu")
+    trials, shared = of("trials", jobs), of("shared", jobs)
+    assert len(trials) == 4
+    teachers = {run: job for run, job in shared.items() if job.variant == "teacher"}
+    (data,) = [job for job in shared.values() if job.variant == "data"]
     assert sorted(job.config["seed"] for job in teachers.values()) == [0, 1]
     for run, teacher in teachers.items():
         assert teacher.config["files"] == [str(tmp_path / "teacher.yaml")]
@@ -238,17 +236,17 @@ def test_runs_that_others_depend_on_are_found_by_content(tmp_path: Path) -> None
         assert teacher.config["accelerator"] == "cpu"
         assert teacher.config["data"] == [f"${{shared.{data.id}.folder}}", "x"]
         assert teacher.needs == (data.id,)
-        users = [job for job in runs.trials.values() if job.needs == (run,)]
+        users = [job for job in trials.values() if job.needs == (run,)]
         assert {job.options["fraction"] for job in users} == {0.1, 1.0}
         assert {job.options["seed_everything"] for job in users} == {teacher.config["seed"]}
         assert {job.config["teacher"] for job in users} == {f"${{shared.{run}.checkpoint}}"}
         assert all(job.options["teacher"] == "${shared.teacher.checkpoint}" for job in users)
-    assert all(job.config["epochs"] == 5 for job in runs.trials.values())  # beside beats `set`
-    order = [job.id for job in runs.ordered()]
+    assert all(job.config["epochs"] == 5 for job in trials.values())  # beside beats `set`
+    order = list(jobs)
     assert len(order) == 7
-    assert all(order.index(need) < order.index(job.id) for job in runs.ordered() for need in job.needs)
-    known = {job.key: job.config for job in runs.ordered()}
-    assert plan(tmp_path, text, "--epochs", "5", "--accelerator=cpu", known=known) == runs  # nothing is parsed again
+    assert all(order.index(need) < order.index(job.id) for job in jobs.values() for need in job.needs)
+    known = {job.key: job.config for job in jobs.values()}
+    assert plan(tmp_path, text, "--epochs", "5", "--accelerator=cpu", known=known) == jobs  # nothing is parsed again
     with pytest.raises(AssertionError):
         plan(tmp_path, text, "--epochs", "6", "--accelerator=cpu", known=known)
 
@@ -260,57 +258,49 @@ def test_a_point_that_others_depend_on_is_one_run(tmp_path: Path) -> None:
       first: {}
     shared: {first: {options: {}}}
     """
-    runs = plan(tmp_path, text)
-    assert not runs.shared
-    assert [job.variant for job in runs.ordered()] == ["first", "second"]
+    jobs = plan(tmp_path, text)
+    assert not of("shared", jobs)
+    assert [job.variant for job in jobs.values()] == ["first", "second"]
 
 
 def test_a_checkpoint_to_resume_from_is_not_looked_into_before_it_is_there(tmp_path: Path) -> None:
-    runs = plan(tmp_path, "set: {ckpt_path: '${shared.first.checkpoint}', epochs: 4}\nshared: {first: {}}")
-    (job,) = runs.trials.values()
+    jobs = plan(tmp_path, "set: {ckpt_path: '${shared.first.checkpoint}', epochs: 4}\nshared: {first: {}}")
+    (job,) = of("trials", jobs).values()
     assert job.config["ckpt_path"] == f"${{shared.{job.needs[0]}.checkpoint}}"
     assert f"--ckpt_path=${{shared.{job.needs[0]}.checkpoint}}" in job.words
     assert job.key
-    (job,) = plan(tmp_path, "set: {ckpt_path: a.ckpt}").trials.values()
+    (job,) = plan(tmp_path, "set: {ckpt_path: a.ckpt}").values()
     assert not job.key  # what a checkpoint brings along may change
 
 
 def test_equal_points_are_one_run(tmp_path: Path) -> None:
-    runs = plan(tmp_path, "variants: {a: {lr: 1}, b: {lr: 1}, c: {lr: 2}}")
-    assert (len(runs.trials), runs.doubles) == (2, 1)
+    jobs = plan(tmp_path, "variants: {a: {lr: 1}, b: {lr: 1}, c: {lr: 2}}")
+    assert [job.variant for job in jobs.values()] == ["a", "c"]
 
 
-def test_a_point_is_parsed_once_for_all_seeds(tmp_path: Path) -> None:
-    from dinopl.sweep.resolve import resolve
+def test_a_point_is_parsed_once_for_all_seeds() -> None:
+    from dinopl.cli.resolve import compose
 
     parsed = []
 
-    def counted(arguments: Arguments) -> Config:
-        parsed.append(arguments)
-        return resolve(arguments)
+    def counted(words: list[str]) -> Config:
+        parsed.append(words)
+        return compose(words)
 
-    path = tmp_path / "s.yaml"
-    path.write_text(
-        "seeds: [0, 1, 2]\ngrid: {model.student.alpha: [0.0, 1.0]}\nset: {model.student: InterpolatedStart}"
-    )
-    file = read_sweep(str(path))
-    runs = Planner(file, Arguments("fit", ["random_teacher"], []), counted).runs(expand(file))
-    assert (len(runs.trials), len(parsed)) == (6, 2)
-    for job in runs.trials.values():
-        assert job.config == resolve(Arguments.parse("fit", list(job.words)))
+    text = "seeds: [0, 1, 2]\ngrid: {model.student.alpha: [0.0, 1.0]}\nset: {model.student: InterpolatedStart}"
+    file = read_sweep(yaml.safe_load(text), "s")
+    jobs = Planner(file, ["random_teacher"], [], {}, counted, read_config).jobs(expand(file))
+    assert (len(jobs), len(parsed)) == (6, 2)
+    for job in jobs.values():
+        assert job.config == compose(list(job.words))
 
 
 def test_workers_share_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     config: Config = {"trainer": {"accelerator": "auto", "devices": 1, "num_nodes": 1}}
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(None, config)] == ["4", "6"]
-    made = environments(3, config)
-    assert [each["CUDA_VISIBLE_DEVICES"] for each in made] == ["4", "6", "4"]
-    assert not any("SLURM_JOB_NAME" in each for each in made)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert {each["SLURM_JOB_NAME"] for each in environments(1, config)} == {"bash"}
-    assert len(environments(None, {"trainer": {"accelerator": "cpu"}})) == 1
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in places(None, config)] == ["4", "6"]
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in places(3, config)] == ["4", "6", "4"]
+    assert len(places(None, {"trainer": {"accelerator": "cpu"}})) == 1
     for trainer in ({"devices": -1}, {"devices": [0, 1]}, {"devices": "2"}, {"num_nodes": 2}):
         with pytest.raises(UserMistake, match=r"--trainer\.(devices|num_nodes)"):
-            check_one_device({"trainer": trainer})
+            refuse_several_devices({"trainer": trainer})

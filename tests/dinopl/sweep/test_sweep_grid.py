@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.sweep.file import SEED, Axis, Sweep
-from dinopl.sweep.grid import Point, corners, expand
-from dinopl.sweep.references import references, substitute
-from dinopl.sweep.values import Range, numbers, read_range, read_values
+from dinopl.sweep.file import SEED, Axis, Range, Sweep, numbers, read_range, read_values
+from dinopl.sweep.grid import Point, corners, expand, references, substitute
 
 FEW = settings(max_examples=60, deadline=None)
 ENDS = st.tuples(st.floats(1e-6, 1e3), st.floats(1.001, 1e3)).map(lambda pair: (pair[0], pair[0] * pair[1]))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.dinopl.sweep.conftest import Study
 
@@ -60,13 +61,19 @@ def wait_for(what: Callable[[], Any], process: subprocess.Popen[str]) -> Any:
     return found
 
 
-def in_mid_trial(study: Study) -> tuple[str, int] | None:
-    """A run that has begun and has no results yet, with the process that makes it."""
-    for path in study.path.glob("trials/*/*/config.yaml"):
-        holder = path.parent.parent / ".holder"
-        if not (path.parent / "results.json").exists() and holder.read_text():
-            return path.parent.parent.name, json.loads(holder.read_text())["pid"]
+def in_mid_trial(study: Study, file: str = "config.yaml") -> tuple[str, int] | None:
+    """A run that has begun, has the file and no results yet, with the process that makes it."""
+    for path in study.path.glob(f"trials/*/*/{file}"):
+        folder = path.relative_to(study.path).parents[-4]
+        lines = study.lines(folder.parent.name)
+        if not (study.path / folder / "results.json").exists() and lines and "pid" in lines[-1]:
+            return folder.parent.name, lines[-1]["pid"]
     return None
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status")
+    return status.is_file() and "State:\tZ" not in status.read_text()
 
 
 def test_a_grid_survives_kill_and_ctrl_c_and_ends_with_every_run_once(
@@ -78,56 +85,125 @@ def test_a_grid_survives_kill_and_ctrl_c_and_ends_with_every_run_once(
     process = started(sys.executable, "-m", "dinopl", *words)
     killed, pid = wait_for(lambda: in_mid_trial(study), process)
     os.kill(pid, signal.SIGKILL)
-    # the dead worker is replaced, and its run taken up by whoever is free
-    wait_for(lambda: len([t for t in study.attempts() if t.user_attrs.get("id") == killed]) == 2, process)
+    # the dead worker is replaced, and its run given to whoever is free: it has cost one attempt
+    wait_for(lambda: len([line for line in study.lines(killed) if "pid" in line]) == 2, process)
     wait_for(lambda: in_mid_trial(study), process)
+    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=400)
     assert process.returncode == 130, told
-    assert "a worker ended with signal 9" in told
+    assert time.monotonic() - began < 10
+    assert "a worker was lost" in told
+    assert "Traceback" not in told
     before = study.finished()
     assert len(before) == 12
     assert sum(before.values()) < 12
-    assert not [trial for trial in study.attempts() if trial.state.name == "RUNNING"]
+    makers = {line["pid"] for run in before for line in study.lines(run) if "pid" in line}
+    assert not any(map(is_alive, makers))
 
     code, study = sweep(GRID, "--workers", 2, "--trainer.max_epochs=4")
     assert code == 0
     assert list(study.finished().values()) == [1] * 12  # none twice to completion
-    told_finished = [trial.user_attrs["id"] for trial in study.attempts() if trial.state.name == "COMPLETE"]
-    assert sorted(told_finished) == sorted(study.trials())
-    lost = next(trial for trial in study.attempts() if trial.user_attrs["id"] == killed and trial.state.name == "FAIL")
-    assert lost.user_attrs["error"] == "its process was killed"
+    assert study.attempts(killed) == ["its process was killed", "finished"]
+    assert sum(study.attempts(run) != ["finished"] for run in before) == 1  # an interruption costs nothing
     points = {tuple(sorted(trial["options"].items())) for trial in study.trials().values()}
     values = (0, 1 / 3, 2 / 3, 1)
     assert {(round(a, 6), s) for (_, a), (_, s) in points} == {(round(a, 6), s) for a in values for s in range(3)}
 
-    attempts = len(study.attempts())
+    lines = {run: study.lines(run) for run in study.trials()}
     assert sweep(GRID, "--trainer.max_epochs=4")[0] == 0  # nothing is left to do
-    assert len(study.attempts()) == attempts
+    assert {run: study.lines(run) for run in study.trials()} == lines
 
 
-def test_two_tasks_of_the_job_array_share_one_study(
+def test_a_killed_driver_leaves_no_worker_and_runs_go_on_from_their_checkpoints(
     tmp_path: Path,
     sweep: Sweep,
+    base: Path,
     started: Callable[..., subprocess.Popen[str]],
-    capsys: pytest.CaptureFixture[str],
+    run_main: Callable[..., int],
 ) -> None:
-    code, study = sweep(GRID, "--slurm", "--workers", "2")
-    script = tmp_path / "array.sh"
-    script.write_text(capsys.readouterr().out)
+    text = "grid: {model.student.alpha: [0, 0.5]}\nset: {trainer.max_epochs: 12}"
+    (tmp_path / "study.sweep.yaml").write_text(text)
+    study = Study(tmp_path / "runs" / "study")
+    process = started(
+        *(sys.executable, "-m", "dinopl", "sweep", "--config", base, "--sweep", "study.sweep.yaml", "--workers", "2")
+    )
+    run, pid = wait_for(lambda: in_mid_trial(study, "checkpoints/last.ckpt"), process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 15
+    while is_alive(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    finished = {path: path.stat().st_mtime_ns for path in study.path.rglob("results.json")}
+
+    code, study = sweep(text, "--workers", 2)
     assert code == 0
-    assert not study.path.exists()
-    assert "#SBATCH --array=0-1\n" in script.read_text()
-    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "study"}
-    tasks = [started("bash", script, SLURM_ARRAY_TASK_ID=str(task), **slurm) for task in (0, 1)]
-    for task in tasks:
-        _, told = task.communicate(timeout=400)
-        assert task.returncode == 0, told
-    assert list(study.finished().values()) == [1] * 12
-    assert [trial.state.name for trial in study.attempts()] == ["COMPLETE"] * 12
-    journal = (study.path / "journal.log").read_text().splitlines()
-    makers = {json.loads(each)["worker_id"] for each in journal if '"state":1' in each}
-    assert len(makers) == 2  # both have told of finished runs
+    assert list(study.finished().values()) == [1] * 2
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    results = study.results(run)[-1]
+    assert Path(results["resumed_from"]).is_relative_to(study.path / "trials" / run)
+    assert study.attempts(run) == ["finished"]
+    alpha = study.trials()[run]["options"]["model.student.alpha"]
+    words = (f"--model.student.alpha={alpha}", "--trainer.max_epochs=12", "--name=undisturbed")
+    assert run_main("fit", "--config", base, *words) == 0
+    (path,) = Path("runs").glob("undisturbed/*/results.json")
+    assert results["metrics"] == json.loads(path.read_text())["metrics"]  # those of the probes after epoch 1 as well
+
+
+def test_a_second_driver_is_refused_with_the_first_ones_host_and_process(
+    sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs" / "study"
+    path.mkdir(parents=True)
+    (path / ".driver.json").write_text('{"host": "node7", "pid": 4321}')
+    with FileLock(path / ".driver.lock"):
+        code, study = sweep("seeds: 2")
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert code == 2
+    assert told == (
+        f"dinopl: error: {path}: process 4321 on node7 makes this study's runs; wait for it, or stop it there with "
+        "`kill 4321`."
+    )
+    assert not study.trials()
+
+
+DELETING = """
+import shutil
+
+from dinopl.encoders import MiniVGG
+
+
+class Deleting(MiniVGG):
+    def forward(self, images):
+        shutil.rmtree("runs/study", ignore_errors=True)
+        return super().forward(images)
+"""
+
+
+def test_a_deleted_folder_and_a_full_disk_end_the_sweep_in_one_line(
+    sweep: Sweep, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "deleting_encoder.py").write_text(DELETING)
+    code, study = sweep("set: {model.encoder: deleting_encoder.Deleting, trainer.max_epochs: 1000}")
+    assert code == 2
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].startswith("dinopl: error: ")
+    assert str(study.path) in told.splitlines()[-1]
+
+    assert sweep("seeds: 1", "--print-commands")[0] == 0
+    run = capfd.readouterr().out.split("--name=")[1].strip()
+    folder = tmp_path / "runs" / "study" / "trials" / run
+    folder.mkdir(parents=True)
+    (folder / "output.log").symlink_to("/dev/full")
+    code, study = sweep("seeds: 1")
+    assert code == 2
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert told.splitlines()[-1].startswith(f"dinopl: error: cannot write to {study.path}: ")
+    assert "No space left on device" in told.splitlines()[-1]
+    assert study.finished() == {run: 0}
 
 
 def test_a_run_in_a_worker_is_what_fit_makes_of_it(
@@ -199,12 +275,26 @@ class Flaky(MiniVGG):
 """
 
 
+DEADLY = """
+import os
+
+from dinopl.encoders import MiniVGG
+
+
+class Deadly(MiniVGG):
+    def forward(self, images):
+        os.kill(os.getpid(), 9)
+"""
+
+
 def test_failures_are_told_and_kept_and_reach_those_that_depend_on_them(
     sweep: Sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "flaky_encoder.py").write_text(FLAKY)
+    (tmp_path / "deadly_encoder.py").write_text(DEADLY)
     text = """
     variants:
+      deadly: {model.encoder: deadly_encoder.Deadly}
       fine: {}
       flaky: {model.encoder: flaky_encoder.Flaky}
       diverges: {model.optimizer: SGD, model.optimizer.lr: 1e30, model.student.alpha: 1, trainer.max_epochs: 9}
@@ -213,39 +303,40 @@ def test_failures_are_told_and_kept_and_reach_those_that_depend_on_them(
       orphan: {model.teacher.checkpoint: "${shared.broken.checkpoint}"}
     shared: {broken: {options: {data.batch_size: 5000}}}
     """
-    code, study = sweep(text)
+    code, study = sweep(text, "--retries", 1)
     assert code == 1
     by_name = {trial["variant"]: run for run, trial in study.trials().items()}
-    attempts = {name: [t for t in study.attempts() if t.user_attrs["variant"] == name] for name in by_name}
-    assert {name: [trial.state.name for trial in each] for name, each in attempts.items()} == {
-        "fine": ["COMPLETE"],
-        "flaky": ["FAIL", "COMPLETE"],  # what crashed is tried again
-        "diverges": ["PRUNED"],
-        "wrong": ["FAIL"],  # a user's mistake is not
-        "early": ["FAIL"],
-        "orphan": ["FAIL"],
-    }
-    assert attempts["flaky"][0].user_attrs["error"] == "KeyError: 'no luck this time'"
+    attempts = {name: study.attempts(run) for name, run in by_name.items()}
+    assert attempts["fine"] == ["finished"]
+    assert attempts["flaky"] == ["KeyError: 'no luck this time'", "finished"]  # what crashed is tried again
+    assert attempts["diverges"] == ["diverged"]
+    assert attempts["deadly"] == ["its process was killed"] * 2  # and no other run pays for it
+    assert [len(attempts[name]) for name in ("wrong", "early", "orphan")] == [1] * 3  # a user's mistake is not
     assert "Traceback" in (study.path / "trials" / by_name["flaky"] / "output.log").read_text()
     assert [each["status"] for each in study.results(by_name["diverges"])] == ["diverged"]
-    assert "--model.student.alpha must be in [0, 1], not 1.5" in attempts["wrong"][0].user_attrs["error"]
+    assert "--model.student.alpha 1.5: must be in [0, 1]" in attempts["wrong"][0]
     (broken,) = study.trials("shared")
-    assert f"broken ({broken})" in attempts["orphan"][0].user_attrs["error"]
-    assert "batch_size 5000" in attempts["orphan"][0].user_attrs["error"]
+    assert f"broken ({broken})" in attempts["orphan"][0]
+    assert "batch_size 5000" in attempts["orphan"][0]
     told = capsys.readouterr().err
-    assert "2/7 done, 0 running, 1 diverged, 4 failed, 0 left" in told
-    assert f"failed: trials/{by_name['wrong']} (wrong, model.student.alpha=1.5): --model.student.alpha must be" in told
+    assert "2/8 done, 0 running, 1 diverged, 5 failed, 0 left" in told
+    assert (
+        f"failed: trials/{by_name['wrong']} (wrong, model.student.alpha=1.5): --model.student.alpha 1.5: must be"
+        in told
+    )
+    assert f"failed: trials/{by_name['deadly']} (deadly, " in told
 
     (checkpoint,) = study.path.glob(f"trials/{by_name['fine']}/*/checkpoints/last.ckpt")
     (tmp_path / "later.ckpt").write_bytes(checkpoint.read_bytes())
-    before = len(study.attempts())
-    assert sweep(text, "--retry-failed")[0] == 1
-    after = study.attempts()[before:]
-    assert {trial.user_attrs["variant"]: trial.state.name for trial in after} == {
-        "wrong": "FAIL",
-        "early": "COMPLETE",
-        "orphan": "FAIL",
-    }
+    lines = {name: study.lines(run) for name, run in by_name.items()}
+    without_deadly = text.replace("deadly: {model.encoder: deadly_encoder.Deadly}", "")
+    assert sweep(without_deadly)[0] == 1  # what failed for good stays so
+    assert {name: study.lines(run) for name, run in by_name.items()} == lines
+    assert sweep(without_deadly, "--retry-failed")[0] == 1
+    again = {name: study.attempts(run)[len(attempts[name]) :] for name, run in by_name.items()}
+    assert again["early"] == ["finished"]
+    assert (len(again["wrong"]), len(again["orphan"])) == (1, 1)
+    assert not any(again[name] for name in ("fine", "flaky", "diverges", "deadly"))
 
 
 def test_a_changed_file_adds_points_and_keeps_what_is_finished(

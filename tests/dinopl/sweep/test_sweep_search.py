@@ -2,19 +2,16 @@
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState, create_trial
 
-from dinopl.sweep.file import Axis, Sweep
-from dinopl.sweep.progress import Progress, best_of, line, measure
-from dinopl.sweep.queue import NEXT, State, state_of
-from dinopl.sweep.search import conflict, draw, has_more
-from dinopl.sweep.values import Range
+from dinopl.sweep.engine import best_of, progress
+from dinopl.sweep.file import Axis, Range, Sweep
+from dinopl.sweep.grid import Point
+from dinopl.sweep.plan import Job
+from dinopl.sweep.search import conflict, draw, open_search, result
 from tests.dinopl.sweep.conftest import Study
 
 pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
@@ -25,22 +22,19 @@ AXES = (
     Axis("layers", ([4, 4], [8])),
     Axis("decay", Range(0.0, 1.0), {"variant": ("b",), "layers": ([8],)}),
 )
-SWEEP = Sweep(name="s", search=AXES, trials=25, variants={"a": {"x": 1}, "b": {"x": 2}}, seeds=(7,))
-
-
-def make_study() -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(study_name="s", direction="minimize")
+SWEEP = Sweep(
+    name="s", search=AXES, trials=25, variants={"a": {"x": 1}, "b": {"x": 2}}, seeds=(7,), direction="minimize"
+)
 
 
 def test_points_are_drawn_from_the_distributions_under_their_conditions() -> None:
-    study, points = make_study(), []
-    while has_more(SWEEP, study):
+    study, points, outcomes = open_search(SWEEP, ()), [], []
+    for _ in range(25):
         trial, point = draw(SWEEP, study)
-        trial.set_user_attr("id", str(trial.number))
-        study.tell(trial, abs(point.options["rate"] - 0.01))
         points.append(point)
-    assert len(points) == 25
+        outcomes.append({"status": "finished", "value": abs(point.options["rate"] - 0.01)})
+        value, state = result(SWEEP, outcomes[-1])
+        study.tell(trial, value, state)
     for point in points:
         options = point.options
         assert options["x"] == {"a": 1, "b": 2}[str(point.variant)]
@@ -54,17 +48,19 @@ def test_points_are_drawn_from_the_distributions_under_their_conditions() -> Non
     late = [abs(point.options["rate"] - 0.01) for point in points[12:]]
     assert sorted(late)[len(late) // 2] < 0.02  # and TPE learns from what it was told
 
+    # the study is made anew from what is on the disk, and goes on as the first one would have
+    again = open_search(SWEEP, zip(points, outcomes, strict=True))
+    assert [trial.params for trial in again.trials] == [trial.params for trial in study.trials]
+    assert [trial.value for trial in again.trials] == [trial.value for trial in study.trials]
+    assert draw(SWEEP, again)[1] == draw(SWEEP, study)[1]
 
-def test_a_point_to_be_tried_again_comes_first_and_unchanged() -> None:
-    study = make_study()
-    trial, point = draw(SWEEP, study)
-    trial.set_user_attr("id", "a")
-    study.tell(trial, state=TrialState.FAIL)
-    study.enqueue_trial(trial.params, user_attrs={"id": "a", "attempt": 1})
-    again, same = draw(SWEEP, study)
-    assert same == point
-    assert again.params == trial.params
-    assert has_more(SWEEP, study)
+
+def test_what_ended_otherwise_and_what_the_file_no_longer_holds_is_no_value_for_a_search() -> None:
+    fits, outside = (Point("a", {"x": 1, "rate": rate, "width": 2, "layers": [8]}) for rate in (0.01, 5.0))
+    known = [(fits, {"status": "failed"}), (fits, {"status": "diverged"}), (outside, {"status": "finished"})]
+    states = [trial.state.name for trial in open_search(SWEEP, known).trials]
+    assert states == ["FAIL", "PRUNED"]
+    assert result(SWEEP, {"status": "finished", "value": None}) == (float("inf"), optuna.trial.TrialState.COMPLETE)
 
 
 def test_the_choices_of_a_search_cannot_change() -> None:
@@ -77,40 +73,23 @@ def test_the_choices_of_a_search_cannot_change() -> None:
     assert conflict(search, before | {"direction": "maximize"}) == "direction"
 
 
-def trial(state: str, value: float | None = None, seconds: float = 0.0, **facts: Any) -> Any:
-    begun = datetime(2026, 1, 1)
-    made = create_trial(state=TrialState[state], value=value, user_attrs=facts)
-    made.datetime_start = begun
-    made.datetime_complete = begun + timedelta(seconds=seconds) if state == "COMPLETE" else None
-    return made
+def test_progress_is_one_line_that_counts_runs_and_says_what_is_left() -> None:
+    def job(run: str, variant: str | None, **options: float) -> Job:
+        return Job(run, "trials", variant, options, {}, (), ())
 
-
-def test_progress_counts_runs_and_tells_the_time_that_is_left() -> None:
-    attempts = {
-        "a": [trial("FAIL", **{NEXT: 1}), trial("COMPLETE", 0.5, 100.0, options={"lr": 1}, variant="v")],
-        "b": [trial("COMPLETE", float("inf"), 300.0, options={"lr": 2})],
-        "c": [trial("RUNNING")],
-        "d": [trial("PRUNED")],
-        "e": [trial("FAIL", **{NEXT: None})],
-        "f": [trial("FAIL", **{NEXT: 1})],
-    }
-    assert [state_of(each).value for each in attempts.values()] == [
-        *("finished", "finished", "running", "diverged", "failed", "waiting")
-    ]
-    found = measure(attempts, 9, 2, datetime(2026, 1, 1) + timedelta(seconds=50))
-    assert (found.finished, found.running, found.diverged, found.failed, found.left) == (2, 1, 1, 1, 4)
-    assert found.seconds_left == (150 + 4 * 200) / 2
     low, high = (Sweep(name="s", metric="val/loss", direction=way) for way in ("minimize", "maximize"))
-    assert best_of(attempts, low) == best_of(attempts, high) == (0.5, "v, lr=1")  # infinite: without the metric
-    assert best_of(attempts, Sweep(name="s", metric="test/loss", direction="minimize")) is None
-    assert state_of([]) is State.FAILED
-
-
-def test_progress_is_one_line() -> None:
-    found = Progress(9, 2, 1, 1, 1, 475.0, (0.51234, "v, lr=1"))
-    told = "s: 2/9 done, 1 running, 1 diverged, 1 failed, 4 left, 0:07:55 to go; best val/loss 0.5123 (v, lr=1)"
-    assert line("s", found, "val/loss") == told
-    assert line("s", Progress(2, 2), None) == "s: 2/2 done, 0 running, 0 failed, 0 left"
+    ended = [
+        (job("a", "v", lr=1), {"status": "finished", "value": 0.51234, "seconds": 100.0}),
+        (job("b", None, lr=2), {"status": "finished", "value": None, "seconds": 300.0}),
+        (job("d", None), {"status": "diverged"}),
+        (job("e", None), {"status": "failed"}),
+    ]
+    outcomes = [outcome for _, outcome in ended]
+    assert best_of(low, ended) == best_of(high, ended) == (0.51234, ended[0][0])
+    assert best_of(Sweep(name="s", metric="test/loss", direction="minimize"), ended) is None
+    told = "s: 2/9 done, 1 running, 1 diverged, 1 failed, 4 left, 0:07:30 to go; best val/loss 0.5123 (v, lr=1)"
+    assert progress(low, 9, outcomes, 1, 2, best_of(low, ended)) == told
+    assert progress(Sweep(name="s"), 2, outcomes[:2], 0, 0, None) == "s: 2/2 done, 0 running, 0 failed, 0 left"
 
 
 SEARCH = """
@@ -131,20 +110,21 @@ def test_a_search_ends_with_its_trials_and_goes_on_with_more(
 ) -> None:
     code, study = sweep(SEARCH, "--workers", "2")
     assert code == 0
-    told = study.attempts()
-    assert [each.state.name for each in told] == ["COMPLETE"] * 4
-    for each in told:
-        (results,) = study.results(each.user_attrs["id"])
-        assert each.value == results["metrics"]["val/kl"]
+    trials = study.trials()
+    assert list(study.finished().values()) == [1] * 4
+    values = []
+    for run, trial in trials.items():
+        (results,) = study.results(run)
+        values.append(results["metrics"]["val/kl"])
         model = results["config"]["model"]["init_args"]
-        assert model["student"]["init_args"]["alpha"] == each.params["model.student.alpha"]
-        assert model["teacher"]["init_args"]["which"] == each.params["model.teacher.which"]
+        assert model["student"]["init_args"]["alpha"] == trial["options"]["model.student.alpha"]
+        assert model["teacher"]["init_args"]["which"] == trial["options"]["model.teacher.which"]
         assert Path(model["teacher"]["init_args"]["checkpoint"]).is_relative_to(study.path / "shared")
-    assert list(study.finished("shared").values()) == [1]  # made once, by the first who needed it
-    best = min(each.value for each in told)
-    assert re.search(rf"best val/kl {best:.4g} ".replace("+", r"\+"), capsys.readouterr().err)
+    assert list(study.finished("shared").values()) == [1]  # made once, for all who need it
+    assert re.search(rf"best val/kl {min(values):.4g} ".replace("+", r"\+"), capsys.readouterr().err)
+    assert not list(study.path.glob("*.log"))  # what is known of the points is in their folders
 
     code, study = sweep(SEARCH.replace("trials: 4", "trials: 5").replace("val/kl", "val/kll"))
     assert code == 1
-    assert [each.state.name for each in study.attempts()] == [*["COMPLETE"] * 4, "FAIL"]
+    assert list(study.finished().values()) == [1] * 5  # one more, and none again
     assert "the run has no finite metric 'val/kll'; did you mean 'val/kl'?" in capsys.readouterr().err

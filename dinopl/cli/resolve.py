@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
@@ -52,6 +53,6 @@ def _resolver() -> Resolver:
     return Resolver()
 
 
-def resolve(arguments: Arguments) -> Config:
-    """The complete configuration of a ``fit``; likewise."""
-    return _resolver()(arguments)
+def compose(words: Sequence[str]) -> Config:
+    """The complete configuration of ``dinopl fit`` with these words; likewise."""
+    return _resolver()(Arguments.parse("fit", words))

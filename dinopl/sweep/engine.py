@@ -1,0 +1,444 @@
+"""The runs of a study as tasks of Dask: one a run, keyed by its id, after the runs that it needs.
+
+Dask orders them, keeps the workers' processes warm, and gives a lost worker's run to another. A task looks into the
+run's folder first and writes there what comes of it, so that it may be given out any number of times.
+"""
+
+import contextlib
+import errno
+import gc
+import importlib.util
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinopl.core.errors import UserMistake, did_you_mean
+from dinopl.sweep.file import TEST_METRICS, Sweep
+from dinopl.sweep.grid import Point
+from dinopl.sweep.plan import Job, Planner, digest
+from dinopl.sweep.search import add, draw, open_search, result
+from dinopl.sweep.study import LOG, Study, read_json
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+Outcome = dict[str, Any]
+Run = Callable[[list[str]], object]
+
+CLEAR = "\r\x1b[K"  # the line that is drawn over
+SECONDS = 0.5
+QUIET_SECONDS = 30.0
+NO_WORKER_SECONDS = 120.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+SETTINGS: dict[str, Any] = {
+    "distributed.nanny.pre-spawn-environ": {},  # the number of threads and the allocator are ours to choose
+    "distributed.scheduler.worker-ttl": None,  # a worker that is busy for minutes is not lost
+    "distributed.worker.profile.enabled": False,
+    "distributed.diagnostics.nvml": False,
+    "distributed.scheduler.allowed-failures": 2**31,  # the run's folder counts them, and only the run that was in hand
+}
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def dask_setup(worker: Any) -> None:
+    """Called by Dask in a worker's main thread: Ctrl-C on the terminal is the driver's to deal with."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def prepare_workers(modules: Sequence[str]) -> None:
+    """Begins to import what workers need, once for all: they are copies of a process that has done only that."""
+    if sys.platform != "linux":
+        return  # copying is not safe: each worker imports by itself
+    import dask
+    from distributed.utils import get_mp_context
+
+    dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
+    get_mp_context().set_forkserver_preload(["distributed", "sklearn.datasets", *modules])
+    from multiprocessing.forkserver import ensure_running
+
+    ensure_running()
+
+
+@contextlib.contextmanager
+def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> Iterator["Client"]:
+    """A client of the scheduler at an address; without one, of workers of this machine that end with the block.
+
+    Args:
+        address: such as ``tcp://HOST:PORT``; None for workers of this machine.
+        environments: variables of each of these.
+
+    Raises:
+        UserMistake: if no scheduler answers, or a worker there makes several runs at a time.
+    """
+    import dask
+    from distributed import Client, Nanny, Scheduler, SpecCluster
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is to be said of the cluster, the driver says
+    if address is not None:
+        try:
+            file = address if Path(address).is_file() else None  # `dask scheduler --scheduler-file FILE` writes one
+            client = Client(None if file else address, scheduler_file=file, timeout=5)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserMistake(
+                f"--scheduler {address}: no scheduler answers ({reason}); start `dask scheduler`."
+            ) from None
+        with client:
+            if any(threads > 1 for threads in client.nthreads().values()):
+                raise UserMistake(f"--scheduler {address}: a worker has several threads; start it with --nthreads 1.")
+            yield client
+        return
+    dashboard = importlib.util.find_spec("bokeh") is not None
+    common = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "preload": [__name__], "dashboard": False}
+    workers = {
+        number: {"cls": Nanny, "options": common | {"env": dict(environment), "silence_logs": 40}}
+        for number, environment in enumerate(environments)
+    }
+    listening = {"host": "127.0.0.1", "dashboard": dashboard, "dashboard_address": "127.0.0.1:0"}
+    with dask.config.set(SETTINGS):
+        made = SpecCluster(workers, {"cls": Scheduler, "options": listening}, silence_logs=40)
+        with made, Client(made) as client:
+            try:
+                yield client
+            except BaseException:  # nobody waits for the runs in hand
+                for nanny in made.workers.values():
+                    nanny.auto_restart = False
+                    if nanny.pid:
+                        os.kill(nanny.pid, signal.SIGKILL)
+                raise
+
+
+def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
+    """Makes a run, unless its folder says what came of it already; the target of a Dask task.
+
+    Args:
+        study: the study.
+        job: the run.
+        run: makes the run of a configuration's file: called with ``["--config", FILE]``.
+        needed: what came of the runs that it needs.
+
+    Returns:
+        What came of it; "stopped" if the study's folder cannot be written to from here.
+    """
+    with _ONE_AT_A_TIME:  # what a run prints is the whole process's
+        if "SLURM_JOB_ID" in os.environ:  # a run is one process, whatever job it is part of: not Lightning's to launch
+            os.environ["SLURM_JOB_NAME"] = "bash"
+        # A run starts processes that load data as `dinopl fit` does; a worker of Dask may have none, and begins others.
+        multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
+        multiprocessing.set_start_method(None, force=True)
+        try:
+            os.chdir(study.directory)
+            while (outcome := study.outcome(job)) is None:
+                (study.path / "study.json").stat()
+                study.begin_attempt(job)
+                if study.outcome(job) is not None:
+                    continue
+                failed = next((each for each in needed if each["status"] != "finished"), None)
+                if failed is not None:
+                    text = f"the run {failed['name']} ({failed['run']}) that it needs did not finish: {failed['error']}"
+                    study.note(job, error=text, again=False)
+                elif error := _attempt(study, job, run):
+                    study.note(job, error=error[0], again=error[1])
+                elif study.outcome(job) is None:
+                    study.note(job, error="the run left no results", again=True)
+                _free_memory()
+        except OSError as error:
+            return {"run": job.id, "status": "stopped", "error": str(error)}
+        return outcome | {"name": job.variant or ""}
+
+
+def _attempt(study: Study, job: Job, run: Run) -> tuple[str, bool] | None:
+    """Makes a run; its error and whether another attempt could end otherwise, or None if it ended or diverged."""
+    checkpoint = study.checkpoint(job)
+    with output_to(study.of(job) / LOG):
+        try:
+            try:
+                run(["--config", str(study.config(job, checkpoint))])
+            except UserMistake as mistake:
+                if checkpoint is None:
+                    raise
+                print(f"{mistake}\nstarts from the beginning", flush=True)
+                run(["--config", str(study.config(job))])
+        except UserMistake as mistake:
+            print(f"dinopl: error: {mistake}", flush=True)
+            return str(mistake), False
+        except FloatingPointError:  # the run diverged
+            traceback.print_exc()
+        except (Exception, SystemExit) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise
+            traceback.print_exc()
+            return f"{type(error).__name__}: {' '.join(str(error).split(chr(10) * 2)[0].split())}"[:500], True
+    return None
+
+
+@contextlib.contextmanager
+def output_to(path: Path) -> Iterator[None]:
+    """Sends what anything in this process prints to the end of a file for the time of a block."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
+    with path.open("a", encoding="utf-8") as file:
+        for descriptor in (1, 2):
+            os.dup2(file.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            for descriptor, before in zip((1, 2), kept, strict=True):
+                os.dup2(before, descriptor)
+                os.close(before)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if gc.get_freeze_count() == 0:
+        gc.freeze()  # what is left after the first run are modules, which need not be looked through again
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class Driver:
+    """Hands the runs of a study to Dask and shows how far they are.
+
+    Args:
+        study: the study.
+        run: makes a run; see ``make``.
+        total: how many runs there are to be.
+
+    Attributes:
+        outcomes: what came of runs, by id.
+        jobs: all runs so far, by id.
+    """
+
+    def __init__(self, study: Study, run: Run, total: int) -> None:
+        self.study = study
+        self.client: Any = None
+        self.run = run
+        self.total = total
+        self.outcomes: dict[str, Outcome] = {}
+        self.jobs: dict[str, Job] = {}
+        self._futures: dict[str, Any] = {}
+        self._shown = ("", 0.0)
+        self._seen_worker = time.monotonic()
+
+    @contextlib.contextmanager
+    def using(self, client: "Client") -> Iterator[None]:
+        """Makes runs on a cluster for the time of a block."""
+        self.client = client
+        if importlib.util.find_spec("bokeh"):
+            sys.stderr.write(f"dashboard: {client.dashboard_link}\n")
+        if not client.nthreads():
+            sys.stderr.write(
+                f"{self.study.sweep.name}: no worker has come to the scheduler yet; the runs wait for one\n"
+            )
+        client.subscribe_topic("all", self._on_event)
+        try:
+            yield
+        finally:
+            self._futures.clear()
+            client.unsubscribe_topic("all")
+
+    def _on_event(self, event: tuple[float, Any]) -> None:
+        lost = isinstance(event[1], dict) and event[1].get("action") == "remove-worker" and not event[1]["expected"]
+        if lost and self._futures:
+            clear = CLEAR if sys.stderr.isatty() else ""
+            sys.stderr.write(
+                f"{clear}{self.study.sweep.name}: a worker was lost; a run in its hands is made by another\n"
+            )
+
+    def submit(self, job: Job) -> None:
+        """Hands a run to Dask, unless its folder says what came of it."""
+        self.jobs[job.id] = job
+        if (outcome := self.study.outcome(job)) is not None:
+            self.outcomes[job.id] = outcome | {"name": job.variant or ""}
+        elif job.id not in self._futures:
+            needed = [self.outcomes.get(need) or self._futures[need] for need in job.needs]
+            key = f"{job.kind}-{job.id}-{digest(str(self.study.path))[:8]}"  # the cluster may serve other studies too
+            self._futures[job.id] = self.client.submit(
+                make, self.study, job, self.run, *needed, key=key, pure=False, priority=-len(self.jobs)
+            )
+
+    def wait(self) -> list[str]:
+        """Waits a moment for runs to end; the ids of those that did.
+
+        Raises:
+            UserMistake: if the study's folder is gone or full, or the cluster is.
+        """
+        from distributed import wait
+        from distributed.client import FuturesCancelledError
+        from distributed.scheduler import KilledWorker
+
+        try:
+            with contextlib.suppress(TimeoutError):
+                wait(list(self._futures.values()), timeout=SECONDS, return_when="FIRST_COMPLETED")
+            workers = self.client.nthreads()
+        except (OSError, ValueError, FuturesCancelledError) as error:
+            raise UserMistake("the scheduler is gone; start the sweep again: what is finished stays.") from error
+        path, ended = self.study.path, [run for run, future in self._futures.items() if future.done()]
+        if not (path / "study.json").exists():
+            raise UserMistake(
+                f"{path}: the study's folder was removed while its runs were made; start the sweep again."
+            )
+        for run in ended:
+            future = self._futures.pop(run)
+            try:
+                outcome = self.outcomes[run] = future.result()
+            except KilledWorker:  # by a scheduler that counts itself, and also runs that only waited: the folder counts
+                future.retry()
+                self._futures[run] = future
+                continue
+            except Exception as error:
+                raise UserMistake(
+                    f"a worker could not begin a run ({type(error).__name__}: {error}); it needs the same packages as "
+                    "the driver, and its connection to the scheduler."
+                ) from error
+            if outcome["status"] == "stopped":
+                raise UserMistake(
+                    f"cannot write to {path}: {outcome['error']}; make room, or give the worker the same folders, and "
+                    "start the sweep again: what is finished stays."
+                )
+        if workers:
+            self._seen_worker = time.monotonic()
+        elif self.client.cluster is not None and time.monotonic() - self._seen_worker > NO_WORKER_SECONDS:
+            raise UserMistake(f"no worker could be started again for {NO_WORKER_SECONDS:.0f} seconds; see above why.")
+        self.show()
+        return [run for run in ended if run in self.outcomes]
+
+    def grid(self, jobs: Mapping[str, Job]) -> None:
+        """Makes all of a grid's runs."""
+        for job in jobs.values():
+            self.submit(job)
+        while self._futures:
+            self.wait()
+
+    def search(self, planner: Planner) -> None:
+        """Draws points and makes their runs, as many at a time as there are workers.
+
+        What was drawn before is known from the run folders; what of it has no end is made first.
+        """
+        sweep, points = self.study.sweep, dict[str, Point]()
+        for path in sorted(self.study.path.glob("trials/*/trial.json"), key=lambda path: path.stat().st_mtime):
+            facts = read_json(path)
+            point = Point(facts.get("variant"), facts.get("options") or {})
+            job = planner.job(point)
+            if job.id == path.parent.name:  # else the base configuration has changed, and this point is of before
+                points[job.id] = point
+                self._with_needs(job, planner)
+        drawn, asked = len(points), dict[str, Any]()
+        optuna = open_search(sweep, ((points[run], self.outcomes[run]) for run in points if run in self.outcomes))
+        self.total += max(0, drawn - sweep.trials)
+        while drawn < sweep.trials or self._futures:
+            workers = max(1, len(self.client.nthreads()))
+            while drawn < sweep.trials and sum(self.jobs[run].kind == "trials" for run in self._futures) < workers:
+                trial, point = draw(sweep, optuna)
+                job = planner.job(point)
+                drawn += 1
+                self._with_needs(job, planner)
+                if job.id in self.outcomes:  # it was drawn before
+                    optuna.tell(trial, *result(sweep, self.outcomes[job.id]))
+                else:
+                    asked[job.id] = trial
+            for run in self.wait() if self._futures else ():
+                if run in asked:
+                    optuna.tell(asked.pop(run), *result(sweep, self.outcomes[run]))
+                elif run in points:
+                    add(sweep, optuna, points[run], self.outcomes[run])
+
+    def _with_needs(self, job: Job, planner: Planner) -> None:
+        for need in job.needs:
+            self._with_needs(planner.shared[need], planner)
+        if job.id not in self.jobs:
+            self.total += job.kind == "shared"
+            self.study.begin_run(job)
+            self.submit(job)
+
+    def failures(self) -> list[str]:
+        """A line for each run that failed for good."""
+        failed = (run for run, outcome in self.outcomes.items() if outcome["status"] == "failed")
+        return [f"{self.jobs[run]}: {self.outcomes[run]['error']}" for run in failed]
+
+    def missing_metric(self) -> str | None:
+        """What to say if runs were finished and none has the study's metric."""
+        metric = self.study.sweep.metric
+        mine = [job for job in self.jobs.values() if job.kind == "trials"]
+        finished = [job for job in mine if self.outcomes.get(job.id, {}).get("status") == "finished"]
+        if metric is None or not finished or any(self.outcomes[job.id]["value"] is not None for job in finished):
+            return None
+        ended = self.study.ended("trials", finished[0].id)
+        known = ended[1].get("metrics") or {} if ended else {}
+        return f"no finished run has a finite metric {metric!r}{did_you_mean(metric, known)}"
+
+    def show(self, last: bool = False) -> None:
+        """One line that is drawn over on a terminal; elsewhere one now and then, when something has changed."""
+        live, now = sys.stderr.isatty(), time.monotonic()
+        if not last and now - self._shown[1] < (SECONDS if live else QUIET_SECONDS):
+            return
+        running = workers = 0
+        if self._futures:
+            known = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            running = sum(each.get("metrics", {}).get("task_counts", {}).get("executing", 0) for each in known)
+            workers = len(known)
+        best = best_of(self.study.sweep, [(self.jobs[run], outcome) for run, outcome in self.outcomes.items()])
+        text = progress(self.study.sweep, self.total, list(self.outcomes.values()), running, workers, best)
+        if text != self._shown[0] or live:
+            sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}" if live else f"{text}\n")
+        if live and last:
+            sys.stderr.write("\n")
+        sys.stderr.flush()
+        self._shown = (text, now)
+
+
+def best_of(sweep: Sweep, ended: Sequence[tuple[Job, Outcome]]) -> tuple[float, Job] | None:
+    """The best value of the study's metric, and its run; nothing is called best on the test split."""
+    if sweep.metric is None or sweep.metric.startswith(TEST_METRICS):
+        return None
+    values = [(outcome.get("value"), job) for job, outcome in ended if job.kind == "trials"]
+    finite = [(value, job) for value, job in values if value is not None and math.isfinite(value)]
+    if not finite:
+        return None
+    return (min if sweep.direction == "minimize" else max)(finite, key=lambda pair: pair[0])
+
+
+def progress(
+    sweep: Sweep, total: int, outcomes: Sequence[Outcome], running: int, workers: int, best: tuple[float, Job] | None
+) -> str:
+    """How far a study is, in one line.
+
+    Args:
+        sweep: the sweep file.
+        total: how many runs there are to be.
+        outcomes: of those that ended.
+        running: how many are made at this moment.
+        workers: how many can be made at a time.
+        best: the best value so far and its run.
+    """
+    states = [outcome["status"] for outcome in outcomes]
+    finished, diverged, failed = (states.count(state) for state in ("finished", "diverged", "failed"))
+    left = total - len(states)
+    running = min(running, left)
+    parts = [f"{finished}/{total} done", f"{running} running"]
+    parts += [f"{diverged} diverged"] if diverged else []
+    parts += [f"{failed} failed", f"{left - running} left"]
+    taken = [outcome["seconds"] for outcome in outcomes if outcome.get("seconds")]
+    if taken and left:
+        seconds = sum(taken) / len(taken) * (left - running / 2) / max(workers, 1)  # runs in hand are half done
+        parts.append(f"{timedelta(seconds=round(seconds))} to go")
+    text = f"{sweep.name}: {', '.join(parts)}"
+    return text if best is None else f"{text}; best {sweep.metric} {best[0]:.4g} ({str(best[1]).partition(' (')[2]}"
