@@ -1,14 +1,17 @@
-"""Writes the tables of the cards and of the README from the measured rows, so that no number is typed twice.
+"""Writes the tables of the cards and of the README, so that no number and no function's place is typed twice.
 
     python benchmarks/card_tables.py
 
 Each table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in a page. The function of that name
-makes it from the CSV files in ``benchmarks/results``. ``tests/test_cards.py`` fails where page and rows differ.
+makes it from the CSV files in ``benchmarks/results``, or from the docstring of the method's package for the tables of
+symbols and equations. ``tests/test_cards.py`` fails where a page differs from its sources.
 """
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +23,13 @@ PAGES = [
     *(ROOT / "docs" / f"{name}.md" for name in ("random_teachers", "fixed_point_rnns", "knowledge_distillation")),
 ]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+ROOMS = {
+    "random_teachers": "dinopl/distillation",
+    "fixed_point_rnns": "fprnn",
+    "knowledge_distillation": "kd",
+}
+"""Card -> the package whose docstring has its symbols and equations."""
 
 Table = Callable[[], str]
 TABLES: dict[str, Table] = {}
@@ -63,6 +73,52 @@ def each(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
 
 
+# Symbols and equations
+
+PLACE = re.compile(r"(?P<file>\S+\.py):(?P<function>[\w.]+)(?P<note>.*)")
+
+
+def documented(package: str) -> tuple[list[list[str]], list[list[str]]]:
+    """The rows of a package's docstring: ``[symbol, meaning, name in the code]``, and ``[equation, place]``.
+
+    Cells of a row stand two or more spaces apart. A row of two cells whose second begins with ``file.py:function`` is
+    an equation's; any other row of three cells is a symbol's.
+    """
+    docstring = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text(encoding="utf-8"))) or ""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in docstring.splitlines()]
+    equations = [cells for cells in lines if len(cells) == 2 and PLACE.match(cells[1])]
+    header = re.compile("=+|symbol")  # of a reStructuredText table
+    return [cells for cells in lines if len(cells) == 3 and not header.fullmatch(cells[0])], equations
+
+
+def coded(names: str) -> str:
+    """Names in the code as such: ``a, b.c`` with backticks; other words stay."""
+    return ", ".join(f"`{name}`" if re.fullmatch(r"[\w.]+(\([\w=]+\))?", name) else name for name in names.split(", "))
+
+
+def symbols(package: str) -> str:
+    """Symbol, meaning, and name in the code."""
+    lines = [[f"`{symbol}`", meaning, coded(name)] for symbol, meaning, name in documented(package)[0]]
+    cells = [[cell.replace("``", "`").replace("|", r"\|") for cell in line] for line in lines]
+    return markdown(["symbol", "meaning", "name in the code"], cells)
+
+
+def equations(package: str) -> str:
+    """Equation, and the function that computes it with a link to its file."""
+    lines = []
+    for equation, place in documented(package)[1]:
+        found = PLACE.fullmatch(place)
+        assert found, f"{package}: {place} is not file.py:function"
+        file, function, note = found["file"], found["function"], found["note"]
+        lines.append([equation.replace("|", r"\|"), f"`{function}`{note}", f"[`{file}`](../{file})"])
+    return markdown(["equation", "function", "file"], lines)
+
+
+for card, package in ROOMS.items():
+    TABLES[f"{card}_symbols"] = partial(symbols, package)
+    TABLES[f"{card}_equations"] = partial(equations, package)
+
+
 # Random teachers
 
 PROBES = {"linear": "linear", "linear_standardized": "standardised", "knn": "k-NN"}
@@ -89,7 +145,7 @@ def random_teacher_gains() -> str:
             spread = [f"{100 * frame['gain'].std():.1f}", points(frame["gain"].min())]
             first = label if probe == "linear" else ""
             lines.append([first, PROBES[probe], *levels, points(frame["gain"].mean()), *spread])
-    return markdown(["data", "probe", "input", "teacher", "student", "gain", "sd", "least"], lines)
+    return markdown(["data", "probe", "input", "teacher", "student", "gain", "sd", "smallest"], lines)
 
 
 @table
@@ -97,7 +153,7 @@ def readme_random_teacher() -> str:
     """The same for the README: levels, and gains with their standard deviations."""
     lines = []
     names = {
-        "random_teacher": "digits, mini-VGG (the main job, about 10 s)",
+        "random_teacher": "digits, mini-VGG (`make run`, 10 to 18 s)",
         "fashion_mnist": "10,000 Fashion-MNIST images, mini-VGG",
     }
     for stem, label in names.items():
@@ -269,7 +325,7 @@ def readme_state_tracking() -> str:
 
     parity, s3, a5 = (16, 32, 64), (10, 20, 40), (16, 32, 50)
     return markdown(
-        ["task, trained at", "layer", "there", "at twice the length", "longest", "time"],
+        ["task, trained at", "layer", "at that length", "at twice the length", "longest", "time"],
         [
             line("parity, 16", "FP-RNN, exact solver", "parity", "fprnn", parity, bold=True),
             line("", "diagonal control", "parity", "diagonal-1", parity),
@@ -339,7 +395,7 @@ def arithmetic() -> str:
         for name, length in asked
     ]
     lines.append(["always 0", "", *(f"{value:.3f}" for value in constant)])
-    return markdown(["layer", "parameters", "brackets, at 14", "at 28", "without, at 12", "at 24"], lines)
+    return markdown(["layer", "parameters", "with brackets, at 14", "at 28", "without, at 12", "at 24"], lines)
 
 
 @table
@@ -366,8 +422,8 @@ def copying() -> str:
         "diagonal control with the short convolution": "diagonal-conv",
     }.items():
         lines.append([label, "", "", *(spread(variant, length)[0] for length in (8, 16)), "", ""])
-    header = ["", "b and c do: at 8", "at 16, twice the training length", "they do not: at 8", "at 16", "gain at 16"]
-    return markdown([*header, "the paper's"], lines)
+    header = ["also dependent", "b and c dependent: at 8", "at 16", "b and c independent: at 8", "at 16", "gain at 16"]
+    return markdown([*header, "the paper's gain"], lines)
 
 
 @table
@@ -398,7 +454,7 @@ def fprnn_layer_speed() -> str:
             cells = [f"{times['exact']:.0f}", f"{times['iteration']:.0f} ({number:.0f})"]
             cells += [f"{times[name]:.0f}" for name in ("authors", "authors, hoisted", "automatic")]
             lines.append([f"{weights}, {tol:g}", str(length), *cells])
-    header = ["weights, tolerance", "T", "exact", "iteration (its number)", "authors' algorithm"]
+    header = ["weights, tolerance", "T", "exact", "iteration (number)", "authors' algorithm"]
     return markdown([*header, "the same, input hoisted", "automatic"], lines)
 
 
@@ -562,19 +618,19 @@ def kd_teacher_size() -> str:
     """The gap on digits by the number of samples that the teacher was trained on."""
     lines = []
     teachers = ((60, "subset", "60"), (120, "subset", "120"), (300, "subset", "300"))
-    for size, mode, label in (*teachers, (300, "fresh", "300, on samples it never saw")):
+    for size, mode, label in (*teachers, (300, "fresh", "300, students on other samples")):
         of = {"data.teacher_size": size, "data.mode": mode}
         frame = rows("kd_digits_teacher_size_points", objective="distilled", **of).set_index("fraction")
         cells = [points(frame.at[fraction, "gap"]) if fraction in frame.index else "" for fraction in FRACTIONS]
         lines.append([label, f"{100 * frame['teacher_accuracy'].iloc[0]:.1f}", *cells])
-    header = ["teacher on", "its accuracy", *(f"at {fraction:g}" for fraction in FRACTIONS)]
+    header = ["teacher trained on", "its accuracy", *(f"at {fraction:g}" for fraction in FRACTIONS)]
     header[2] = "gap at 0.02"
     return markdown(header, lines)
 
 
 @table
 def kd_linear() -> str:
-    """Excess risk of least squares on labels and on a teacher's outputs, and the ratio that theory has."""
+    """Excess risk of least squares on labels and on a teacher's outputs, and the ratio that theory predicts."""
     samples, features = 10_000, 500
     mean = rows("kd_linear").groupby("size")[["label", "distilled", "ratio"]].mean()
 
@@ -647,7 +703,7 @@ def kd_student_size() -> str:
                 ),
             ]
         )
-    return markdown(["size of the teacher's", "0.02", "0.1", "0.25", "1"], lines)
+    return markdown(["size relative to the teacher", "0.02", "0.1", "0.25", "1"], lines)
 
 
 @table
@@ -691,7 +747,7 @@ def kd_step_speed() -> str:
 
 
 def filled(page: str) -> str:
-    """A page's text with every marked table made anew."""
+    """A page's text with every marked table made from its source."""
     return MARKED.sub(lambda match: match[1] + TABLES[match[2]]() + match[3], page)
 
 

@@ -1,17 +1,17 @@
-"""FP-Mamba's selective scan beside scans that write all states out, and its layer at several lengths.
+"""FP-Mamba's selective scan beside scans that store all states, and its layer at several lengths.
 
-First table: forward and backward of ``selective_scan`` and of three ways to the same outputs whose states
-``(B, T, d, N)`` exist for all tokens at once: a loop over tokens that autograd records, ``linear_scan`` over all of
-them, and, where a path to it is given, mamba.py's ``pscan``, which mamba.py uses in just this way. On CUDA mamba-ssm's
-kernel enters where it is installed. ``states`` is the memory of one tensor of states, in MiB.
+First table: forward and backward of ``selective_scan`` and of three implementations that store the states
+``(B, T, d, N)`` of all tokens: a loop over tokens that autograd records, ``linear_scan`` over all of them, and, if a
+path to it is given, mamba.py's ``pscan``, which mamba.py uses in this way. On CUDA, mamba-ssm's kernel is measured too
+if it is installed. ``states`` is the memory of one tensor of states, in MiB.
 
 Second table: one layer with fresh weights, forward and backward, the same number of tokens in every row. ``exact``
 solves token by token, up to ``--longest-exact`` tokens since that is slow; the others iterate to ``--tol``. A diagonal
-control is one selective scan. ``converged`` is the share of sequences that reached the tolerance, the exact solver's
-own one or ``--tol``.
+control is one selective scan. ``converged`` is the share of sequences that reached the tolerance: the exact solver's,
+or ``--tol``.
 
-Contenders take turns, round after round, in one process; times are medians. Peak memory is what a pass needs beyond
-what is held before, on the CPU by Linux's high-water mark.
+Contenders take turns in one process, round after round; times are medians. Peak memory is what a pass needs beyond
+the memory in use before it, on the CPU by Linux's high-water mark.
 
     python benchmarks/fpmamba_layer.py --csv
     python benchmarks/fpmamba_layer.py --csv --pscan ../mamba.py/mambapy/pscan.py
@@ -28,7 +28,7 @@ from typing import NamedTuple
 import torch
 from fprnn_layer import peak_memory
 from hardware import results_file, write_csv
-from scan import load_mamba_py, measure, settle_allocator
+from scan import load_mamba_py, measure, warm_allocator
 from torch import Tensor, nn
 
 from fprnn.layers import DiagonalMamba, DiagonalMamba2, FPMamba, FPMamba2, MatrixStateLayer
@@ -75,7 +75,7 @@ class LayerRow(NamedTuple):
 
 
 def written_out(inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and what is added, for all tokens and states: ``(B, T, d, N)`` each."""
+    """Decays and inputs of the recurrence, for all tokens and states: ``(B, T, d, N)`` each."""
     return (delta.unsqueeze(-1) * rates).exp(), (delta * inputs).unsqueeze(-1) * b.unsqueeze(2)
 
 
@@ -97,7 +97,7 @@ def scan_of_states(inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: T
 
 
 def mamba_py(path: Path) -> Scan:
-    """mamba.py's way to the outputs, by its ``pscan``."""
+    """The outputs by mamba.py's ``pscan``."""
     pscan = load_mamba_py(path).pscan
 
     def scan(inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def mamba_ssm(inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor
 
 
 def scans(options: argparse.Namespace) -> dict[str, Scan]:
-    """The contenders of the first table that are there."""
+    """The contenders of the first table that are available."""
     entered: dict[str, Scan] = {
         "selective_scan": lambda *operands: selective_scan(*operands)[0],
         "recorded loop": recorded_loop,
@@ -171,7 +171,7 @@ def layers(length: int, options: argparse.Namespace) -> dict[str, MatrixStateLay
 
 
 class Measured(NamedTuple):
-    """What was measured of a contender."""
+    """What was measured for one contender."""
 
     wall_ms: float
     cpu_ms: float
@@ -180,11 +180,11 @@ class Measured(NamedTuple):
 
 
 def compare(tasks: dict[str, Callable[[], object]], options: argparse.Namespace) -> dict[str, Measured]:
-    """Peak memory of each task, then times."""
+    """Peak memory of each task, then its times."""
     for task in tasks.values():
         task()
     peaks = {name: peak_beyond_held(task, options.device) for name, task in tasks.items()}
-    settle_allocator()
+    warm_allocator()
     times = measure(tasks, options.rounds, torch.cuda.synchronize if options.device == "cuda" else lambda: None)
     best = min(wall for wall, _ in times.values())
     return {
@@ -194,7 +194,7 @@ def compare(tasks: dict[str, Callable[[], object]], options: argparse.Namespace)
 
 
 def peak_beyond_held(task: Callable[[], object], device: str) -> float:
-    """:func:`~fprnn_layer.peak_memory`, after glibc has given back what it holds for later: that would not count."""
+    """:func:`~fprnn_layer.peak_memory`, after glibc has returned the memory that it keeps for reuse."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if device == "cpu" and trim is not None:
         trim(0)
@@ -224,7 +224,7 @@ def layer_rows(length: int, options: argparse.Namespace) -> list[LayerRow]:
 
 
 def table(rows: list[ScanRow] | list[LayerRow], shown: list[str]) -> None:
-    """Prints some columns of some rows, wide enough for each."""
+    """Prints columns of rows, aligned."""
     cells = [shown] + [[str(getattr(row, name)) for name in shown] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for line in cells:
@@ -235,13 +235,13 @@ def table(rows: list[ScanRow] | list[LayerRow], shown: list[str]) -> None:
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=SHAPES, help="batch x length x width x states")
-    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="of the layer's sequences")
-    parser.add_argument("--tokens", type=int, default=2048, help="in a layer's batch, whatever the length")
+    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS, help="lengths of the layer's sequences")
+    parser.add_argument("--tokens", type=int, default=2048, help="per batch of a layer, whatever the length")
     parser.add_argument("--d-model", type=int, default=64, help="the inner width is twice this")
-    parser.add_argument("--d-state", type=int, default=16, help="of a layer")
+    parser.add_argument("--d-state", type=int, default=16, help="states per channel of a layer")
     parser.add_argument("--rank", type=int, default=1, help="reflections of a layer's mixer")
     parser.add_argument("--tol", type=float, default=0.1, help="relative change at which an iteration stops")
-    parser.add_argument("--cap", type=int, default=1000, help="on iterations")
+    parser.add_argument("--cap", type=int, default=1000, help="cap on the iterations")
     parser.add_argument("--longest-exact", type=int, default=256, help="tokens that are still solved one by one")
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,14 +1,15 @@
 """One FP-RNN layer, forward and backward: iteration, exact solve and the authors' algorithm, at the same tolerance.
 
 The number of tokens is the same in every row, so longer sequences come in smaller batches. Two sets of weights: fresh
-ones, for which few iterations do, and weights trained on parity at length 16 for a moment, which track a state and so
-need about as many iterations as there are tokens. Contenders take turns, round after round; the table gives the fastest
-round. ``error`` is the root mean square distance of the output from the exact one, relative to its size: at the paper's
-tolerance of 0.1 it shows whether an iteration has converged or only paused.
+ones, for which few iterations are enough, and weights trained briefly on parity at length 16, which track a state and
+so need about as many iterations as there are tokens. Contenders take turns, round after round; the table gives the
+fastest round. ``error`` is the root mean square distance of the output from the exact one, relative to its size: at the
+paper's tolerance of 0.1 it shows whether an iteration has converged or stopped too early.
 
-``authors`` is the algorithm of "Fixed-Point RNNs" (NeurIPS 2025) as its specification and released code have it: eager,
-all sequences go on until nine in ten have converged, the host waits in each iteration, and the mixer's whole projection
-and its weight norm are computed in each. ``authors, hoisted`` computes the input's part once. Both use our scan.
+``authors`` is the algorithm of "Fixed-Point RNNs" (NeurIPS 2025) as in the paper and its released code: eager, all
+sequences iterate until nine in ten have converged, the host waits in each iteration, and the mixer's whole projection
+and its weight norm are computed in each iteration. ``authors, hoisted`` computes the input's part once. Both use our
+scan.
 
     python benchmarks/fprnn_layer.py
     python benchmarks/fprnn_layer.py --d-model 96 --rank 4 --lengths 16 64
@@ -97,10 +98,10 @@ class AuthorsSolver(FixedPointSolver):
 
 
 class UnpreparedMixer(HouseholderMixer):
-    """A mixer that hands the input through, for :class:`AuthorsSolver`."""
+    """A mixer that passes the input through, for :class:`AuthorsSolver`."""
 
     def prepare(self, x: Tensor) -> MixerContext:
-        """The input in the place of its projection."""
+        """The input instead of its projection."""
         return MixerContext(x, self.projection.weight()[:, self.d_inner :])
 
 
@@ -157,7 +158,7 @@ def layer_with(model: ParityModel, solver: FixedPointSolver, options: argparse.N
 
 
 def peak_memory(task: Callable[[], object], device: str) -> float:
-    """MiB that a task needs beyond what is held; on the CPU from Linux's high-water mark, else not a number."""
+    """MiB that a task needs beyond what is in use; on the CPU from Linux's high-water mark, elsewhere NaN."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -186,7 +187,7 @@ def timed(task: Callable[[], object], device: str) -> tuple[float, float]:
 
 
 class Contender(NamedTuple):
-    """One solver on one batch, and what has been measured of it."""
+    """One solver on one batch, and its measurements."""
 
     task: Callable[[], Tensor]
     layer: FPRNN
@@ -240,7 +241,7 @@ def benchmark(
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 64, 256, 1024])
-    parser.add_argument("--tokens", type=int, default=8192, help="in a batch, whatever the length")
+    parser.add_argument("--tokens", type=int, default=8192, help="per batch, whatever the length")
     parser.add_argument("--d-model", type=int, default=32, help="the inner width is twice this")
     parser.add_argument("--rank", type=int, default=1, help="reflections")
     parser.add_argument("--tols", type=float, nargs="+", default=[0.1, 1e-3])

@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def hardware() -> str:
-    """A short name of the processor that the numbers belong to, such as ``xeon-2cores`` or ``nvidia-h200``."""
+    """A short name of the processor that was measured, such as ``xeon-2cores`` or ``nvidia-h200``."""
     if torch.cuda.is_available():
         return _slug(torch.cuda.get_device_name())
     return f"{_slug(_processor())}-{os.cpu_count()}cores"
@@ -26,7 +26,7 @@ def results_file(what: str, precision: str) -> Path:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Writes rows under the names of the first one, and says where."""
+    """Writes rows with the columns of the first one, and prints the path."""
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))

@@ -1,7 +1,7 @@
-"""Time of a student's step: on labels, with the teacher run in each step, and with its outputs kept by index.
+"""Time of a student's step: on labels, with the teacher run in each step, and with its outputs cached by index.
 
 With one architecture for both, a label step costs one forward and one backward pass, three passes in all; a teacher
-adds a fourth. So keeping its outputs can make a step at most 4/3 as fast. Our aims: 1.25 times the step with the
+adds a fourth. So caching its outputs can make a step at most 4/3 times as fast. Our aims: 1.25 times the step with the
 teacher in it, 90 % of a label step whatever the teacher, and at least as fast as torchdistill's plain distillation
 where that is installed. The same steps are then timed inside a Lightning trainer with the command's callbacks, against
 the bare loop.
@@ -45,7 +45,7 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: data, networks, and how long to look."""
+    """One row of the table: data, networks, and how long to measure."""
 
     name: str
     source: ImageSource
@@ -83,7 +83,7 @@ SETTINGS = {
 
 
 class FreshTeacher(Teacher):
-    """A network as it is drawn: for timing it need not know anything."""
+    """A network as it is drawn, untrained: its weights do not change the times."""
 
     def __init__(self, network: Callable[[Any, int], nn.Module]) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class FreshTeacher(Teacher):
 
 
 class StepClock(Callback):
-    """Times training inside the trainer: the device is waited for after the first and the last step only."""
+    """Times training inside the trainer; it waits for the device after the first and the last step only."""
 
     def __init__(self) -> None:
         self.start = self.end = 0.0
@@ -109,7 +109,7 @@ class StepClock(Callback):
             self.start, self.end = (self.start or time.perf_counter()), time.perf_counter()
 
     def seconds(self) -> float:
-        """Wall time a step."""
+        """Wall time per step."""
         return (self.end - self.start) / (self.steps - SKIPPED)
 
 
@@ -143,7 +143,7 @@ def module_of(setting: Setting, data: DataFraction, outputs: OutputSource | None
 
 
 def fit(module: KnowledgeDistillation, data: DataFraction, precision: Any, *callbacks: Callback) -> Trainer:
-    """The trainer of a training without files and words."""
+    """Trains without files and output."""
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = Trainer(
         max_epochs=1, devices=1, precision=precision, num_sanity_val_steps=0, callbacks=list(callbacks), **silent
@@ -221,7 +221,7 @@ def torchdistill_step(setting: Setting, data: DataFraction, batch: Any, trainer:
 
 
 def time_trainer(setting: Setting, precision: Any, outputs: OutputSource | None) -> float:
-    """Seconds a step inside a trainer with the command's callbacks, the loader included."""
+    """Seconds per step inside a trainer with the command's callbacks, the loader included."""
     data = data_of(setting, SKIPPED + setting.steps * setting.turns)
     clock = StepClock()
     fit(module_of(setting, data, outputs), data, precision, FiniteGuard(), ExactResume(), clock)

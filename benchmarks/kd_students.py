@@ -1,7 +1,7 @@
-"""What the networks of finished runs tell of the distillation study: heads refitted, features, estimates of the risk.
+"""Results for the distillation study from the networks of finished runs: refitted heads, features, risk estimates.
 
-Each run is read from its folder: the student and its data are those of its configuration, the teacher is found where
-the run had it. ``kd_study.py`` makes tables of them.
+Each run is read from its folder: student and data are those of its configuration, the teacher is read from the path
+that the run used. ``kd_study.py`` makes tables of the results.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ def features_of(student: nn.Module, run: Run) -> str:
     """Name of what goes into a student's last linear layer."""
     name = penultimate(student)
     if name is None:
-        raise SystemExit(f"{run.path}: its student has no linear layer, and so no features that go into one")
+        raise SystemExit(f"{run.path}: its student has no linear layer, so there are no features to compare")
     return name
 
 
@@ -51,7 +51,7 @@ def refitted(run: Run) -> Row:
 
 
 class Featured(NamedTuple):
-    """What a finished student makes of the test split."""
+    """A finished student's outputs on the test split."""
 
     name: str
     """Of its curve."""
@@ -64,7 +64,7 @@ class Featured(NamedTuple):
 
 
 def featured(name: str, run: Run) -> Featured:
-    """The features of a run's student, trained and as it was drawn."""
+    """The features of a run's student, trained and at its start."""
     student, data = student_of(run)
     model = run.config["model"]["init_args"]
     seed = model.get("student_seed")
@@ -77,7 +77,7 @@ def featured(name: str, run: Run) -> Featured:
 
 
 def pair_rows(students: Sequence[Featured]) -> Iterator[Row]:
-    """CKA of every two students, and of each with its own start, where features can be compared one by one too."""
+    """CKA of every two students, and of each with its own start, where features can be compared one by one."""
     for student in students:
         both = student.features, student.start
         row = {"first": student.name, "first_seed": student.seed, "second": "own start", "second_seed": student.seed}
@@ -105,8 +105,8 @@ def logits_of(run: Run) -> tuple[Tensor, Tensor, Tensor]:
 def risk_rows(student: Tensor, teacher: Tensor, label: Tensor) -> Iterator[Row]:
     """How well a teacher's outputs estimate a student's cross-entropy on labels, at several temperatures.
 
-    The truth is the risk on the labels of the same samples. The teacher's estimate has the smaller error from fewer
-    samples than ``better_below``: from more, its bias outweighs what it saves in variance.
+    The reference is the risk on the labels of the same samples. With fewer samples than ``better_below`` the teacher's
+    estimate has the smaller error; with more, its bias outweighs its smaller variance.
     """
     losses = -torch.log_softmax(student.double(), dim=1)
     truth = torch.nn.functional.one_hot(label, student.shape[1])

@@ -1,18 +1,18 @@
-"""What the distillation study comes to: gaps, their amplification, what controls recover, fidelity, heads, theory.
+"""Results of the distillation study: gaps, their amplification, what controls recover, fidelity, heads, theory.
 
-Reads studies that ``dinopl sweep`` has made, finished or not, of files whose variants are ``labels``, ``distilled`` and
-others. Differences are taken seed by seed from the labels of the same data and networks; intervals are of 95 %.
+Reads studies of ``dinopl sweep``, finished or not, whose variants are ``labels``, ``distilled`` and others. Differences
+are taken seed by seed to label training with the same data and networks; intervals have a level of 95 %.
 
     dinopl sweep --sweep configs/kd/digits.sweep.yaml --workers 2
     python benchmarks/kd_study.py runs/kd_digits runs/kd_digits_explanations --out runs/kd
     python benchmarks/kd_study.py runs/kd_digits --refit --alignment --theory --out runs/kd
 
-``--refit`` fits new heads on the whole pool to the features of students on labels and on the teacher: where their
-accuracies come together, distillation's gain was in the head. ``--alignment`` compares the features of students with
-one another on the test split, by CKA: of one variant over seeds, of two variants with equal and with other seeds, and
-of each with its own start. ``--risk`` asks how well a study's own teacher estimates its students' risk, beside labels,
-by bias and variance at several temperatures. ``--theory`` needs no runs: least squares on labels and on a teacher's
-outputs, and the variance of the objective. All runs with all metrics are ``dinopl report --csv``.
+``--refit`` fits new heads on the whole pool to the features of label-trained and distilled students: where their
+accuracies become equal, the gain of distillation was in the head. ``--alignment`` compares the features of students by
+CKA on the test split: of one variant over seeds, of two variants with equal and with different seeds, and of each with
+its own start. ``--risk`` compares how well a study's teacher and the labels estimate its students' risk, by bias and
+variance at several temperatures. ``--theory`` needs no runs: least squares on labels and on a teacher's outputs, and
+the variance of the objective. All runs with all metrics are printed by ``dinopl report --csv``.
 """
 
 import argparse
@@ -73,9 +73,9 @@ class Curve:
     """One variant along the fractions, at the same values of all other options.
 
     Args:
-        panel: options of data and networks, which a curve shares with the labels that it is compared with.
-        name: variant, with those options of the objective that it has several values of.
-        groups: one a fraction, all seeds of it.
+        panel: options of data and networks, which a curve shares with the label training that it is compared with.
+        name: the variant, with the options of the objective that have several values.
+        groups: one per fraction, with all its seeds.
     """
 
     def __init__(self, panel: Mapping[str, Any], name: str, groups: Iterable[Group]) -> None:
@@ -85,12 +85,12 @@ class Curve:
 
     @property
     def is_labels(self) -> bool:
-        """Whether it is that of label training, which others are compared with."""
+        """Whether it is label training, with which others are compared."""
         return self.name.split(",")[0] == "labels"
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of labels or of plain distillation, not of a control."""
+        """Whether it is label training or plain distillation, not a control."""
         return self.name.split(",")[0] in ("labels", "distilled")
 
     @cached_property
@@ -99,23 +99,23 @@ class Curve:
         return {fraction: set(group.samples(ACCURACY)) for fraction, group in self.groups.items()}
 
     def table(self, metric: str, keys: Sequence[Any], fractions: Sequence[float]) -> Array:
-        """Values of a metric, ``(S, K)``; not numbers where a run has none."""
+        """Values of a metric, ``(S, K)``; NaN where a run has none."""
         columns = [self.groups[fraction].samples(metric) for fraction in fractions]
         return np.array([[column.get(key, np.nan) for column in columns] for key in keys])
 
 
 def fraction_of(group: Group) -> float:
-    """The fraction of a group, also where a study has but one, which then tells no groups apart."""
+    """The fraction of a group, also where a study has only one, which then distinguishes no groups."""
     return float(group.trials[0].value(FRACTION))
 
 
 def finished(group: Group) -> list[Run]:
-    """The finished runs of a group, one a seed."""
+    """The finished runs of a group, one per seed."""
     return [trial.run for trial in group.trials if trial.run and trial.status == "finished"]
 
 
 def curves_of(groups: Iterable[Group]) -> list[Curve]:
-    """The curves of a study, labels first as it has them."""
+    """The curves of a study, labels first."""
     found: dict[tuple[str, ...], list[Group]] = {}
     groups = list(groups)
     for group in groups:
@@ -129,13 +129,13 @@ def _curve(members: Sequence[Group], groups: Sequence[Group]) -> Curve:
     ours = [name for name in values if name.startswith(("model.objective", "model.target"))]
     panel = {name: value for name, value in values.items() if name not in ours}
     same = [group for group in groups if group.values.get("variant") == members[0].values.get("variant")]
-    told = [name for name in ours if len({shown(group.values[name]) for group in same}) > 1]
-    options = [f"{name.rpartition('.')[2]} {shown(values[name])}" for name in told]
+    several = [name for name in ours if len({shown(group.values[name]) for group in same}) > 1]
+    options = [f"{name.rpartition('.')[2]} {shown(values[name])}" for name in several]
     return Curve(panel, ", ".join([str(members[0].values.get("variant")), *options]), members)
 
 
 class Comparison:
-    """A curve and the labels beside it, at the fractions and seeds that both have.
+    """A curve and its label training, at the fractions and seeds that both have.
 
     Args:
         labels: label training.
@@ -160,19 +160,19 @@ class Comparison:
 
     @property
     def per_teacher_sample(self) -> float:
-        """What fractions are multiplied by to be numbers of samples over the teacher's."""
+        """The factor from fractions to numbers of samples relative to the teacher's."""
         return float(self._results["data"]["fraction_of_teacher"]) / self.fractions[-1]
 
     @property
     def parameter_ratio(self) -> float:
-        """The student's number of parameters over the teacher's; not a number without a teacher."""
+        """The student's number of parameters relative to the teacher's; NaN without a teacher."""
         facts = self._results.get("model") or {}
         counts = [(facts.get(who) or {}).get("parameters") for who in ("student", "teacher")]
         return counts[0] / counts[1] if all(counts) else float("nan")
 
     @cached_property
     def _results(self) -> dict[str, Any]:
-        """What one of the runs tells of itself."""
+        """The results of one of the runs."""
         (run, *_) = finished(self.curve.groups[self.fractions[-1]])
         return dict(json.loads((run.path / "results.json").read_text(encoding="utf-8")))
 
@@ -189,7 +189,7 @@ class Comparison:
         return study.gap_summaries(self.labels, self.accuracy)
 
     def rows(self, whole: "Comparison | None") -> Iterator[Row]:
-        """What is known at each fraction.
+        """The results at each fraction.
 
         Args:
             whole: the plain distillation of the same panel, whose gap the curve's is a share of.
@@ -209,14 +209,14 @@ class Comparison:
             yield row | {"teacher_accuracy": teacher[:, k].mean()}
 
     def _share(self, whole: "Comparison | None", fraction: float) -> float:
-        """Of the distillation's mean gap; both are taken over the seeds that each has."""
+        """Share of distillation's mean gap; each mean is over the seeds that the curve has."""
         if whole is None or fraction not in whole.fractions:
             return float("nan")
         ours, theirs = self.gaps[self.fractions.index(fraction)], whole.gaps[whole.fractions.index(fraction)]
         return ours.mean / theirs.mean if ours.mean is not None and theirs.mean and theirs.mean > 0 else float("nan")
 
     def verdict(self, whole: "Comparison | None") -> Row:
-        """What the whole curve says; nothing of amplification with one fraction only."""
+        """Results over the whole curve; without amplification if there is only one fraction."""
         row: Row = self.curve.panel | {"objective": self.curve.name, "n": len(self.keys)}
         row["parameter_ratio"] = self.parameter_ratio
         row |= {"smallest": self.fractions[0], "gap_at_smallest": self.gaps[0].mean, **_ends("gap", self.gaps[0])}
@@ -294,7 +294,7 @@ def analyse(path: Path, out: Path) -> None:
         verdicts += [pair.verdict(whole) for pair in pairs.values() if not pair.is_labels]
         draw(pairs, out / name)
     if not points:
-        raise SystemExit(f"{path}: no labels among its finished runs, nothing to compare with")
+        raise SystemExit(f"{path}: no labels among its finished runs to compare with")
     print_rows(f"{path.name}, points", points, POINTS)
     print_rows(f"{path.name}, verdicts", verdicts, VERDICTS)
     write_csv(out / f"{path.name}_points.csv", points)
@@ -349,7 +349,7 @@ def draw(pairs: Mapping[str, Comparison], path: Path) -> None:
 
 
 def print_rows(title: str, rows: Sequence[Row], names: Sequence[str] | None = None) -> None:
-    """An aligned table of some columns; what is nowhere is left out."""
+    """An aligned table of some columns; columns without a value are left out."""
     names = [name for name in rows[0] if names is None or name in names or "." in name]
     names = [name for name in names if any(row[name] is not None for row in rows)]
     lines = [names, *([_cell(row[name]) for name in names] for row in rows)]
@@ -358,7 +358,7 @@ def print_rows(title: str, rows: Sequence[Row], names: Sequence[str] | None = No
 
 
 def alike(rows: Sequence[Row], but: Sequence[str]) -> Iterator[tuple[Row, list[Row]]]:
-    """Rows that are equal but for some columns, together, in the order of the first of each; and what is equal."""
+    """Groups of rows that are equal except in some columns, in order of their first rows, each with its equal part."""
     found: dict[tuple[str, ...], tuple[Row, list[Row]]] = {}
     for row in rows:
         facts = {name: value for name, value in row.items() if name not in but}
@@ -373,7 +373,7 @@ def _cell(value: Any) -> str:
 
 
 def refit(path: Path, out: Path) -> None:
-    """How well students do with heads of the whole pool: on labels and on the teacher, at each fraction."""
+    """Accuracy of students with heads refitted on the whole pool, for labels and distillation, at each fraction."""
     rows = []
     for curve in curves_of(Report.of([path]).groups):
         if not curve.is_plain:
@@ -386,7 +386,7 @@ def refit(path: Path, out: Path) -> None:
 
 
 def _refit_means(rows: Sequence[Row]) -> list[Row]:
-    """Means over seeds, and what labels and distillation are apart with either head."""
+    """Means over seeds, and the gap of distillation over labels with either head."""
     measured = ("seed", "accuracy", "refit_accuracy")
     return [
         facts
@@ -400,7 +400,7 @@ def _refit_means(rows: Sequence[Row]) -> list[Row]:
 
 
 def alignment(path: Path, out: Path) -> None:
-    """How alike the features of students are that were trained on the same fraction: every pair, and means."""
+    """CKA of the features of students trained on the same fraction: every pair, and means."""
     rows: list[Row] = []
     for panel in panels_of(curve for curve in curves_of(Report.of([path]).groups) if curve.is_plain):
         for fraction in sorted({fraction for curve in panel for fraction in curve.groups}):
@@ -412,17 +412,17 @@ def alignment(path: Path, out: Path) -> None:
             ]
             rows += [panel[0].panel | {"fraction": fraction} | row for row in pair_rows(students) if students]
     if not rows:
-        raise SystemExit(f"{path}: no finished runs of labels or of distillation, nothing to align")
+        raise SystemExit(f"{path}: no finished run of label training or distillation to align")
     print_rows(f"{path.name}, alignment of features between students", _alignment_means(rows))
     write_csv(out / f"{path.name}_alignment.csv", rows)
 
 
 def _alignment_means(rows: Sequence[Row]) -> list[Row]:
-    """Means over pairs of two variants, apart for pairs of one seed and of two."""
+    """Means over pairs of two variants, separately for pairs of one seed and of two."""
     measured = ("first_seed", "second_seed", "cka", "feature_alignment")
-    told = [row | {"seed": "same" if row["first_seed"] == row["second_seed"] else "other"} for row in rows]
+    labelled = [row | {"seed": "same" if row["first_seed"] == row["second_seed"] else "other"} for row in rows]
     means = []
-    for facts, pairs in alike(told, measured):
+    for facts, pairs in alike(labelled, measured):
         cka = np.array([row["cka"] for row in pairs])
         mean = facts | {"pairs": len(pairs), "cka": float(cka.mean()), "cka_sd": _sd(cka)}
         means.append(mean | {"feature_alignment": statistics.mean(row["feature_alignment"] for row in pairs)})
@@ -430,7 +430,7 @@ def _alignment_means(rows: Sequence[Row]) -> list[Row]:
 
 
 def risk(path: Path, out: Path) -> None:
-    """Bias and variance of a study's own teacher, for its students on labels."""
+    """Bias and variance of a study's teacher as an estimate of its label-trained students' risk."""
     rows: list[Row] = []
     for curve in curves_of(Report.of([path]).groups):
         for fraction, group in curve.groups.items() if curve.is_labels else ():
@@ -442,7 +442,7 @@ def risk(path: Path, out: Path) -> None:
                 for row in risk_rows(*logits_of(run))
             ]
     if not rows:
-        raise SystemExit(f"{path}: no finished runs of labels that know a teacher, nothing to estimate")
+        raise SystemExit(f"{path}: no finished run of label training that names a teacher")
     print_rows(f"{path.name}, estimates of the risk of students on labels, means over seeds", _risk_means(rows))
     write_csv(out / f"{path.name}_risk.csv", rows)
 

@@ -1,11 +1,11 @@
-"""The claim of the random-teacher paper, over the runs of a folder: how much better students probe than their teachers.
+"""The claim of the random-teacher paper over the runs of a folder: how much better students probe than teachers.
 
     for seed in 0 1 2; do dinopl fit --config configs/random_teacher.yaml --seed_everything $seed; done
     python benchmarks/probe_gains.py runs/random_teacher
 
-Prints the mean and standard deviation over the runs, and writes a row a run. Counted are finished runs of
-``dinopl fit``, each with a seed of its own, all with one precision and version of torch; they are taken to be this
-machine's.
+Prints the mean and standard deviation over the runs, and writes a CSV with one row per run. It reads the finished runs
+of ``dinopl fit``, which must have different seeds and one precision and version of torch; the hardware in the CSV's
+name is this machine's.
 """
 
 import argparse
@@ -22,37 +22,37 @@ SUBJECTS = ("input", "teacher", "student")
 
 
 def row(run: Run) -> dict[str, object]:
-    """The last figures of a run: the test split, and the validation split beside it."""
+    """The last probe accuracies of a run on the test and validation splits."""
     probes = {name: value for name, value in run.metrics.items() if name.startswith(("probe/", "probe_val/"))}
     return {"seed": run.seed, "status": run.status, "duration_s": facts(run).get("duration_s"), **probes}
 
 
 def facts(run: Run) -> dict[str, object]:
-    """What the run says of itself: its command, and the wall time of fit and test together."""
+    """The run's command, and the wall time of fit and test together."""
     return json.loads((run.path / "results.json").read_text(encoding="utf-8"))
 
 
 def finished_fits(folder: Path) -> list[Run]:
-    """The runs that count, by seed; exits where there is none, or a seed has several."""
+    """The finished runs of ``fit`` by seed; exits where there is none, or a seed has several."""
     runs = [Run.load(path.parent) for path in sorted(folder.glob("**/results.json"))]
     runs = [run for run in runs if run.status == "finished" and facts(run).get("command") == "fit"]
     if not runs:
         raise SystemExit(f"{folder}: no finished run of `dinopl fit` below it")
     seeds = [run.seed for run in runs]
     if repeated := [seed for seed in seeds if seeds.count(seed) > 1]:
-        raise SystemExit(f"{folder}: {seeds.count(repeated[0])} runs have the seed {repeated[0]}; leave one run a seed")
+        raise SystemExit(f"{folder}: {seeds.count(repeated[0])} runs have the seed {repeated[0]}; keep one per seed")
     return sorted(runs, key=lambda run: str(run.seed))
 
 
 def common(what: str, values: Sequence[object]) -> str:
-    """The one value that all runs have; exits where they differ."""
+    """The value that all runs share; exits where they differ."""
     if len(found := sorted({str(value) for value in values})) > 1:
-        raise SystemExit(f"the runs differ in {what}: {', '.join(found)}; measure runs of one kind at a time")
+        raise SystemExit(f"the runs differ in {what}: {', '.join(found)}; give runs that agree in it")
     return found[0]
 
 
 def print_gains(rows: list[dict[str, object]]) -> None:
-    """A line a probe: means over the runs, and the gain with its standard deviation, in points."""
+    """One line per probe: means over the runs, and the gain with its standard deviation, in points."""
     names = [str(key).rsplit("/", 1)[1] for key in rows[0] if str(key).startswith("probe/student/")]
     print(f"{'probe':<20}" + "".join(f"{subject:>9}" for subject in SUBJECTS) + f"{'gain':>9}{'sd':>7}{'least':>8}")
     for name in names:

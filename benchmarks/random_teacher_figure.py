@@ -3,7 +3,7 @@
     for seed in 0 1 2; do dinopl fit --config random_teacher --seed_everything $seed --model.probe_epochs 1; done
     python benchmarks/random_teacher_figure.py runs/random_teacher docs/figures/random_teacher.png
 
-The band is one standard deviation over the runs of the folder. Beside the figure stands the CSV that it is drawn from.
+The band is one standard deviation over the runs of the folder. A CSV beside the figure has the values drawn.
 """
 
 import argparse

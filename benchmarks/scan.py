@@ -1,9 +1,9 @@
-"""Forward and backward of the linear scan beside a hand-written time-major loop, a memory copy, and mamba.py's pscan.
+"""Forward and backward of the linear scan beside a time-major loop, a memory copy, and mamba.py's pscan.
 
-All contenders run in the same process on the same tensors, in turn, round after round; the table gives medians.
+All contenders take turns in one process on the same tensors, round after round; the table gives medians.
 ``copy`` moves as many bytes as an ideal scan: three tensors forward and five backward make four copies.
-Coefficients are drawn close to 1, which is kind to methods that multiply many of them: small ones would drive their
-products into subnormal numbers, where arithmetic is slow.
+Coefficients are drawn close to 1, which favours methods that multiply many of them: products of small ones would become
+subnormal numbers, with which arithmetic is slow.
 
     python benchmarks/scan.py
     python benchmarks/scan.py --pscan ../mamba.py/mambapy/pscan.py
@@ -43,9 +43,9 @@ class Timing(NamedTuple):
 
 
 class TimeMajorLoop(torch.autograd.Function):
-    """The loop that one would write by hand: in place, one fused multiply-add for each token, time in dimension 1.
+    """A loop in place with one fused multiply-add per token, time in dimension 1.
 
-    Its state has the inputs' dtype, so that only float32 and float64 compare like with like.
+    Its state has the inputs' dtype, so the comparison is fair in float32 and float64 only.
     """
 
     @staticmethod
@@ -74,7 +74,7 @@ class TimeMajorLoop(torch.autograd.Function):
 
 
 def load_pscan(path: Path) -> dict[str, Scan]:
-    """mamba.py's parallel scan from a checkout of it, given three dimensions in two ways; the second is its faster."""
+    """mamba.py's parallel scan from a checkout, on three dimensions in two layouts; the second is the faster one."""
     pscan = load_mamba_py(path).pscan
     return {
         "pscan (B, T, D, 1)": lambda inputs, coeffs: pscan(coeffs[..., None], inputs[..., None])[..., 0],
@@ -105,7 +105,8 @@ def copies(source: Tensor) -> Callable[[], object]:
 def measure(tasks: dict[str, Callable[[], object]], rounds: int, wait: Callable[[], object]) -> dict[str, list[float]]:
     """Median wall and CPU milliseconds of each task.
 
-    Tasks take turns, so that a busy moment hits them all, in changing order, since each leaves its memory to the next.
+    Tasks take turns, so that a busy moment slows all of them; their order changes, since each reuses the memory of the
+    one before.
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
     order, shuffle = list(tasks), random.Random(0).shuffle
@@ -138,10 +139,10 @@ def benchmark(shape: str, contenders: dict[str, Scan], options: argparse.Namespa
     ]
 
 
-def settle_allocator() -> None:
+def warm_allocator() -> None:
     """Frees one large block, as any training process soon does.
 
-    Until then glibc hands each of the contenders' buffers back to the system at once, and faults its pages in anew.
+    Until then glibc returns each buffer of the contenders to the system at once, and its pages must be mapped again.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
@@ -161,7 +162,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    settle_allocator()
+    warm_allocator()
     contenders: dict[str, Scan] = {"linear_scan": linear_scan, "time-major loop": TimeMajorLoop.apply}
     if options.pscan is not None:
         contenders |= load_pscan(options.pscan)

@@ -44,7 +44,7 @@ SKIPPED = 2  # first steps of a run that are not timed, inside the command and o
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: shapes, and how long to look."""
+    """One row of the table: shapes, and how long to measure."""
 
     name: str
     encoder: Callable[[ImageShape], torch.nn.Module]
@@ -81,7 +81,7 @@ SETTINGS = {
 
 
 class StepClock(Callback):
-    """Times training inside the Trainer: the device is waited for after the second and the last step only."""
+    """Times training inside the Trainer; it waits for the device after the second and the last step only."""
 
     def __init__(self) -> None:
         self.start = self.end = 0.0
@@ -95,7 +95,7 @@ class StepClock(Callback):
             self.start, self.end = (self.start or time.perf_counter()), time.perf_counter()
 
     def seconds(self) -> float:
-        """Wall time a step, of everything from the end of the second step to the end of the last."""
+        """Wall time per step, of everything from the end of the second step to the end of the last."""
         return (self.end - self.start) / (self.steps - SKIPPED)
 
 
@@ -142,7 +142,7 @@ def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[s
 
 
 def time_loop(one: Callable[[], None], steps: int) -> float:
-    """Wall time a step of a bare loop, timed as inside the command."""
+    """Wall time per step of a bare loop, timed as inside the command."""
     for _ in range(SKIPPED):
         one()
     synchronize()
@@ -154,7 +154,7 @@ def time_loop(one: Callable[[], None], steps: int) -> float:
 
 
 def time_command(setting: Setting, precision: str, cached: bool, threads: int, folder: Path) -> float:
-    """Seconds a step inside ``dinopl fit`` on random images of the setting's shape."""
+    """Seconds per step inside ``dinopl fit`` on random images of the setting's shape."""
     images = folder / f"{setting.name}.npz"
     if not images.exists():
         count = setting.batch * (8 if setting.name == "cifar" else 9)

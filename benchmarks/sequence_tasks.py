@@ -1,8 +1,8 @@
-"""Copying, parity with a matrix state, arithmetic, stories and text: fixed-point layers beside what they compare with.
+"""Copying, parity with a matrix state, arithmetic, stories and text: fixed-point layers beside their baselines.
 
-Every run is ``dinopl fit`` with a shipped configuration and a variant's options, as in ``state_tracking.py``, whose
-runs are made, kept and taken up in the same way. With ``--rates`` every variant is trained at each of these learning
-rates with the first seed, and goes on with the one whose validation loss is lowest; the test split chooses nothing.
+Every run is ``dinopl fit`` with a shipped configuration and a variant's options; runs are made, kept and continued as
+in ``state_tracking.py``. With ``--rates`` every variant is trained at each of these learning rates with the first seed;
+the other seeds have the one with the lowest validation loss. Nothing is selected on the test split.
 
     python benchmarks/sequence_tasks.py copying --seeds 0 1 2
     python benchmarks/sequence_tasks.py text
@@ -13,9 +13,9 @@ rates with the first seed, and goes on with the one whose validation loss is low
 A variant of ``copying`` is named after what depends on the previous token's output: b and c, Q, the step sizes; a
 ``conv`` one has the short convolution too. Those of ``text`` have widths at which all have the same number of
 parameters, within 3 %. The first CSV has a row for each run and length with everything that a test reports, beside it
-``bits_per_character`` for text and, for arithmetic, the scaled accuracy of the constant answer 0. The second is how the
-runs went: losses, validation, and for what iterates the iterations, the share of sequences that did not converge, and
-the residuals, their median and largest. With ``--figures FOLDER`` both become figures: scores against length, and
+``bits_per_character`` for text and, for arithmetic, the scaled accuracy of the constant answer 0. The second has the
+course of training: losses, validation and, for iterative layers, the iterations, the share of sequences that did not
+converge, and the median and largest residual. With ``--figures FOLDER`` both become figures: scores against length, and
 training and validation against steps.
 """
 
@@ -53,12 +53,12 @@ def dependence(bc: bool, q: bool, step_sizes: bool) -> tuple[str, list[str]]:
 
 
 def swapped(layer: str, **options: object) -> list[str]:
-    """Options that put another layer in."""
+    """Options that replace the layer."""
     return [f"--model.layer={layer}", *(f"--model.layer.{name}={value}" for name, value in options.items())]
 
 
 def sized(d_model: int, layer: str, **options: object) -> list[str]:
-    """Options that put another layer in, in a model of another width."""
+    """Options that replace the layer, in a model of another width."""
     return [f"--model.d_model={d_model}", *swapped(layer, **options)]
 
 
@@ -142,20 +142,20 @@ class TaskPlan(Plan):
 
 
 def validation_loss(run: Run) -> float:
-    """What a learning rate is chosen by: the mean over lengths; one that is not finite, or is not there, loses."""
+    """What a learning rate is chosen by: the mean over lengths; one that is missing or not finite loses."""
     losses = [value for name, value in run.metrics.items() if name.startswith("val/loss/")]
     return statistics.mean(float("inf") if value is None else value for value in losses or [None])
 
 
 def measure(config: str, variant: str, options: argparse.Namespace) -> Iterator[tuple[Row, Run]]:
-    """A variant's runs, each with what is known of it: the first seed at each rate, the others at the best one."""
+    """A variant's runs with their results: the first seed at each rate, the others at the best one."""
     plan = TaskPlan(config, variant, options.seeds[0])
     for run, chosen in tuned(plan, options.rates, lambda run: -validation_loss(run), options):
         yield facts(config, variant, run) | {"chosen": chosen}, run
 
 
 def facts(config: str, variant: str, run: Run) -> Row:
-    """What is true of all of a run."""
+    """Facts about a whole run."""
     optimizer, trainer = run.config["model"]["init_args"]["optimizer"], run.config["trainer"]
     row = {"config": config, "variant": variant, "lr": optimizer["init_args"]["lr"], "seed": run.seed}
     row |= {"steps": steps(run), "duration_s": run.duration_s, "threads": run.config["threads"]}
@@ -197,19 +197,19 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def mean(name: str, rows: Sequence[Row]) -> str:
-    """The mean of a number over runs, and nothing where there is none."""
+    """The mean of a number over runs, or an empty text where there is none."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return f"{statistics.mean(values):,.{SHOWN[name]}f}" if values else ""
 
 
 def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """The rows under the names of all of them."""
+    """The rows with the columns of all of them."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]
 
 
 def lines_of(rows: Sequence[Row], names: Iterable[str], x: str) -> list[Line]:
-    """A line for each number and variant, its runs' values against x; nothing where none was recorded."""
+    """A line for each number and variant, its runs' values against x; empty where none was recorded."""
     found = [
         Line(name, variant, list(points_of([row for row in rows if row["variant"] == variant], name, x)))
         for name in names
@@ -256,7 +256,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Makes the runs that are not there yet, prints the table and writes the rows."""
+    """Makes the missing runs, prints the table and writes the rows."""
     options = parse()
     found = [
         (known, run)

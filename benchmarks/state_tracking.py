@@ -1,18 +1,18 @@
-"""State tracking with fixed-point RNNs: accuracy and iterations by length, beside what they are compared with.
+"""State tracking with fixed-point RNNs: accuracy and iterations by length, beside baselines.
 
-Every run is ``dinopl fit`` with a shipped configuration and a variant's options, in a folder of its own. A run that has
-finished there is not repeated, so that a measurement can be stopped and taken up. The learning rate of a control is the
-best of ``--rates`` on validation with the first seed; the test split chooses nothing.
+Every run is ``dinopl fit`` with a shipped configuration and a variant's options, in its own folder. A finished run is
+not repeated, so a measurement can be stopped and continued. The learning rate of a control is the best of ``--rates``
+on validation with the first seed; nothing is selected on the test split.
 
     python benchmarks/state_tracking.py parity --variants fprnn diagonal-1 input-only l_max=2 l_max=4 l_max=8 l_max=16
     python benchmarks/state_tracking.py a5 --variants fprnn diagonal-2 lstm delta-product --options=--threads=2
     python benchmarks/state_tracking.py a5 --variants paper --seeds 0 --minutes 60
 
-``paper`` is the paper's way to train: iteration to a tolerance of 0.1 for nine sequences in ten, and one-step
-gradients, until the time is up. ``l_max=N`` iterates N times at most in training and as often as it takes in tests. A
-control with ``-fixed`` trains at the final length from the start, since one that never masters a short length never
-leaves it. The table gives means over seeds, the CSV a row for each run and length. Speeds are tokens a second in
-training: of the steps, and of the generator that feeds them.
+``paper`` trains as the paper does: iteration until nine sequences in ten reach a tolerance of 0.1, and one-step
+gradients, until the time is up. ``l_max=N`` iterates N times at most in training and until convergence in tests. A
+control with ``-fixed`` trains at the final length from the start, since with a curriculum one that never masters a
+short length never gets beyond it. The table gives means over seeds, the CSV a row for each run and length. Speeds are
+tokens per second in training: of the steps, and of the generator of their batches.
 """
 
 import argparse
@@ -61,7 +61,7 @@ Row = Mapping[str, Any]
 
 
 class TokenClock(Callback):
-    """Logs the tokens a second of an epoch: of training steps, and of the generator between them."""
+    """Logs the tokens per second of an epoch: of training steps, and of the generator between them."""
 
     def __init__(self) -> None:
         self.tokens, self.stepping, self.waiting, self.now = 0, 0.0, 0.0, 0.0
@@ -71,7 +71,7 @@ class TokenClock(Callback):
         return self.now - before
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
+        """Resets the times."""
         self.tokens, self.stepping, self.waiting, self.now = 0, 0.0, 0.0, time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -90,7 +90,7 @@ class TokenClock(Callback):
 
 
 class Plan(NamedTuple):
-    """A run to make: a configuration, a variant of it, and a learning rate other than the configuration's."""
+    """A run to make: a configuration, a variant of it, and a learning rate if not the configuration's."""
 
     config: str
     variant: str
@@ -125,7 +125,7 @@ def finished(folder: Path) -> Run | None:
 
 
 def obtain(plan: Plan, options: argparse.Namespace) -> Run | None:
-    """The plan's run, made now unless it is there; None if it fails, as a learning rate that is too high does."""
+    """The plan's run, made now if it is missing; None if it fails, for example by too high a learning rate."""
     folder = options.runs / plan.name
     run = finished(folder)
     if run is None:
@@ -141,7 +141,7 @@ def obtain(plan: Plan, options: argparse.Namespace) -> Run | None:
 
 
 def summary(run: Run) -> str:
-    """How long a run took, and how well it answers."""
+    """Time and accuracies of a run."""
     scores = [f"{run.metrics[f'test/sequence_accuracy/length={length}']:.3f} at {length}" for length in lengths(run)]
     return f"{steps(run)} steps, {run.duration_s:.0f} s, sequence accuracy {', '.join(scores)}"
 
@@ -221,7 +221,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def cell(name: str, rows: Sequence[Row]) -> str:
-    """The mean of a number, what is common of the rest, and nothing where there is no value."""
+    """The mean of a number, the common value of anything else, or an empty text without a value."""
     values = [row[name] for row in rows if row[name] is not None]
     if not values:
         return ""
@@ -234,7 +234,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["fprnn"], metavar="VARIANT")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2], help="tried for each control")
-    parser.add_argument("--minutes", type=int, default=60, help="that training the paper's way may take")
+    parser.add_argument("--minutes", type=int, default=60, help="minutes that the variant paper may train")
     parser.add_argument("--runs", type=Path, default=Path("runs/state_tracking"), help="where runs are kept")
     parser.add_argument("--name", help="of the CSV file, by default the configurations' names")
     parser.add_argument(
@@ -244,7 +244,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Makes the runs that are not there yet, prints the table and writes the rows."""
+    """Makes the missing runs, prints the table and writes the rows."""
     options = parse()
     found = [
         row for config in options.configs for variant in options.variants for row in measure(config, variant, options)

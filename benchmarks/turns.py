@@ -14,7 +14,7 @@ def synchronize() -> None:
 
 
 def time_turns(calls: Mapping[str, Callable[[], None]], turns: int, steps: int, skipped: int = 1) -> dict[str, float]:
-    """Median seconds a step of each kind.
+    """Median seconds per step of each kind.
 
     Args:
         calls: make one step of a kind.

@@ -22,29 +22,30 @@
     l, l_max, l*   iterations: a number, the cap, what is needed      iteration, max_iterations, statistics.iterations
     J              derivative of the map in the state                 Gain (of one token), step in the gradients
 
-    equation       file:function
-    eq. 5          fprnn/layers/equation.py:FPRNNEquation.state (with gate = 1)
-    eq. 6          fprnn/layers/equation.py:FPRNNEquation.state
-    eq. 8          fprnn/layers/equation.py:FPRNNEquation.step
-    eq. 13         fprnn/layers/matrix_state.py:MambaEquation.advance
-    eq. 14         fprnn/layers/matrix_state.py:MambaEquation.step
-    sec. 3         fprnn/ops/linear_scan/reference.py:linear_scan (the diagonal RNN)
-    sec. 3.3       fprnn/mixers/householder.py:householder_product
-    sec. 3.3       fprnn/mixers/low_rank.py:diagonal_low_rank
-    sec. 3.3       fprnn/mixers/kronecker.py:kronecker
-    sec. 3.4       fprnn/solvers/reference.py:picard (the iteration, readable)
-    sec. 3.4       fprnn/solvers/picard.py:PicardSolver (the iteration, fast)
-    sec. 3.4       fprnn/solvers/base.py:relative_change (the stopping rule)
-    sec. 3.5       fprnn/solvers/gradients.py:OneStepGradient
-    sec. 4.2       fprnn/ops/selective_scan/reference.py:selective_scan
-    sec. 4.5       fprnn/iteration_caps.py:GammaIterations (random caps in training)
-    app. B.2       fprnn/layers/dense.py:dense_transition (the dense limit)
-    app. B.3       fprnn/solvers/gradients.py:TruncatedGradient
-    app. C.3       fprnn/mixers/scaling.py:SpectralScaling
-    app. D         fprnn/metrics.py:sequence_hits
-    app. E.2       fprnn/layers/fpmamba2.py:FPMamba2.project
-    not in it      fprnn/solvers/newton.py:solve_token (the exact solve of one token)
-    not in it      fprnn/solvers/reflections.py:solve_reflections (the exact solve in closed form)
+    equation                                            file:function
+    linear recurrence of the diagonal RNN, sec. 3       fprnn/ops/linear_scan/reference.py:linear_scan
+    fixed-point map, eq. 5                              fprnn/layers/equation.py:FPRNNEquation.state (with gate = 1)
+    channel mixing, then sequence mixing, eq. 6         fprnn/layers/equation.py:FPRNNEquation.state
+    one iteration of FP-RNN, eq. 8                      fprnn/layers/equation.py:FPRNNEquation.step
+    Householder product, sec. 3.3                       fprnn/mixers/householder.py:householder_product
+    diagonal plus low rank, sec. 3.3                    fprnn/mixers/low_rank.py:diagonal_low_rank
+    Kronecker product, sec. 3.3                         fprnn/mixers/kronecker.py:kronecker
+    scaled mixers, app. C.3                             fprnn/mixers/scaling.py:SpectralScaling
+    fixed-point iteration, readable, sec. 3.4           fprnn/solvers/reference.py:picard
+    fixed-point iteration, fast, sec. 3.4               fprnn/solvers/picard.py:PicardSolver
+    stopping rule, sec. 3.4 and app. D.3                fprnn/solvers/base.py:relative_change
+    random caps on the iterations, sec. 4.5             fprnn/iteration_caps.py:GammaIterations
+    one-step gradient, sec. 3.5                         fprnn/solvers/gradients.py:OneStepGradient
+    truncated gradient, app. B.3                        fprnn/solvers/gradients.py:TruncatedGradient
+    implicit gradient, v = g + J^T v                    fprnn/solvers/gradients.py:ImplicitGradient
+    dense limit, app. B.2                               fprnn/layers/dense.py:dense_transition
+    selective scan of Mamba, sec. 4.2                   fprnn/ops/selective_scan/reference.py:selective_scan
+    sequence mixing of FP-Mamba, eq. 13                 fprnn/layers/matrix_state.py:MambaEquation.advance
+    one iteration of FP-Mamba, eq. 14                   fprnn/layers/matrix_state.py:MambaEquation.step
+    projections of FP-Mamba-2, app. E.2                 fprnn/layers/fpmamba2.py:FPMamba2.project
+    sequence accuracy, app. D                           fprnn/metrics.py:sequence_hits
+    exact solve of one token, not in the paper          fprnn/solvers/newton.py:solve_token
+    exact solve in closed form, not in the paper        fprnn/solvers/reflections.py:solve_reflections
 
 The names below are imported when they are first used, so that ``import fprnn`` costs next to nothing.
 """

@@ -5,8 +5,8 @@ is trained on labels or on a teacher's outputs, with the same samples, order and
 A teacher is trained by the same module with the labels as its objective.
 
 What differs from the first author's early code: the teacher is no part of the module, is identified by its content and
-checked against its recorded accuracy; its outputs are kept by sample index, and only where that is exact; student and
-teacher are compared on the same un-augmented samples in one pass.
+checked against its recorded accuracy; its outputs are kept by sample index only where they are those of every step up
+to rounding; student and teacher are compared on the same un-augmented samples in one pass.
 """
 
 from collections.abc import Callable, Iterable
@@ -55,8 +55,8 @@ class KnowledgeDistillation(EvaluatedModule):
         objective: what the student minimises; by default the cross-entropy to the labels.
         target: what part of the teacher is used; by default all of it.
         features: objectives on features, which are added.
-        outputs: where the teacher's outputs come from in training; None keeps them in memory where that is exact, and
-            computes them otherwise.
+        outputs: where the teacher's outputs come from in training; None keeps them in memory where they
+            depend on the sample alone, and computes them in every step otherwise.
         optimizer: makes the optimiser. It gets the parameters of the student and of maps between features, in two
             groups: weights, and biases with normalisation weights.
         lr_scheduler: makes the learning-rate schedule, such as WarmupCosine.

@@ -64,7 +64,7 @@ def test_the_make_targets_are_there() -> None:
 
 
 def test_the_ten_lines_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """In a process of its own, as somebody else's project would; the metrics show that it learnt and probed."""
+    """In a process of its own, as another project would; the metrics show that it learnt and probed."""
     code = next(block for block in PYTHON if "trainer.fit" in block)
     code += "\nprint(trainer.callback_metrics['probe/student/knn'].item(), trainer.callback_metrics['train/kl'].item())"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -131,8 +131,9 @@ class OnlineOutputs(OutputSource):
 class CachedOutputs(OutputSource):
     """The teacher's outputs are computed once and kept by sample index.
 
-    Exact where what the student sees depends on the index alone, or, with ``data.augmentations``, on the index and the
-    number of the augmentation; up to rounding, since matrix products may round differently in batches of another size.
+    They are those of :class:`OnlineOutputs` up to rounding where what the student sees depends on the index alone, or,
+    with ``data.augmentations``, on the index and the number of the augmentation: matrix products may round differently
+    in batches of another size.
 
     Args:
         folder: of a memory-mapped file for all samples of the pool, which students of all fractions share, in turn or
@@ -168,7 +169,7 @@ class CachedOutputs(OutputSource):
         self._augmentations = 1
 
     def check(self, context: TrainingContext) -> None:
-        """Refuses a cache that would not be exact, and a folder with outputs of another identity."""
+        """Refuses a cache of outputs that do not depend on the index alone, and a folder of another identity."""
         if reason := not_exact(context.data, clean=self.clean):
             raise ValueError(f"outputs=CachedOutputs: {reason}; or take OnlineOutputs")
         if self.clean and not context.data.deterministic_views:
@@ -300,7 +301,7 @@ def not_exact(data: Any, clean: bool = False) -> str | None:
 
 
 def automatic(context: TrainingContext, num_outputs: int) -> OutputSource:
-    """Where outputs come from unless the user chooses: kept in memory where that is exact and small, else computed.
+    """The source of outputs unless the user chooses: in memory if small and equal up to rounding, otherwise online.
 
     Args:
         context: where they are wanted.
@@ -324,7 +325,7 @@ def choose_outputs(
 
     Args:
         context: where they are wanted.
-        wanted: the user's choice; None takes what is exact.
+        wanted: the user's choice; None is :func:`automatic`.
         shape: of one sample.
         logits: whether the objective reads the teacher's logits.
         features: whether features are compared in every step.
