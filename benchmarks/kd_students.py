@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.reports.run import Run
 from kd.features import collect_features, refit_head
 from kd.metrics import cka, cka_matrix, feature_alignment

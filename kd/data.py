@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.data.indexed import IndexedDataModule, IndexedLoader
 from dinopl.data.subsets import count_of
 from kd.fractions import covering_size, draw_subset, index_digest, noisy_labels

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinopl.core.random import integers, sample_keys, uniform
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import integers, sample_keys, stream_seed, uniform
 from dinopl.data.subsets import class_sequence, first_of_each_class
 
 

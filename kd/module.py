@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
 from dinopl.core.optimizer import check_weight_decay, parameter_groups
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.core.types import as_batch
 from dinopl.data.indexed import check_one_view
 from kd.features import FeatureObjective, PairedCapture

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size, evaluation

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageBatch
 from dinopl.data.fingerprint import digest
 from dinopl.data.indexed import IndexedDataModule, skip_validation

@@ -397,7 +397,7 @@ def test_what_shipped_configurations_store_may_be_named(resolvers: dict[str, Res
 
 def test_public_classes_may_be_named_but_for_those_that_call_or_send() -> None:
     refused = set()
-    for cls in Classes.public().paths:
+    for cls in Classes().paths:
         try:
             assert trust.resolve(f"{cls.__module__}.{cls.__qualname__}") is cls
         except ValueError:
@@ -460,7 +460,7 @@ def test_what_is_not_on_the_list(path: str) -> None:
 def test_classes_of_ours_that_may_be_named_load_no_code() -> None:
     """A new class that imports by name, starts processes or unpickles must be looked at here before it is listed."""
     reviewed = {
-        "dinopl/data/sources/torchvision.py",  # its data set's path is checked (trust._check_data_set)
+        "dinopl/data/sources/torchvision.py",  # its data set's path is checked (trust._check_reach)
         "kd/networks.py",  # imports timm, by that name
         "fprnn/ops/kernels.py",  # imports our backends, by a name that it makes
     }

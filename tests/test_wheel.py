@@ -30,3 +30,7 @@ def test_every_configuration_is_in_the_wheel_where_the_command_looks_for_it(whee
 def test_the_wheel_installs_the_command(wheel):
     (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     assert "dinopl = dinopl.cli.main:main" in wheel.read(entry).decode()
+
+
+def test_the_entries_of_cite_are_in_the_wheel(wheel):
+    assert wheel.read("dinopl/cli/tools/citations.bib") == (ROOT / "dinopl/cli/tools/citations.bib").read_bytes()

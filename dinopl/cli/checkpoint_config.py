@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dinopl.cli.config import Config, class_name
-from dinopl.cli.messages import placed
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
 from dinopl.core.moved import current_paths
@@ -24,18 +23,16 @@ class Resumption(NamedTuple):
     config: Config
     """The configuration to start from; empty if it was made without the command."""
     epochs: int
-    """How many it has been trained for."""
+    """How many it has been trained for; 0 if not known."""
 
 
 def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption:
     """Reads a checkpoint's family and configuration.
 
-    ``fit`` takes all of the configuration. The others take model, data, seed and name: devices and folders belong to
-    the machine.
-
     Args:
         path: the checkpoint.
-        command: what is to be run.
+        command: ``fit`` takes all of the configuration; the others take model, data, seed and name, since devices and
+            folders belong to the machine.
         model_given: whether a configuration file or an option names the model. A checkpoint whose configuration may not
             be used then serves for its weights alone.
 
@@ -50,7 +47,7 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
     try:
         checkpoint = load_checkpoint(path)
     except (ValueError, OSError) as error:
-        raise UserMistake(placed(str(error), {"ckpt_path": path})) from error
+        raise UserMistake(f"--ckpt_path {error}") from error
     ours = checkpoint.get("dinopl", {})
     config = current_paths(ours.get("config") or {}) if isinstance(ours, dict) else None
     if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:
@@ -67,7 +64,10 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
                 "or admit a module of your own with --trusted-modules NAME."
             ) from error
         kept = {}
-    return Resumption(path, ours.get("family"), kept, _epochs(checkpoint))
+    epochs: Any = checkpoint  # as Lightning counts them when it resumes
+    for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        epochs = epochs.get(key) if isinstance(epochs, Mapping) else None
+    return Resumption(path, ours.get("family"), kept, epochs if isinstance(epochs, int) else 0)
 
 
 def check_resumption(resumption: Resumption, command: str, used: Config) -> None:
@@ -83,7 +83,8 @@ def check_resumption(resumption: Resumption, command: str, used: Config) -> None
             f"--ckpt_path {resumption.path}: a checkpoint of {resumption.family}, and the model is {model}; give a "
             f"checkpoint of that, or --model {resumption.family}."
         )
-    before, now = (_optimizer(config) for config in (resumption.config, used))
+    models = (config.get("model", {}) for config in (resumption.config, used))
+    before, now = (class_name(each.get("init_args", {}).get("optimizer")) for each in models)
     if command == "fit" and before is not None and before != now:
         raise UserMistake(
             f"--model.optimizer {now}: the checkpoint was trained with {before}, whose state does not fit; keep that."
@@ -108,15 +109,3 @@ def without_sources(config: Any) -> Any:
     if str(arguments.get("student.class_path", "")).endswith(".CheckpointStart"):
         config["model.init_args.student"] = None
     return config
-
-
-def _epochs(checkpoint: Mapping[str, Any]) -> int:
-    """Epochs that a checkpoint has been trained for, as Lightning counts them when it resumes; 0 if not known."""
-    node: Any = checkpoint
-    for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node if isinstance(node, int) else 0
-
-
-def _optimizer(config: Config) -> str | None:
-    return class_name(config.get("model", {}).get("init_args", {}).get("optimizer"))

@@ -232,10 +232,10 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
     """Sets arguments that were not given to the chosen class's own defaults, where a place's default is another class.
 
     Args:
-        config: the parsed configuration, with ``class_path`` and ``init_args``; changed in place.
+        config: the parsed configuration, changed in place; at ``path`` of it, as an argument of the class ``owner``.
         explicit: from ``explicit_paths``.
-        path: where ``config`` stands.
-        owner: class whose argument ``config`` is; None at the top.
+        path: none at the top.
+        owner: None at the top.
     """
     cls, arguments = opened(config)
     if not arguments:
@@ -252,11 +252,7 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
 
 
 def expand_home(node: Any) -> Any:
-    """Replaces ``~`` at the start of every path by the user's folder, in place; the shell does so only in some words.
-
-    Args:
-        node: a parsed configuration, where a ``~`` that means null is None already.
-    """
+    """Replaces ``~`` at the start of every path by the user's folder, in place: the shell does so in some words."""
     if isinstance(node, str):
         return os.path.expanduser(node) if node == "~" or node.startswith("~/") else node
     if isinstance(node, list):
@@ -269,14 +265,7 @@ def expand_home(node: Any) -> Any:
 
 
 def check_bounds(config: Any) -> None:
-    """Refuses a number out of its bounds, NaN included.
-
-    Args:
-        config: the parsed options of a run.
-
-    Raises:
-        UserMistake: if there is one.
-    """
+    """Raises a ``UserMistake`` for a number out of its bounds, NaN included."""
     for option, (low, high, remedy) in BOUNDS.items():
         value = config.get(option)
         if isinstance(value, int | float) and not low <= value <= high:
@@ -285,18 +274,17 @@ def check_bounds(config: Any) -> None:
 
 
 def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[str, ...] = ()) -> None:
-    """Refuses a null that a file or an option gives to an argument of another type.
+    """Raises a ``UserMistake`` for a null that a file or an option gives to an argument of another type.
 
     The parser lets null pass whatever the type; it would fail later, or count as false.
 
     Args:
-        config: the parsed configuration, with ``class_path`` and ``init_args``.
+        config: the parsed configuration, or what stands at ``path`` of it.
         explicit: from ``explicit_paths``, without what is known from the data, which need not be given. None is all.
-        path: where ``config`` stands.
-
-    Raises:
-        UserMistake: if there is one.
+        path: none at the top.
     """
+    from dinopl.cli.tools.schema import hints  # imports torch
+
     cls, arguments = opened(config)
     for key, value in vars(arguments).items() if arguments else ():
         place = (*path, key)
@@ -305,18 +293,11 @@ def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[
                 check_nulls(item, None, place)
         if isinstance(value, Namespace):
             check_nulls(value, explicit, place)
-        elif value is None and cls and (explicit is None or place in explicit) and not _takes_none(cls, key):
-            raise UserMistake(f"--{'.'.join(place)} null: {cls.__name__} cannot do without it; give a value.")
-
-
-def _takes_none(cls: Any, name: str) -> bool:
-    """Whether None suits an argument: its default or its type says so, or nothing is known of it."""
-    from dinopl.cli.tools.schema import hints  # imports torch
-
-    kind = hints(cls).get(name, Any)
-    if name not in parameters(cls) or parameters(cls)[name].default is None:
-        return True
-    return kind in (Any, object) or isinstance(kind, typing.TypeVar) or type(None) in typing.get_args(kind)
+        elif value is None and cls and (explicit is None or place in explicit):
+            kind = hints(cls).get(key, Any)
+            known = key in parameters(cls) and kind not in (Any, object) and not isinstance(kind, typing.TypeVar)
+            if known and parameters(cls)[key].default is not None and type(None) not in typing.get_args(kind):
+                raise UserMistake(f"--{'.'.join(place)} null: {cls.__name__} cannot do without it; give a value.")
 
 
 def opened(config: Any) -> tuple[Any, Any]:

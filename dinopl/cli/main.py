@@ -3,6 +3,7 @@
 torch and Lightning are imported only for what needs them, so that help, versions and refusals come at once.
 """
 
+import importlib
 import os
 import sys
 import traceback
@@ -140,30 +141,9 @@ def _dispatch(words: list[str]) -> int:
                 except PackageNotFoundError:
                     found = "not installed"
                 sys.stdout.write(f"{package} {found}\n")
-        case ["configs", *rest]:
-            from dinopl.cli.tools.configs import configs
-
-            return configs(rest)
-        case ["export", *rest]:
-            from dinopl.cli.tools.export import export
-
-            return export(rest)
-        case ["sweep", *rest]:
-            from dinopl.cli.tools.sweep import sweep
-
-            return sweep(rest)
-        case ["report", *rest]:
-            from dinopl.cli.tools.report import report
-
-            return report(rest)
-        case ["cite", *rest]:
-            from dinopl.cli.tools.cite import cite
-
-            return cite(rest)
-        case ["doctor", *rest]:
-            from dinopl.cli.tools.doctor import doctor
-
-            return doctor(rest)
+        case [tool, *rest] if tool in TOOLS:
+            code: int = getattr(importlib.import_module(f"dinopl.cli.tools.{tool}"), tool)(rest)
+            return code
         case [command, *rest] if command in RUNS:
             from dinopl.cli.config import Arguments, read_config
 

@@ -72,10 +72,8 @@ _FAILED: list[tuple[BaseException, type, dict[str, Any]]] = []
 
 
 def construct(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    """Makes an object that the configuration describes, and keeps the class if that fails.
-
-    A function of a module, since factories hold it: they are copied and pickled with the model.
-    """
+    """Makes an object that the configuration describes, and keeps the class if that fails."""
+    # a function of a module, since factories hold it, which are copied and pickled with the model
     try:
         return cls(*args, **kwargs)
     except Exception as error:
@@ -140,12 +138,6 @@ def placed(text: str, config: Config, cls: type | None = None, arguments: Config
     def has(i: int, name: str) -> bool:  # of the model, also what is read from the data
         return name in found[i][2] or (found[i][0] == ("model",) and name in parameters(found[i][1]))
 
-    if text.startswith("--"):  # names an option itself, but may not know where its object stands
-        option = text[2:].split(":")[0].split()[0]
-        leaf = option.rpartition(".")[2]
-        if own is not None and has(own, leaf):
-            return f"--{'.'.join((*found[own][0], leaf))}{text.removeprefix(f'--{option}')}"
-        return text
     if match := _NAMED.match(text):
         name, value = match["name"], match["value"]
 
@@ -184,12 +176,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:
-    """The line for a callback or a schedule that watches a metric that is not logged; None for any other error.
-
-    Args:
-        error: raised while a run trains.
-        known: names of the metrics that are logged.
-    """
+    """The line for a callback or a schedule that watches none of the ``known`` metrics; None for any other error."""
     match = _UNKNOWN_METRIC.search(str(error))
     if match is None:
         return None
@@ -198,15 +185,7 @@ def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:
 
 
 def parser_message(message: str, options: Iterable[str]) -> str:
-    """Condenses the parser's text.
-
-    Args:
-        message: the parser's text.
-        options: the top-level and ``trainer.`` options that exist, for suggestions.
-
-    Returns:
-        One line: option, what is wrong, and "did you mean" where a near name exists.
-    """
+    """The parser's text in one line: option, what is wrong, and "did you mean" where one of ``options`` is near."""
     keys: list[str] = []  # of all levels, from the outermost
     for key in _KEY.findall(message):
         keys += [key] if keys[-1:] != [key] else []
@@ -223,7 +202,7 @@ def parser_message(message: str, options: Iterable[str]) -> str:
             owners = _FACTORY.findall(message, match.end())[:1]
         else:
             owners = _CLASS_PATH.findall(before)[-1:]
-        names = [name for owner in owners for name in Classes.public().fitting(import_class(owner), keys[-1])]
+        names = [name for owner in owners for name in Classes().fitting(import_class(owner), keys[-1])]
         return f"{option}: no class {match[1]!r}{did_you_mean(match[1], names or _class_names())}"
     if match := _ABSTRACT.search(message):
         below = list(import_class(match[1]).__subclasses__())

@@ -47,14 +47,7 @@ from dinopl.cli.config import (
     read_config,
     reset_defaults,
 )
-from dinopl.cli.messages import (
-    MISTAKES,
-    construct,
-    forget_failures,
-    mistake,
-    parser_message,
-    unknown_metric,
-)
+from dinopl.cli.messages import MISTAKES, construct, forget_failures, mistake, parser_message, unknown_metric
 from dinopl.cli.terminal import quiet, show_differences, show_summary
 from dinopl.core import trust
 from dinopl.core.errors import UserMistake, did_you_mean
@@ -170,7 +163,11 @@ class DinoplCLI(LightningCLI):
         in_files = (file["ckpt_path"] for file in reversed(files) if "ckpt_path" in file)
         path = self.arguments.value("ckpt_path") or next(in_files, None)
         self.named = trust.named_paths(files, list(self.arguments.values()))
-        _lock_imports(self.named)
+        # A second lock behind ``dinopl.core.trust``: the parser refuses what runs commands, loads code or unpickles,
+        # unless the user names it. The setting is of the whole process, so every run makes it anew.
+        if "import_path_denylist" in inspect.signature(jsonargparse.set_parsing_settings).parameters:  # from 4.53 on
+            allowed = sorted(name for name in self.named if name.split(".")[0] != "jsonargparse")
+            jsonargparse.set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=allowed)
         start = None
         if path not in (None, "null"):
             model_given = any(class_name(file.get("model")) for file in files) or bool(self.arguments.value("model"))
@@ -190,11 +187,9 @@ class DinoplCLI(LightningCLI):
         reset_defaults(expand_home(self.config[command]), explicit)
         check_bounds(self.config[command])
         check_nulls(self.config[command], explicit - {("model", name) for name in LINKS})
-        # By default the first configuration's name, or else the model's.
-        default = Path(self.arguments.files[0]).stem if self.arguments.files else None
-        self.config[command].name = (
-            self.config[command].name or default or self.config[command].model.class_path.rsplit(".", 1)[-1]
-        )
+        if not self.config[command].name:  # the first configuration's, or else the model's
+            named = [*self.arguments.files, self.config[command].model.class_path.rpartition(".")[2]][0]
+            self.config[command].name = Path(named).stem
         self.resumes = start is not None
         if start:
             used = self.plain_config()
@@ -235,15 +230,14 @@ class DinoplCLI(LightningCLI):
         """Injects the family-blind callbacks; Lightning's own default logger stays out."""
         config = self.config_init[self.arguments.subcommand].trainer
         given = config.callbacks if isinstance(config.callbacks, list) else [config.callbacks]
-        given = [callback for callback in given if callback is not None]
+        given = [each for each in given if each is not None]
         seed = self.config[self.arguments.subcommand].seed_everything
         self.run_folder = RunFolder(
             self.config[self.arguments.subcommand].name,
             self.recorded_config,
             torch.initial_seed() if seed is False else seed,  # what the streams derive from
         )
-        ours: list[Callback] = [self.run_folder]
-        ours.append(_LogsShortRuns())
+        ours: list[Callback] = [self.run_folder, _LogsShortRuns()]
         ours += [own() for own in (FiniteGuard, ExactResume) if not any(isinstance(c, own) for c in given)]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             ours.append(RunProgress())
@@ -268,19 +262,18 @@ class DinoplCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Losses and scores on the split held out of the training data."""
-        self._evaluate(self.trainer.validate, verbose=False, **kwargs)
+        with self._reported():
+            self.trainer.validate(verbose=False, **kwargs)
 
     def test(self, **kwargs: Any) -> None:
         """Losses and scores on the test split."""
-        self._evaluate(self.trainer.test, verbose=False, **kwargs)
+        with self._reported():
+            self.trainer.test(verbose=False, **kwargs)
 
     def predict(self, **kwargs: Any) -> None:
         """Writes the model's outputs to ``predictions.npz``."""
-        self._evaluate(self.trainer.predict, return_predictions=False, **kwargs)
-
-    def _evaluate(self, evaluate: Any, **kwargs: Any) -> None:
         with self._reported():
-            evaluate(**kwargs)
+            self.trainer.predict(return_predictions=False, **kwargs)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -335,20 +328,6 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
     importable_from_here()
     with quiet(), trust.admitting(arguments.trusted_modules):  # teachers' files are read while the run is set up
         return DinoplCLI(arguments)
-
-
-def _lock_imports(named: frozenset[str]) -> None:
-    """A second lock behind ``dinopl.core.trust``: the parser refuses what runs commands, loads code or unpickles.
-
-    What the user's files and options name is let through. It is a setting of the whole process, which is why every run
-    makes it anew.
-
-    Args:
-        named: dotted names in the user's files and options.
-    """
-    if "import_path_denylist" in inspect.signature(jsonargparse.set_parsing_settings).parameters:  # from 4.53 on
-        allowed = sorted(path for path in named if path.split(".")[0] != "jsonargparse")
-        jsonargparse.set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=allowed)
 
 
 def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:

@@ -18,7 +18,7 @@ Formula, and where it is computed:
     squared error of logits, mean (s - t)^2             dinopl/core/divergences.py:mean_squared_error
     splitmix64's finaliser, a hash of counters          dinopl/core/random.py:mix
     key of a sample in an epoch                         dinopl/core/random.py:sample_keys
-    seed of a named stream, SHA-256 of root/name        dinopl/core/seeds.py:stream_seed
+    seed of a named stream, SHA-256 of root/name        dinopl/core/random.py:stream_seed
     interval of a mean, Student's t                     dinopl/core/statistics.py:t_interval
     interval of a mean, percentile bootstrap            dinopl/core/statistics.py:bootstrap_interval
 """

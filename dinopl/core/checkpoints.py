@@ -99,14 +99,7 @@ def _read(path: Path, label: str) -> object:
 
 
 def network_state(checkpoint: Mapping[str, Any], which: Literal["student", "teacher"]) -> dict[str, Tensor]:
-    """State dict of one of the two networks in a checkpoint of ``SelfDistillation``.
-
-    Args:
-        checkpoint: what ``load_checkpoint`` returned.
-        which: the trained ``student`` or the ``teacher``.
-
-    Returns:
-        Names, as ``Network.state_dict`` has them, to tensors.
+    """State dict of one of the two networks in what ``load_checkpoint`` returned of ``SelfDistillation``.
 
     Raises:
         ValueError: if the checkpoint is of another family or lacks that network.
@@ -130,8 +123,8 @@ def load_network(network: nn.Module, path: str | Path, which: Literal["student",
     Args:
         network: is overwritten, parameters and buffers.
         path: the checkpoint.
-        which: the ``student`` or the ``teacher``.
-        label: what messages begin with, such as ``path=FILE``; by default the path.
+        which: of the two networks.
+        label: as of :func:`load_checkpoint`.
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -36,15 +36,7 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
 
 
 def check_sizes(most: int = MOST, /, **sizes: int | None) -> None:
-    """Refuses sizes below 1 or beyond ``most``, by name; None stands for a default and passes.
-
-    Args:
-        most: the largest size.
-        **sizes: arguments of a layer, by name.
-
-    Raises:
-        ValueError: if one is out of range; the message names it.
-    """
+    """Raises a ``ValueError`` that names the first size below 1 or beyond ``most``; None, for a default, is allowed."""
     for name, size in sizes.items():
         if size is not None and size < 1:
             raise ValueError(f"{name}: {size} is too small; use 1 or more.")
@@ -53,21 +45,13 @@ def check_sizes(most: int = MOST, /, **sizes: int | None) -> None:
 
 
 def check_rank(rank: int, most: int = MOST) -> None:
-    """Refuses a mixer's rank, its number of factors, below 1 or beyond ``most``.
-
-    Raises:
-        ValueError: if it is out of range.
-    """
+    """Raises a ``ValueError`` for a mixer's rank, its number of factors, below 1 or beyond ``most``."""
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1: use IdentityMixer for none")
     check_sizes(most, rank=rank)
 
 
 def check_norm_eps(norm_eps: float) -> None:
-    """Refuses an epsilon that does not keep a norm from dividing by zero.
-
-    Raises:
-        ValueError: if it is not positive and finite.
-    """
+    """Raises a ``ValueError`` for an epsilon that is not positive and finite."""
     if not 0 < norm_eps < math.inf:
         raise ValueError(f"norm_eps={norm_eps} must be positive: it keeps a norm from dividing by zero; use 1e-6, say")

@@ -5,22 +5,19 @@ before it takes the file's name: a process that is killed, a full disk or a powe
 """
 
 import contextlib
+import glob
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from pathlib import Path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path``; it becomes ``path`` at the end of the block, unless that raised.
 
-    Temporary files of writers that were killed are removed by the next one that writes to the same ``path``.
+    What a killed writer left is removed by the next one on the same machine that writes to the same ``path``.
 
     Args:
         path: the file to write; its folder must exist. A device or pipe, such as ``/dev/stdout``, is written to as it
@@ -29,24 +26,26 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.parent.as_posix() in ("/dev", "/dev/fd") or (path.exists() and not path.is_file()):
         yield path
         return
-    prefix, suffix = f".{path.name}.", ".tmp"
-    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+    prefix = f".{path.name}.{socket.gethostname()}-"  # a process's number says nothing on another machine
+    temporary = path.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        temporary.touch(exist_ok=False)
     except OSError as error:
         error.filename = str(path)  # the name that the caller knows
         raise
     try:
-        _lock(descriptor)  # held while this process lives: what can be locked has no writer any more
-        for stray in path.parent.glob(f"{_escaped(prefix)}*{suffix}"):
-            if stray != temporary:
-                _remove_abandoned(stray)
+        for stray in path.parent.glob(f"{glob.escape(prefix)}*.tmp") if os.name == "posix" else ():
+            writer = stray.name.removeprefix(prefix).partition("-")[0]
+            with contextlib.suppress(OSError, ValueError):
+                try:
+                    os.kill(int(writer), 0)  # does nothing to a process that is alive, even another user's
+                except ProcessLookupError:
+                    stray.unlink(missing_ok=True)
         yield temporary
-        with temporary.open("rb") as file:  # not the descriptor: the writer may have put a new file there
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        os.close(descriptor)
         temporary.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # without this, which some systems refuse, a crash may undo the rename
         folder = os.open(path.parent, os.O_RDONLY)
@@ -54,26 +53,3 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _escaped(text: str) -> str:
-    """A text as a pattern that matches it alone."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in text)
-
-
-def _lock(descriptor: int) -> bool:
-    """Locks a file without waiting; False where that fails, or where the system has no such locks."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Removes a temporary file whose writer is gone, which its lock shows."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        if _lock(file.fileno()):
-            path.unlink(missing_ok=True)

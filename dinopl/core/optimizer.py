@@ -90,12 +90,7 @@ def decay_groups(module: nn.Module, bias: float | None = 0.0, exempt: float | No
 
 
 def weight_decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups for an optimiser: the parameters that decay, and those that do not; see :func:`decay_kinds`.
-
-    Args:
-        module: whose parameters are grouped.
-        weight_decay: of the first group.
-    """
+    """Two groups: the parameters that decay, by ``weight_decay``, and those that do not; see :func:`decay_kinds`."""
     kinds = list(decay_kinds(module))
     decays = [parameter for parameter, kind in kinds if kind == "weight"]
     stays = [parameter for parameter, kind in kinds if kind != "weight"]

@@ -1,15 +1,44 @@
-"""Random numbers as a function of (seed, epoch, sample), for augmentation.
+"""Random streams: each draw of a run has a name and a seed of its own, and augmentation a number for each sample.
 
-A generator's next number depends on how many were drawn before, hence on batch composition, workers and processes.
-Here each sample has a 64-bit key, and each draw is a hash of that key (the finaliser of splitmix64: Steele, Lea and
-Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014). Only int64 operations are used, which wrap alike
-on every device, so that the numbers are the same bits everywhere.
+A draw that shares a generator with others changes when an unrelated option consumes one number more. Here each draw
+names its stream ("teacher", "student", "probe", ...) and is seeded by ``stream_seed(name)``; nothing else reads it.
+
+In augmentation a generator's next number would also depend on batch composition, workers and processes. There each
+sample has a 64-bit key, and each draw is a hash of that key (the finaliser of splitmix64: Steele, Lea and Flood, "Fast
+splittable pseudorandom number generators", OOPSLA 2014). Only int64 operations are used, which wrap alike on every
+device, so that the numbers are the same bits everywhere.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+
+def stream_seed(name: str, root: int | None = None) -> int:
+    """Seed of the stream ``name`` under the run's seed.
+
+    Args:
+        name: which draw this is for.
+        root: the run's seed; by default the one that ``seed_everything`` (or ``torch.manual_seed``) set last.
+
+    Returns:
+        The first 63 bits of SHA-256 of ``root/name``: the same on every platform, independent between names.
+    """
+    root = torch.initial_seed() if root is None else root
+    digest = hashlib.sha256(f"{root}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Runs a block under ``seed`` on the CPU generator, and leaves the global generator as it found it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
 
 _BITS = 64
 _MASK = (1 << _BITS) - 1

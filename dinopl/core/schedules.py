@@ -12,14 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 
 def warmup_constant(step: int, warmup_steps: int) -> float:
-    """Factor of the learning rate: linear up to 1, then 1.
-
-    The first step takes ``1 / warmup_steps``, step ``warmup_steps - 1`` the whole.
-
-    Args:
-        step: steps taken so far.
-        warmup_steps: length of the ascent; 0 starts at 1.
-    """
+    """Factor of the learning rate after ``step`` steps: ``(step + 1) / warmup_steps`` up to 1; 0 is no warm-up."""
     return min(1.0, (step + 1) / max(warmup_steps, 1))
 
 

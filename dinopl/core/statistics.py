@@ -64,12 +64,7 @@ def summarize(values: Sequence[float], level: float = 0.95) -> Summary:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """``mean ± t * sd / sqrt(n)``, with the quantile ``t`` of Student's distribution at ``n - 1`` degrees of freedom.
-
-    Args:
-        values: at least two.
-        level: between 0 and 1.
-    """
+    """``mean ± t * sd / sqrt(n)``, with Student's quantile ``t`` at ``n - 1`` degrees of freedom; ``n`` from 2 on."""
     from scipy.special import stdtrit  # scikit-learn brings scipy
 
     array = np.asarray(values, dtype=np.float64)
@@ -81,14 +76,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 def bootstrap_interval(
     values: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Percentiles of the means of resamples, each as large as the sample and drawn from it with replacement.
-
-    Args:
-        values: at least one.
-        level: between 0 and 1.
-        resamples: how many are drawn.
-        seed: of the draws.
-    """
+    """Percentiles of the means of resamples, each as large as the sample and drawn from it with replacement."""
     array = np.asarray(values, dtype=np.float64)
     rows = np.random.default_rng(seed).integers(array.size, size=(resamples, array.size))
     low, high = np.quantile(array[rows].mean(axis=1), [0.5 - level / 2, 0.5 + level / 2])

@@ -50,57 +50,37 @@ from dinopl.core.moved import current_path
 
 REFUSED = "which a checkpoint may not import"
 
+
+def _names(prefix: str, words: str) -> frozenset[str]:
+    return frozenset(prefix + word for word in words.split())
+
+
 OURS = ("dinopl", "fprnn", "kd")
 # Parts of ours that no configuration names: the command, what starts processes, and what reads run folders.
-OUTSIDE = frozenset({"cli", "core", "loading", "reports", "sweep"})
-LIGHTNING = frozenset(
-    f"lightning.pytorch.{name}"
-    for name in (
-        *("callbacks.BackboneFinetuning", "callbacks.DeviceStatsMonitor", "callbacks.EMAWeightAveraging"),
-        "callbacks.EarlyStopping",
-        *("callbacks.GradientAccumulationScheduler", "callbacks.LearningRateMonitor", "callbacks.ModelCheckpoint"),
-        *("callbacks.ModelSummary", "callbacks.OnExceptionCheckpoint", "callbacks.RichModelSummary"),
-        *("callbacks.RichProgressBar", "callbacks.StochasticWeightAveraging", "callbacks.TQDMProgressBar"),
-        *("callbacks.Timer", "loggers.CSVLogger", "loggers.TensorBoardLogger", "cli.ReduceLROnPlateau"),
-    )
-)
-CALLING_SCHEDULES = frozenset({"LambdaLR", "MultiplicativeLR"})
+OUTSIDE = _names("", "cli core loading reports sweep")
+LIGHTNING = _names(
+    "lightning.pytorch.callbacks.",
+    "BackboneFinetuning DeviceStatsMonitor EMAWeightAveraging EarlyStopping GradientAccumulationScheduler "
+    "LearningRateMonitor ModelCheckpoint ModelSummary OnExceptionCheckpoint RichModelSummary RichProgressBar "
+    "StochasticWeightAveraging TQDMProgressBar Timer",
+) | _names("lightning.pytorch.", "loggers.CSVLogger loggers.TensorBoardLogger cli.ReduceLROnPlateau")
+CALLING_SCHEDULES = _names("", "LambdaLR MultiplicativeLR")
 # LSUN unpickles an index beside its data, unchecked; DatasetFolder calls its loader.
-CALLING_DATA_SETS = frozenset({"DatasetFolder", "LSUN", "LSUNClass"})
-FUNCTIONS = frozenset(
-    {f"torch.{name}" for name in ("relu", "sigmoid", "tanh")}
-    | {
-        f"torch.nn.functional.{name}"
-        for name in (
-            *(
-                "celu",
-                "elu",
-                "gelu",
-                "hardsigmoid",
-                "hardswish",
-                "hardtanh",
-                "leaky_relu",
-                "logsigmoid",
-                "mish",
-                "relu",
-            ),
-            *("relu6", "selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
-        )
-    }
+CALLING_DATA_SETS = _names("", "DatasetFolder LSUN LSUNClass")
+FUNCTIONS = _names("torch.", "relu sigmoid tanh") | _names(
+    "torch.nn.functional.",
+    "celu elu gelu hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish relu relu6 selu sigmoid silu softplus "
+    "softsign tanh",
 )
 # Arguments that say where something is written, by class and argument.
-PLACES = frozenset(
-    {
-        *("CSVLogger.name", "CSVLogger.save_dir", "CSVLogger.version"),
-        *("ModelCheckpoint.dirpath", "ModelCheckpoint.filename"),
-        *("OnExceptionCheckpoint.dirpath", "OnExceptionCheckpoint.filename"),
-        *("PredictionWriter.folder", "CachedOutputs.folder"),
-        *("TensorBoardLogger.name", "TensorBoardLogger.save_dir", "TensorBoardLogger.sub_dir"),
-        "TensorBoardLogger.version",
-    }
+PLACES = _names(
+    "",
+    "CSVLogger.name CSVLogger.save_dir CSVLogger.version ModelCheckpoint.dirpath ModelCheckpoint.filename "
+    "OnExceptionCheckpoint.dirpath OnExceptionCheckpoint.filename PredictionWriter.folder CachedOutputs.folder "
+    "TensorBoardLogger.name TensorBoardLogger.save_dir TensorBoardLogger.sub_dir TensorBoardLogger.version",
 )
 # Of timm.create_model: each names a file or an address to load weights from.
-LOADING_ARGUMENTS = frozenset({"cache_dir", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
+LOADING_ARGUMENTS = _names("", "cache_dir checkpoint_path pretrained_cfg pretrained_cfg_overlay")
 
 DEPTH = 60
 _WORD = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)+")
@@ -126,9 +106,8 @@ def admitting(modules: Iterable[str] = (), named: Iterable[str] = ()) -> Iterato
         ValueError: if a module's name is none.
     """
     modules = tuple(modules)
-    for module in modules:
-        if not all(part.isidentifier() for part in module.split(".")):
-            raise ValueError(f"trusted_modules={module}: must be the name of a module, such as my_package.networks")
+    if wrong := [name for name in modules if not all(part.isidentifier() for part in name.split("."))]:
+        raise ValueError(f"trusted_modules={wrong[0]}: must be the name of a module, such as my_package.networks")
     admitted = _ADMITTED.set(_ADMITTED.get() + modules)
     paths = _NAMED.set(_NAMED.get() | frozenset(named))
     try:
@@ -151,11 +130,12 @@ def named_paths(*nodes: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def resolve(path: str) -> Any:
+def resolve(path: str, place: str = "") -> Any:
     """The class that another's file names; or what the user admitted, or one of ``FUNCTIONS``, by its name.
 
     Args:
         path: a dotted path.
+        place: the argument that it is given for, for messages.
 
     Returns:
         The class. Of a module that the user admitted it may be a function, too.
@@ -164,38 +144,38 @@ def resolve(path: str) -> Any:
         ValueError: if the file may not name it. Nothing was imported then, but for a module of a listed package.
     """
     path = current_path(path)
-    parts = path.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts):
-        raise ValueError(_refusal(path, "not the path of a class"))
-    module, name = ".".join(parts[:-1]), parts[-1]
+    module, _, name = path.rpartition(".")
+    if not module or not all(part.isidentifier() for part in path.split(".")):
+        raise ValueError(_refusal(path, "not the path of a class", place))
     admitted = path in _NAMED.get() or _is_admitted(module)
     if not (admitted or path in FUNCTIONS or _is_listed(module)):
-        raise ValueError(_refusal(path, "not of a package that it may name"))
+        raise ValueError(_refusal(path, "not of a package that it may name", place))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise ValueError(f"names {_shown(path)}, which is not there") from None
+        raise ValueError(f"names {_shown(path)}, which is not there{f' at {place}' if place else ''}") from None
     if path in _NAMED.get() or path in FUNCTIONS:
         return found
     home = str(getattr(found, "__module__", None))
     if admitted and _is_admitted(home) and callable(found):
         return found
     if not inspect.isclass(found):
-        raise ValueError(_refusal(path, "no class"))
+        raise ValueError(_refusal(path, "no class", place))
     if found.__qualname__ != name or not (home == module or home.startswith(f"{module}.")):
-        raise ValueError(_refusal(path, f"{home}.{found.__qualname__} under another name"))
+        raise ValueError(_refusal(path, f"{home}.{found.__qualname__} under another name", place))
     if not _is_listed(home) or not _is_on_the_list(found, module):
-        raise ValueError(_refusal(path, "not on the list of classes that it may name"))
+        raise ValueError(_refusal(path, "not on the list of classes that it may name", place))
     return found
 
 
-def checked(config: Any, kind: Any = _UNKNOWN, place: str = "") -> Any:
+def checked(config: Any, kind: Any = _UNKNOWN, place: str = "", depth: int = 0) -> Any:
     """A configuration of another's making, if all that it names may be named.
 
     Args:
         config: plain values: a class's path, or a mapping with ``class_path`` and ``init_args``; also lists of such.
         kind: the annotation of the argument that it is given for.
         place: its name, for messages.
+        depth: how many containers it stands in.
 
     Returns:
         A copy, with what has moved under its present path.
@@ -203,7 +183,24 @@ def checked(config: Any, kind: Any = _UNKNOWN, place: str = "") -> Any:
     Raises:
         ValueError: if it names anything else, or holds what is no plain value.
     """
-    return _checked(config, kind, place, 0)
+    if depth > DEPTH:
+        raise ValueError(f"nests deeper than {DEPTH} levels at {place[:60]}")
+    if isinstance(config, str):
+        return _checked_text(config, kind, place)
+    if isinstance(config, Mapping):
+        if "class_path" in config:
+            return _checked_object(config, place, depth)
+        item = _items(kind)
+        for key in config:
+            # The parser reads "encoder.class_path" and "callbacks+" as options of their own.
+            if isinstance(key, str) and not key.isidentifier() and ("class_path" in key or _is_open(item)):
+                raise ValueError(f"has an option {_shown(key)} in {place or 'its configuration'}, which is no name")
+        return {key: checked(below, item, f"{place}.{key}", depth + 1) for key, below in config.items()}
+    if isinstance(config, list | tuple):
+        return [checked(below, _items(kind), place, depth + 1) for below in config]
+    if config is None or type(config) in (bool, int, float):
+        return config
+    raise ValueError(f"holds a {type(config).__name__} at {place}, which is no plain value")
 
 
 def checked_run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,17 +208,11 @@ def checked_run(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Where checkpoints and further files are read from is not among them.
     """
-    kinds = {
-        "model": LightningModule,
-        "data": LightningDataModule,
-        "seed_everything": bool | int,
-        "name": str,
-        "threads": int,
-        "test_after_fit": bool,
-    }
-    kept = {key: _checked(config[key], kind, key, 0) for key, kind in kinds.items() if key in config}
+    kinds: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule, "seed_everything": bool | int}
+    kinds |= {"name": str, "threads": int, "test_after_fit": bool}
+    kept = {key: checked(config[key], kind, key) for key, kind in kinds.items() if key in config}
     if isinstance(trainer := config.get("trainer"), Mapping):
-        kept["trainer"] = _arguments(trainer, Trainer, "trainer", 0)
+        kept["trainer"] = _checked_arguments(trainer, Trainer, "trainer", 0)
     elif trainer is not None:
         raise ValueError(f"gives trainer {_shown(trainer)}, which is no mapping")
     return kept
@@ -254,35 +245,14 @@ class CheckedLoading:
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
 
 
-def _checked(value: Any, kind: Any, place: str, depth: int) -> Any:
-    if depth > DEPTH:
-        raise ValueError(f"nests deeper than {DEPTH} levels at {place[:60]}")
-    if isinstance(value, str):
-        return _checked_text(value, kind, place)
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            return _node(value, place, depth)
-        item = _items(kind)
-        for key in value:
-            # The parser reads "encoder.class_path" and "callbacks+" as options of their own.
-            if isinstance(key, str) and not key.isidentifier() and ("class_path" in key or _is_open(item)):
-                raise ValueError(f"has an option {_shown(key)} in {place or 'its configuration'}, which is no name")
-        return {key: _checked(below, item, f"{place}.{key}", depth + 1) for key, below in value.items()}
-    if isinstance(value, list | tuple):
-        return [_checked(below, _items(kind), place, depth + 1) for below in value]
-    if value is None or type(value) in (bool, int, float):
-        return value
-    raise ValueError(f"holds a {type(value).__name__} at {place}, which is no plain value")
-
-
-def _node(node: Mapping[str, Any], place: str, depth: int) -> dict[str, Any]:
+def _checked_object(node: Mapping[str, Any], place: str, depth: int) -> dict[str, Any]:
     path = node["class_path"]
     if not isinstance(path, str):
         raise ValueError(f"names {_shown(path)} at {place}, which is no class path")
     if current_path(path) in FUNCTIONS:  # with arguments it would be called with them
         raise ValueError(_refusal(path, "no class", place))
-    maker = _resolved(path, place)
-    node = {**node, "class_path": current_path(path)}
+    maker = resolve(path, place)
+    found: dict[str, Any] = {"class_path": current_path(path)}
     for key, below in node.items():
         if key == "class_path":
             continue
@@ -290,47 +260,44 @@ def _node(node: Mapping[str, Any], place: str, depth: int) -> dict[str, Any]:
             raise ValueError(
                 f"has {_shown(key)} {_shown(below)} beside the class at {place}; only init_args may stand there"
             )
-        node[key] = _arguments(below or {}, maker, place, depth)
-    return node
+        found[key] = _checked_arguments(below or {}, maker, place, depth)
+    return found
 
 
-def _arguments(given: Mapping[str, Any], maker: Any, place: str, depth: int) -> dict[str, Any]:
+def _checked_arguments(given: Mapping[str, Any], maker: Any, place: str, depth: int) -> dict[str, Any]:
     """Arguments of a class or of an admitted function."""
     kinds, found = _annotations(maker), {}
     for name, value in given.items():
         where = f"{place}.{name}"
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"has an option {_shown(name)} in {place}, which is no name")
-        found[name] = _checked(value, kinds.get(name, _UNKNOWN), where, depth + 1)
+        found[name] = checked(value, kinds.get(name, _UNKNOWN), where, depth + 1)
         if inspect.isclass(maker):
-            _check_argument(maker, name, value, where)
+            _check_reach({f"{cls.__name__}.{name}" for cls in maker.__mro__}, value, where)
     return found
 
 
-def _check_argument(maker: type, name: str, value: Any, place: str) -> None:
-    """Refuses arguments by which a listed class would reach further than its name says."""
-    option = {f"{cls.__name__}.{name}" for cls in maker.__mro__}
+def _check_reach(option: set[str], value: Any, place: str) -> None:
+    """Refuses arguments by which a listed class would reach further than its name says.
+
+    ``option`` is the argument after the name of the class, and after those of its base classes.
+    """
     if option & PLACES and isinstance(value, str):
-        parts = PurePath(value).parts
-        if PurePath(value).is_absolute() or ".." in parts or value.startswith("~") or ":" in value or "\\" in value:
+        path = PurePath(value)
+        if path.is_absolute() or ".." in path.parts or value.startswith("~") or ":" in value or "\\" in value:
             raise ValueError(f"gives {place} {_shown(value)}, a place outside the working directory to write to")
+    # A data set's path is annotated as text, since the class that takes it imports it itself.
     if "TorchvisionImages.dataset" in option and isinstance(value, str):
-        _check_data_set(value, place)
+        module, _, name = value.rpartition(".")
+        reads = module == "torchvision.datasets" and name not in CALLING_DATA_SETS and not name.startswith("_")
+        if not (reads or value in _NAMED.get() or _is_admitted(module)):
+            raise ValueError(_refusal(value, "not a data set of torchvision's that reads checked files", place))
     if "TimmClassifier.name" in option and not re.fullmatch(r"[\w.-]+", str(value)):
         raise ValueError(f"gives {place} {_shown(value)}, which is not a model of timm's own")
     if "TimmClassifier.arguments" in option and isinstance(value, Mapping) and LOADING_ARGUMENTS & value.keys():
         raise ValueError(f"gives {place} {min(LOADING_ARGUMENTS & value.keys())}, which loads another file")
-    if option & {"Trainer.model_registry"} and value is not None:
+    if "Trainer.model_registry" in option and value is not None:
         raise ValueError(f"gives {place} {_shown(value)}, which sends checkpoints away")
-
-
-def _check_data_set(path: str, place: str) -> None:
-    """A data set's path is annotated as text, since the class that takes it imports it itself."""
-    module, _, name = path.rpartition(".")
-    if path in _NAMED.get() or _is_admitted(module):
-        return
-    if module != "torchvision.datasets" or name in CALLING_DATA_SETS or name.startswith("_"):
-        raise ValueError(_refusal(path, "not a data set of torchvision's that reads checked files", place))
 
 
 def _checked_text(value: str, kind: Any, place: str) -> str:
@@ -339,9 +306,11 @@ def _checked_text(value: str, kind: Any, place: str) -> str:
     if not any(map(_is_open, members)):  # the parser imports nothing for such an option
         return value
     in_doubt = kind is _UNKNOWN or Any in members
-    if _is_dotted(value) or not (in_doubt or any(map(_is_text, members))):
-        if not (current_path(value) in FUNCTIONS and not in_doubt):
-            _resolved(value, place)
+    # The parser strips blanks and quotes from what it reads as YAML.
+    dotted = re.fullmatch(rf"\W*{_WORD.pattern}\W*", value)
+    if dotted or not (in_doubt or any(map(_is_text, members))):
+        if in_doubt or current_path(value) not in FUNCTIONS:
+            resolve(value, place)
         return current_path(value)
     # Here the parser would also take a mapping written as text, a file that holds one, or the short name of a class.
     takes_class = any(_is_open(member) and not _is_text(member) and member is not Any for member in members)
@@ -349,13 +318,6 @@ def _checked_text(value: str, kind: Any, place: str) -> str:
     if _STRUCTURE.search(value) or (takes_class and (short_name or "/" in value or "\\" in value)):
         raise ValueError(_refusal(value, "not the path of a class", place))
     return value
-
-
-def _resolved(path: str, place: str) -> Any:
-    try:
-        return resolve(path)
-    except ValueError as error:
-        raise ValueError(f"{error} at {place}") from None
 
 
 def _is_admitted(module: str) -> bool:
@@ -372,11 +334,9 @@ def _is_listed(module: str) -> bool:
             return not below or below[0] not in OUTSIDE or below == ["core", "schedules"]
         case ["torch", "nn"] | ["torch", "nn", "modules", *_] | ["torch", "optim", *_]:
             return True
-        case ["torchvision" | "timm", "models", *_] | ["timm", "layers", *_]:
-            return True
         case ["lightning", "pytorch", "callbacks" | "loggers", *_] | ["lightning", "pytorch", "cli"]:
             return True
-    return False
+    return parts[:2] in (["torchvision", "models"], ["timm", "models"], ["timm", "layers"])
 
 
 def _is_on_the_list(found: type, module: str) -> bool:
@@ -386,9 +346,8 @@ def _is_on_the_list(found: type, module: str) -> bool:
     if package == "lightning":
         return f"lightning.pytorch.{module.split('.')[2]}.{found.__name__}" in LIGHTNING
     if module.startswith("torch.optim"):
-        return issubclass(found, Optimizer | LRScheduler) and not any(
-            cls.__name__ in CALLING_SCHEDULES for cls in found.__mro__
-        )
+        calling = CALLING_SCHEDULES & {cls.__name__ for cls in found.__mro__}
+        return issubclass(found, Optimizer | LRScheduler) and not calling
     return issubclass(found, nn.Module)
 
 
@@ -437,8 +396,7 @@ def _item_types(member: Any) -> list[Any]:
 
 
 def _is_text(member: Any) -> bool:
-    of = typing.get_origin(member) or member
-    return of in (str, Path, PurePath, os.PathLike, typing.Literal)
+    return (typing.get_origin(member) or member) in (str, Path, PurePath, os.PathLike, typing.Literal)
 
 
 def _is_open(kind: Any) -> bool:
@@ -452,11 +410,6 @@ def _is_open(kind: Any) -> bool:
         return any(map(_is_open, _members(kind)))
     items = _item_types(kind)
     return any(map(_is_open, items)) if items else True
-
-
-def _is_dotted(value: str) -> bool:
-    # The parser strips blanks and quotes from what it reads as YAML.
-    return re.fullmatch(rf"\W*{_WORD.pattern}\W*", value) is not None
 
 
 def _refusal(path: str, reason: str, place: str = "") -> str:

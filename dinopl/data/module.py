@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageBatch, ImageShape
 from dinopl.data.fingerprint import describe, digest, spread
 from dinopl.data.images import ImageFiles
@@ -203,9 +203,9 @@ class ImageDataModule(IndexedDataModule):
             raise ValueError("val_size=0: no images were held out to validate on; set it as it was in training")
         processes = self.place()[2]
         if stage in (None, "fit") and self.batch_size * processes > self.num_train:
-            each = f" on each of {processes} processes" if processes > 1 else ""
+            among = f" for {processes} processes" if processes > 1 else ""
             raise ValueError(
-                f"batch_size={self.batch_size}{each}: there are only {self.num_train} training images; "
+                f"batch_size={self.batch_size}: there are only {self.num_train} training images{among}; "
                 f"give at most {self.num_train // processes}"
             )
         shared: tuple[Split, ...] = ("test", self.predict_split, *(("val",) if self.val_size else ()))

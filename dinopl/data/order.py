@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 
 
 class BatchSlice(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.data.images import ImageArrays, ImageFiles
 from dinopl.data.sources.base import ImageSource
 from dinopl.data.stores import channel_moments, open_store, read_all

@@ -103,11 +103,11 @@ class ViewLoss(nn.Module, ABC):
 
         Args:
             student: logits of each of the student's views, ``(B, m)`` each.
-            teacher: logits of each of the teacher's views, ``(B, m)`` each.
+            teacher: likewise.
 
         Returns:
-            The loss, to be minimised, and the KL divergence of the student from the teacher, without gradient, which is
-            the same quantity whatever the loss: one value per sample, ``(B,)`` each.
+            The loss, and the KL divergence of the student from the teacher without gradient, which is the same quantity
+            whatever the loss: one value per sample, ``(B,)`` each.
 
         Raises:
             ValueError: if the pairing leaves no pair.

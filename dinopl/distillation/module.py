@@ -145,7 +145,12 @@ class SelfDistillation(BaseModule):
             The mean loss over samples and pairs of views, times the batch's share of the global batch.
         """
         batch = as_batch(batch)
-        losses, kl = self.loss([self.student(view) for view in batch["views"]], self._teacher_logits(batch))
+        with torch.no_grad():
+            if self.teacher_cache.filled:
+                teacher = [self.teacher_cache.logits(self.teacher, batch["index"])]
+            else:
+                teacher = [self.teacher(view) for view in batch["views"]]
+        losses, kl = self.loss([self.student(view) for view in batch["views"]], teacher)
         loss = losses.mean()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log("train/kl", kl.mean(), prog_bar=True)
@@ -196,12 +201,6 @@ class SelfDistillation(BaseModule):
         self._steps_seen = step
         if step > seen:
             self.teacher_rule.after_step(self.teacher, self.student, step)
-
-    def _teacher_logits(self, batch: ImageBatch) -> list[Tensor]:
-        with torch.no_grad():
-            if self.teacher_cache.filled:
-                return [self.teacher_cache.logits(self.teacher, batch["index"])]
-            return [self.teacher(view) for view in batch["views"]]
 
     def _log_losses(self, split: str, batch: ImageBatch) -> None:
         views = batch["views"]

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
 from dinopl.encoders import embedding_size
 
@@ -78,16 +78,10 @@ def draw_network(encoder: EncoderFactory, head: HeadFactory, shape: ImageShape, 
 @torch.no_grad()
 def copy_state(source: nn.Module, target: nn.Module) -> None:
     """Writes the parameters and buffers of ``source`` into those of ``target``; they share no storage afterwards."""
-    copy_parameters(source, target)
-    copy_buffers(source, target)
-
-
-@torch.no_grad()
-def copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Writes the parameters of ``source`` into those of ``target``."""
     values = dict(source.named_parameters())
     for name, own in target.named_parameters():
         own.copy_(values[name])
+    copy_buffers(source, target)
 
 
 @torch.no_grad()

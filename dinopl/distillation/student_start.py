@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from dinopl.core.checkpoints import load_network
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.distillation.network import Network, copy_buffers, copy_state
 
 Draw = Callable[[int], Network]

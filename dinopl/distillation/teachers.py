@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from dinopl.core.checkpoints import load_network
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.distillation.network import Network
 from dinopl.distillation.student_start import Draw
 

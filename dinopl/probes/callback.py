@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.encoders.common import evaluation
 from dinopl.probes.base import Probe
 from dinopl.probes.features import Features, accuracies, extract_features
@@ -72,7 +72,7 @@ class ProbeCallback(Callback):
         """Forgets what an earlier run found; a test after a fit on the same data reuses input and static teacher.
 
         Raises:
-            ValueError: if the data module's images cannot be probed.
+            ValueError: if a probe asks for more neighbours than there are training samples.
         """
         data = trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" or data is None or data is not self._data:
@@ -84,7 +84,13 @@ class ProbeCallback(Callback):
             self._seed = stream_seed("probe")
         self._fitted = self._fitted or stage == "fit"
         if self.probes and stage != "predict" and hasattr(data, "probe_dataloaders"):
-            check_neighbours(self.probes, sample_count(data.probe_dataloaders()["train"]))
+            samples = sample_count(data.probe_dataloaders()["train"])
+            for probe in self.probes:
+                if isinstance(probe, KNNProbe) and samples is not None and probe.k > samples:
+                    raise ValueError(
+                        f"probes: k={probe.k} of {probe.name!r} is more than the {samples} samples that probes are "
+                        "trained on; lower k or probe on more samples"
+                    )
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Forgets the teacher that was probed before."""
@@ -108,8 +114,11 @@ class ProbeCallback(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes a point after chosen epochs and at a limit of training; checkpoints and early stopping come later."""
-        self._epochs_completed = epochs = epochs_completed(trainer)
-        ends = reached(epochs, trainer.max_epochs) or reached(trainer.global_step, trainer.max_steps)
+        done, batches = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
+        epochs = trainer.current_epoch + (1.0 if batches == float("inf") else min(done / batches, 1.0))
+        self._epochs_completed = epochs  # a fraction where training ended within an epoch
+        limits = ((epochs, trainer.max_epochs), (trainer.global_step, trainer.max_steps))
+        ends = any(limit not in (None, -1) and value >= limit for value, limit in limits)
         every = self.probe_epochs
         if ends or (epochs % every == 0 if isinstance(every, int) else epochs in every):
             self._take_point(trainer, pl_module, epochs)
@@ -195,7 +204,8 @@ class ProbeCallback(Callback):
         if num_classes is None:
             num_classes = 1 + max(int(split.y.max()) for split in (train, *features.values()))
         result = accuracies(self.probes, train, features, num_classes, self._seed)
-        if subject == "input" or (subject == "teacher" and is_static_teacher(pl_module)):
+        rule = getattr(pl_module, "teacher_rule", None)
+        if subject == "input" or (subject == "teacher" and getattr(rule, "static", False)):
             self._kept[subject] = result
         return result
 
@@ -218,20 +228,6 @@ def subject_features(
         return {split: extract_features(embed, batches, pl_module.device) for split, batches in loaders.items()}
 
 
-def check_neighbours(probes: Iterable[Probe], samples: int | None) -> None:
-    """Refuses more neighbours than there are training samples, where their number is known.
-
-    Raises:
-        ValueError: naming the probe.
-    """
-    for probe in probes:
-        if isinstance(probe, KNNProbe) and samples is not None and probe.k > samples:
-            raise ValueError(
-                f"probes: k={probe.k} of {probe.name!r} is more than the {samples} samples that probes are trained on; "
-                "lower k or probe on more samples"
-            )
-
-
 def on_first_process(trainer: Trainer, measure: Callable[[], dict[str, float]]) -> dict[str, float]:
     """What ``measure`` returns on the first process, on every process; likewise what it raises, so that none waits."""
     result: dict[str, float] | Exception = {}
@@ -244,19 +240,3 @@ def on_first_process(trainer: Trainer, measure: Callable[[], dict[str, float]]) 
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def is_static_teacher(pl_module: LightningModule) -> bool:
-    """Whether the module's teacher gives an output that depends on its input only."""
-    return bool(getattr(getattr(pl_module, "teacher_rule", None), "static", False))
-
-
-def epochs_completed(trainer: Trainer) -> float:
-    """Epochs trained so far, at the end of one: a whole number, or a fraction where training ended within an epoch."""
-    done, batches = trainer.fit_loop.batch_idx + 1, trainer.num_training_batches
-    return trainer.current_epoch + (1.0 if batches == float("inf") else min(done / batches, 1.0))
-
-
-def reached(value: float, limit: int | None) -> bool:
-    """Whether a limit of the trainer's is reached; None and -1 are no limits."""
-    return limit is not None and limit != -1 and value >= limit

@@ -7,6 +7,8 @@ gradient of the softmax regression is written out, which halves the time of a st
 differentiation to be worth it.
 """
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
@@ -117,32 +119,18 @@ class LinearProbe(Probe):
         seed: int | None = None,
     ) -> None:
         super().__init__(name, standardize)
-        if epochs < 1:
-            raise ValueError(f"epochs={epochs}: probe {name!r} needs at least 1")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: probe {name!r} needs at least 1")
+        for option, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{option}={value}: probe {name!r} needs at least 1")
         if not lr > 0:
             raise ValueError(f"lr={lr}: probe {name!r} needs a number above 0")
         if weight_decay < 0:
             raise ValueError(f"weight_decay={weight_decay}: probe {name!r} needs at least 0, which switches it off")
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.weight_decay = weight_decay
-        self.frozen_order = frozen_order
         self.seed = seed
+        self.options: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+        self.options |= {"weight_decay": weight_decay, "frozen_order": frozen_order}
 
     def fit_predict(self, train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int, seed: int) -> Tensor:
         """See :meth:`Probe.predict`; a seed of the probe's own wins over ``seed``."""
-        return linear_probe(
-            train_x,
-            train_y,
-            x,
-            num_classes,
-            seed=seed if self.seed is None else self.seed,
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            frozen_order=self.frozen_order,
-        )
+        seed = seed if self.seed is None else self.seed
+        return linear_probe(train_x, train_y, x, num_classes, seed=seed, **self.options)

@@ -1,9 +1,8 @@
 """Exact resumption: a resumed run draws the numbers and sees the batches that it would have, wherever it stopped.
 
-Lightning's checkpoints hold weights, optimisers, schedules and counters, but no random state and no gradients; a run
-resumed from one drops other units, shuffles otherwise, loses what it had accumulated, and ends elsewhere. And a
-training loader that is set up before the checkpoint's loops are restored never gets its state: the first batches of the
-epoch come once more.
+Lightning's checkpoints hold no random state and no accumulated gradients; a run resumed from one drops other units,
+shuffles otherwise, and ends elsewhere. And a training loader that is set up before the checkpoint's loops are restored
+never gets its state: the first batches of the epoch come once more.
 """
 
 import random
@@ -23,11 +22,7 @@ KEY = "random_states"
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """State of every generator that a training step may draw from, as plain values and tensors.
-
-    Args:
-        device: of the training; the state of its own generator is included if it is a CUDA device.
-    """
+    """State of every generator that a training step on ``device`` may draw from, as plain values and tensors."""
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
@@ -39,12 +34,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Puts every generator back to where ``random_states`` found it.
-
-    Args:
-        states: what ``random_states`` gave.
-        device: of the training.
-    """
+    """Puts every generator back to the ``states`` that ``random_states`` gave."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]
@@ -60,16 +50,15 @@ class ExactResume(Callback):
     A checkpoint from the middle of an accumulation also holds the gradients so far. And a training loader that was set
     up early is set up again, with its state.
 
-    Covered: a run resumed with as many processes as before; on the CPU bit for bit (Python, NumPy, torch; CUDA's states
-    are restored too, but its kernels need not be deterministic). From an epoch's end, the order of samples is covered
-    where the sampler draws from torch's global generator, as ``RandomSampler`` does, or depends on seed and epoch
-    alone; loader workers are, as far as their seeds come from that generator. From the middle of an epoch, it is where
-    the loader has ``state_dict`` and ``load_state_dict``, as all of ours have.
+    Covered: a run resumed with as many processes as before; on the CPU bit for bit, on CUDA as far as kernels are
+    deterministic. At an epoch's end the order of samples must come from torch's global generator, as that of
+    ``RandomSampler`` does, or from seed and epoch alone, and the seeds of loader workers from that generator. In the
+    middle of an epoch the loader must have ``state_dict`` and ``load_state_dict``, as all of ours have.
 
-    Not covered: the middle of an epoch with any other loader, of which Lightning warns; a checkpoint saved between a
-    batch and the validation that follows it: Lightning does not make up for that validation, nor, at an epoch's last
-    batch, for the end of the epoch; numbers that a module's ``on_fit_start`` or ``train_dataloader`` draw from the
-    global generators; persistent workers; generators that a model owns; gradients that a strategy shards.
+    Not covered: other loaders in the middle of an epoch, of which Lightning warns; a checkpoint saved between a batch
+    and the validation that follows it, since Lightning leaves out that validation and, at an epoch's last batch, the
+    end of the epoch; numbers that a module's ``on_fit_start`` or ``train_dataloader`` draw from the global generators;
+    persistent workers; generators that a model owns; gradients that a strategy shards.
     """
 
     def __init__(self) -> None:

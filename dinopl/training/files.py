@@ -1,10 +1,13 @@
-"""What is written to a run's folder: checkpoints that appear whole, and errors of the file system in one line."""
+"""What is written to a run's folder: whole checkpoints, plain values, and errors of the file system in one line."""
 
 import contextlib
 import io
+import math
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from dinopl.__about__ import __version__
 from dinopl.core.files import replacing
 
 
@@ -68,8 +72,8 @@ def cannot_write(path: Path, reason: str) -> str:
     return f"cannot write to {path}: {reason}; choose another folder as default_root_dir"
 
 
-def obstacle(folder: Path) -> str | None:
-    """Why ``folder`` could not be made or written to, found out without touching the disk; None if nothing is seen."""
+def why_not_writable(folder: Path) -> str | None:
+    """Why ``folder`` could not be made or written to, as far as it shows without writing; None if nothing does."""
     try:
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     except OSError as error:
@@ -79,3 +83,48 @@ def obstacle(folder: Path) -> str | None:
     if not os.access(existing, os.W_OK | os.X_OK):
         return cannot_write(folder, f"no permission to write in {existing}")
     return None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of this package and of what its numbers depend on; None for what is not installed.
+
+    All but torch's, whose own string names the CUDA build too, come from the packages' metadata: nothing is imported.
+    """
+    found: dict[str, str | None] = {"dinopl": __version__, "torch": str(torch.__version__)}
+    for package in ("torchvision", "lightning", "torchmetrics", "numpy"):
+        found[package] = None
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return {**found, "python": platform.python_version()}
+
+
+def plain(value: Any, where: str = "config") -> Any:
+    """Copy of a nested value that holds nothing but dict, list, str, int, float, bool and None.
+
+    Tuples become lists; keys and strings of derived types become plain strings.
+
+    Args:
+        value: nested containers with plain values.
+        where: how an error names the value.
+
+    Raises:
+        ValueError: for any other type.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{position}]") for position, item in enumerate(value)]
+    if isinstance(value, str):
+        return str(value)
+    raise ValueError(f"{where}: is a {type(value).__name__}; give plain values (numbers, strings, lists, dicts, None)")
+
+
+def finite(value: Any) -> Any:
+    """Copy of a plain value in which every float that is not finite is None, as JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

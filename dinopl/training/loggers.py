@@ -61,22 +61,18 @@ class MetricsFile(CSVLogger):
             rank_zero_warn(f"{self.save_dir}: the last rows of metrics.csv are lost: {error.strerror or error}")
 
     def _write(self) -> None:
-        self._add_columns()
-        super().save()
-
-    def _add_columns(self) -> None:
-        """Gives the file the columns of new metrics; Lightning's writer would truncate it first, and then fill it."""
+        """Adds the columns of new metrics, then the rows; Lightning's writer would truncate the file, then fill it."""
         writer: Any = self.experiment
         names, path = sorted(set(writer.metrics_keys).union(*writer.metrics)), Path(writer.metrics_file_path)
-        if names == writer.metrics_keys or not path.is_file():
-            return
-        with path.open(newline="") as old:
-            rows = list(csv.DictReader(old))
-        with replacing(path) as temporary, temporary.open("w", newline="") as new:
-            columns = csv.DictWriter(new, fieldnames=names)
-            columns.writeheader()
-            columns.writerows(rows)
-        writer.metrics_keys = names
+        if names != writer.metrics_keys and path.is_file():
+            with path.open(newline="") as old:
+                rows = list(csv.DictReader(old))
+            with replacing(path) as temporary, temporary.open("w", newline="") as new:
+                columns = csv.DictWriter(new, fieldnames=names)
+                columns.writeheader()
+                columns.writerows(rows)
+            writer.metrics_keys = names
+        super().save()
 
 
 class EventsFile(TensorBoardLogger):

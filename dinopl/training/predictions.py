@@ -96,33 +96,22 @@ class PredictionWriter(BasePredictionWriter):
         self._batches.clear()
 
     def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
+        self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Moves one batch to memory."""
-        self._batches[dataloader_idx].append(to_arrays(prediction))
+        """Moves one batch to memory; the last of Lightning's arguments is the loader's number."""
+        self._batches[args[-1]].append(to_arrays(prediction))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers and writes."""
         ranks = gather_to_rank_zero(dict(self._batches), trainer)
         self._batches.clear()
         loaders = sorted({loader for rank in ranks for loader in rank})
+        folder = Path(self.folder) if self.folder is not None else folder_of(trainer) or Path(trainer.default_root_dir)
         for loader in loaders:
             name = self.filename if len(loaders) == 1 else f"{Path(self.filename).stem}-{loader}.npz"
-            self._write(self._target(trainer) / name, in_order([b for rank in ranks for b in rank.get(loader, [])]))
-
-    def _target(self, trainer: Trainer) -> Path:
-        return Path(self.folder) if self.folder is not None else folder_of(trainer) or Path(trainer.default_root_dir)
-
-    def _write(self, path: Path, arrays: Arrays) -> None:
-        with one_line_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **arrays)
-        self.paths.append(path)
+            arrays = in_order([batch for rank in ranks for batch in rank.get(loader, [])])
+            with one_line_errors(folder / name):
+                folder.mkdir(parents=True, exist_ok=True)
+                with replacing(folder / name) as temporary, temporary.open("wb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+            self.paths.append(folder / name)

@@ -22,9 +22,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dinopl.core.files import replacing
-from dinopl.training.files import cannot_write, make_checkpoints_atomic, obstacle, one_line_errors
+from dinopl.training.files import (
+    cannot_write,
+    finite,
+    make_checkpoints_atomic,
+    one_line_errors,
+    plain,
+    versions,
+    why_not_writable,
+)
 from dinopl.training.loggers import EventsFile, MetricsFile
-from dinopl.training.metadata import finite, plain, versions
 
 Status = Literal["finished", "interrupted", "diverged", "failed"]
 
@@ -79,9 +86,7 @@ class RunFolder(Callback):
     def __init__(self, name: str = "run", config: dict[str, Any] | None = None, seed: int | None = None) -> None:
         if not name.strip() or Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"name={name}: must be a relative name without '..', such as digits")
-        self.name = name
-        self.config = plain(config)
-        self.seed = seed
+        self.name, self.config, self.seed = name, plain(config), seed
         self.path: Path | None = None
         self.created = False
         self.status: Status | None = None
@@ -96,11 +101,15 @@ class RunFolder(Callback):
         """Decides where the folder will be, and has all checkpoints written there or elsewhere appear whole."""
         make_checkpoints_atomic(trainer)
         goes_on = self.status == "finished" and any(logger in self._loggers for logger in trainer.loggers)
-        if stage == "fit" or not goes_on:
-            self._decide(trainer)
-
-    def _decide(self, trainer: Trainer) -> None:
-        path, problem = trainer.strategy.broadcast(self._choose(trainer) if trainer.is_global_zero else ("", None))
+        if stage != "fit" and goes_on:
+            return
+        path, problem = "", None
+        if trainer.is_global_zero:
+            root = trainer.default_root_dir
+            path = str(choose_folder(root, self.name))
+            remote = cannot_write(Path(root), "not a folder of this machine")
+            problem = remote if "://" in root else why_not_writable(Path(path))
+        path, problem = trainer.strategy.broadcast((path, problem))
         if problem is not None:
             raise ValueError(problem)
         self.path, self.created, self.status = Path(path), False, None
@@ -109,13 +118,6 @@ class RunFolder(Callback):
         self._checkpoints = [saver for saver in savers if saver.dirpath is None or saver in self._checkpoints]
         for saver in self._checkpoints:
             saver.dirpath = str(self.path / "checkpoints")
-
-    def _choose(self, trainer: Trainer) -> tuple[str, str | None]:
-        root = trainer.default_root_dir
-        if "://" in root:
-            return "", cannot_write(Path(root), "not a folder of this machine")
-        path = choose_folder(root, self.name)
-        return str(path), obstacle(path)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the folder."""
@@ -138,40 +140,36 @@ class RunFolder(Callback):
             return
         self._metrics = dict(self._earlier) if command == "fit" else {}
         self._clock = time.monotonic()
-        self._facts = self._first_facts(trainer, pl_module, command)
-        metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
-        problem = self._make(self.path, metrics_file) if trainer.is_global_zero else None
-        problem = trainer.strategy.broadcast(problem)
-        if problem is not None:  # raised on every rank, so that none waits for the others
-            raise ValueError(problem)
-        self.created, self._loggers = True, [metrics_file, events_file]
-        trainer.loggers = [*trainer.loggers, *self._loggers]
-
-    def _first_facts(self, trainer: Trainer, pl_module: LightningModule, command: str) -> dict[str, Any]:
         seed = os.environ.get("PL_GLOBAL_SEED") if self.seed is None else self.seed
         source = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
-        return {
+        self._facts = {
             "seed": None if seed is None else int(seed),
             "versions": versions(),
             "command": command,
             "stages": [],
             "resumed_from": source if source is None or "://" in source else os.path.abspath(source),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-            **_facts(trainer, pl_module),
+            "started": _now(),
         }
-
-    def _make(self, path: Path, metrics_file: MetricsFile) -> str | None:
-        """Makes the folder and its first files; returns why that failed."""
-        try:
-            with one_line_errors(path):
-                path.mkdir(parents=True, exist_ok=False)
-                metrics_file.experiment  # noqa: B018  (the writer wants to find the folder empty)
-                if self.config is not None:
-                    with replacing(path / "config.yaml") as temporary:
-                        temporary.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
-        except ValueError as error:
-            return str(error)
-        return None
+        for name, owner in (("data", getattr(trainer, "datamodule", None)), ("model", pl_module)):
+            if callable(facts := getattr(owner, "facts", None)):
+                self._facts[name] = plain(facts(), name)
+        metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                with one_line_errors(self.path):
+                    self.path.mkdir(parents=True, exist_ok=False)
+                    metrics_file.experiment  # noqa: B018  (the writer wants to find the folder empty)
+                    if self.config is not None:
+                        with replacing(self.path / "config.yaml") as temporary:
+                            temporary.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            except ValueError as error:
+                problem = str(error)
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:  # raised on every rank, so that none waits for the others
+            raise ValueError(problem)
+        self.created, self._loggers = True, [metrics_file, events_file]
+        trainer.loggers = [*trainer.loggers, *self._loggers]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes over the metrics, and lets the checkpoint callbacks keep their best score in another folder."""
@@ -218,7 +216,7 @@ class RunFolder(Callback):
             "status": self.status,
             "metrics": self._metrics,
             **self._facts,
-            "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "finished": _now(),
             "duration_s": round(time.monotonic() - self._clock, 3),
             "config": self.config,
         }
@@ -226,10 +224,8 @@ class RunFolder(Callback):
             temporary.write_text(json.dumps(finite(results), indent=2, allow_nan=False) + "\n")
 
 
-def _facts(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    owners = {"data": getattr(trainer, "datamodule", None), "model": pl_module}
-    found = {name: getattr(owner, "facts", None) for name, owner in owners.items()}
-    return {name: plain(facts(), name) for name, facts in found.items() if callable(facts)}
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def folder_of(trainer: Trainer) -> Path | None:

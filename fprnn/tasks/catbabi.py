@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from fprnn.tasks.corpus import Integers, data_folder, pass_order, shortened
 from fprnn.tasks.stories import SPLITS, read_stories
 from fprnn.tasks.streams import Seeds

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from fprnn.tasks.streams import Streams, sequence_seeds
 from fprnn.tasks.task import LengthRange, SequenceBatch
 

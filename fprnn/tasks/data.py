@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from dinopl.core.errors import check_sizes
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from fprnn.tasks.curriculum import LengthCurriculum
 from fprnn.tasks.loaders import FixedLoader, TrainingLoader
 from fprnn.tasks.streams import sequence_seeds

@@ -16,7 +16,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
 from dinopl.core.precision import at_least_float32
-from dinopl.core.seeds import seeded, stream_seed
+from dinopl.core.random import seeded, stream_seed
 from kd.features.capture import batches_with_features
 from kd.losses.base import Objective
 from kd.losses.labels import LabelCrossEntropy

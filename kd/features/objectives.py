@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dinopl.core.precision import at_least_float32
-from dinopl.core.seeds import seeded, stream_seed
+from dinopl.core.random import seeded, stream_seed
 from kd.features.capture import FeatureObjective
 from kd.features.kernels import kernel_cka, spectral_power
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dinopl.core.divergences import centred_mean_squared_error, mean_squared_error
 from dinopl.core.precision import at_least_float32
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from kd.losses.base import Distillation, LabelObjective, TeacherOutputs
 
 

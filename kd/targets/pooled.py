@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dinopl.core.precision import at_least_float32
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from kd.losses.base import TeacherOutputs
 from kd.targets.base import TargetTransform, visit_keys
 

@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dinopl.core.seeds import seeded, stream_seed
+from dinopl.core.random import seeded, stream_seed
 from kd.features.capture import find_module
 from kd.targets.base import TargetTransform
 

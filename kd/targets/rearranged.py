@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dinopl.core.precision import at_least_float32
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from kd.losses.decoupled import other_classes
 from kd.targets.base import TargetTransform, normal, permutations, visit_keys
 

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from dinopl.core.types import as_batch
 from dinopl.data.fingerprint import digest
 from kd.networks import Shape, output_shape

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from torch import nn
 
 from dinopl.core.divergences import entropy
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from kd.losses import (
     DecoupledKL,
     HardTeacher,

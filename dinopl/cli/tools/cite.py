@@ -2,13 +2,13 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dinopl.cli.config import Arguments, Config, class_paths, split_trusted_modules
-from dinopl.cli.tools.citations import CITATIONS, REFERENCES
 from dinopl.core.errors import UserMistake
 from dinopl.core.moved import current_path
 
@@ -28,6 +28,16 @@ try:
   dinopl cite --config random_teacher > references.bib
   dinopl cite --config random_teacher --data.dataset FashionMNISTImages
 """
+
+_FILE = Path(__file__).with_name("citations.bib").read_text(encoding="utf-8")
+_ENTRIES = re.findall(r"(?m)^% (.+)\n(@\w+\{(\w+),\n(?:  .+\n)+\})$", _FILE)
+REFERENCES = {key: entry for _, entry, key in _ENTRIES}
+"""BibTeX entries by key."""
+CITATIONS: dict[str, list[str]] = {}
+"""Keys by class; one that is not listed goes with what its base class goes with."""
+for _classes, _, _key in _ENTRIES:
+    for _name in _classes.split():
+        CITATIONS.setdefault(_name, []).append(_key)
 
 
 def cite(arguments: Sequence[str]) -> int:

@@ -49,24 +49,26 @@ def doctor(arguments: Sequence[str]) -> int:
 
 
 def examine(root: Path, runs: Path) -> Facts:
-    """Everything found, by section.
-
-    Args:
-        root: folder of all data sets.
-        runs: folder that runs are written to.
-    """
+    """Everything found, by section; ``root`` is the folder of all data sets, ``runs`` the one of all runs."""
     checks = run_checks(root, runs)
     torch = checks["torch"].get("found") or {}
     versions = {name: installed(name) for name in PACKAGES}
-    facts: Facts = {
+    wanted = torch_wanted(requires_of("torchvision"))
+    problems = [f"{name}: {found['error']}" for name, found in checks.items() if "error" in found]
+    problems.append(mismatch(installed("torch"), installed("torchvision"), wanted) or "")
+    problems.append(checks["runs"].get("found") or "")
+    place = next(path for path in (runs.absolute(), *runs.absolute().parents) if path.exists())
+    return {
         "versions": {"python": platform.python_version(), **versions, "torch": torch.get("version", versions["torch"])},
         "torchvision": {
-            "made_for_torch": torch_wanted(requires_of("torchvision")),
+            "made_for_torch": wanted,
             "imports": "found" in checks["torchvision"],
         },
         "machine": {
             "platform": platform.platform(),
-            **cores(),
+            "cores": os.cpu_count(),
+            "cores_usable": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
             **{name: torch.get(name) for name in ("built_for_cuda", "cuda", "mps")},
         },
         "threads": {
@@ -74,10 +76,10 @@ def examine(root: Path, runs: Path) -> Facts:
             **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
         },
         "data": {"root": str(root), "found": checks["data"].get("found") or {}},
-        "runs": {"folder": str(runs), "free_gib": free_space(runs)},
+        "runs": {"folder": str(runs), "free_gib": round(shutil.disk_usage(place).free / 2**30, 1)},
         "missing_extras": missing_extras(requires_of("dinopl")),
+        "problems": [problem for problem in problems if problem],
     }
-    return facts | {"problems": problems(checks)}
 
 
 def installed(package: str) -> str | None:
@@ -96,25 +98,8 @@ def requires_of(package: str) -> list[str]:
         return []
 
 
-def cores() -> Facts:
-    """Processors of the machine, those that this process may use, and how busy they are."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    load = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-    return {"cores": os.cpu_count(), "cores_usable": usable, "load": load}
-
-
-def free_space(folder: Path) -> float:
-    """GiB free where a folder is, or would be."""
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    return round(shutil.disk_usage(place).free / 2**30, 1)
-
-
 def missing_extras(requirements: Sequence[str]) -> dict[str, list[str]]:
-    """Packages that optional extras ask for and that are not installed, by extra.
-
-    Args:
-        requirements: as a package's metadata has them, such as ``optuna>=4.2; extra == "sweep"``.
-    """
+    """Packages that are not installed and that extras ask for, as in ``optuna>=4.2; extra == "sweep"``, by extra."""
     missing: dict[str, list[str]] = {}
     for requirement in map(Requirement, requirements):
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker))
@@ -124,23 +109,13 @@ def missing_extras(requirements: Sequence[str]) -> dict[str, list[str]]:
 
 
 def torch_wanted(requirements: Sequence[str]) -> str:
-    """The releases of torch that torchvision is made for, such as ``==2.11.0``; empty if it does not say.
-
-    Args:
-        requirements: of torchvision.
-    """
+    """The releases of torch that torchvision's requirements name, such as ``==2.11.0``; empty if they do not."""
     found = (Requirement(requirement) for requirement in requirements)
     return next((str(wanted.specifier) for wanted in found if wanted.name == "torch"), "")
 
 
 def mismatch(torch: str | None, torchvision: str | None, wanted: str) -> str | None:
-    """How the torch that is installed is not one that torchvision is made for; None if it is.
-
-    Args:
-        torch: its version, with or without a local part such as ``+cpu``.
-        torchvision: its version.
-        wanted: the releases of torch that it asks for.
-    """
+    """How the version of torch is not among the ``wanted``, for which torchvision is made; None if it is."""
     if torch is None or SpecifierSet(wanted).contains(torch, prereleases=True):
         return None
     return f"torchvision {torchvision} is made for torch {wanted}, and torch is {torch}: install both together"
@@ -160,15 +135,6 @@ def run_checks(root: Path, runs: Path) -> dict[str, Facts]:
             facts = json.loads(line)
             found[facts.pop("check")] = facts
     return {name: found.get(name, {"error": ended}) for name in CHECKS}
-
-
-def problems(checks: dict[str, Facts]) -> list[str]:
-    """What is wrong, a line each."""
-    found = [f"{name}: {facts['error']}" for name, facts in checks.items() if "error" in facts]
-    wanted = torch_wanted(requires_of("torchvision"))
-    found.append(mismatch(installed("torch"), installed("torchvision"), wanted) or "")
-    found.append(checks["runs"].get("found") or "")
-    return [problem for problem in found if problem]
 
 
 def as_text(facts: Facts) -> str:
@@ -198,14 +164,13 @@ def torch_facts() -> dict[str, Any]:
     """Version, threads and devices as torch sees them."""
     import torch
 
-    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return {
         "version": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "built_for_cuda": torch.version.cuda,
         "cuda": [
-            f"{device.name}, {device.total_memory / 2**30:.0f} GiB, compute capability {device.major}.{device.minor}"
-            for device in devices
+            f"{d.name}, {d.total_memory / 2**30:.0f} GiB, compute capability {d.major}.{d.minor}" for d in devices
         ],
         "mps": torch.backends.mps.is_available(),
     }
@@ -246,9 +211,9 @@ def print_checks(root: Path, runs: Path) -> None:
     """
 
     def why_not_written() -> str | None:
-        from dinopl.training.files import obstacle
+        from dinopl.training.files import why_not_writable
 
-        return obstacle(runs.absolute() / "run")
+        return why_not_writable(runs.absolute() / "run")
 
     checks: dict[str, Callable[[], Any]] = {
         "torch": torch_facts,

@@ -24,6 +24,7 @@ def export(arguments: Sequence[str]) -> int:
     try:
         path = export_weights(options.ckpt_path, options.output)
     except (ValueError, OSError) as error:
-        raise UserMistake(placed(str(error), vars(options))) from error
+        text = placed(str(error), vars(options))
+        raise UserMistake(f"--ckpt_path {text}" if text.startswith("'") else text) from error
     sys.stdout.write(f'{path}\nread it with: encoder = dinopl.load_encoder("{path}", which="student")\n')
     return 0

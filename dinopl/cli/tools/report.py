@@ -64,13 +64,19 @@ def report(arguments: Sequence[str]) -> int:
     """Runs ``dinopl report`` with the arguments after the word ``report``."""
     options = parser().parse_args(arguments)
 
-    from dinopl.reports import UnknownNameError
+    from dinopl.reports import Run, UnknownNameError, collect, compare
 
     try:
-        if options.compare:
-            sys.stdout.write(_compare(*options.compare) + "\n")
-        else:
+        if not options.compare:
             _report(options)
+            return 0
+        runs: list[Run] = []
+        for folder in options.compare:
+            found = [trial.run for trial in collect(folder).trials if trial.run]
+            if len(found) != 1:
+                raise UserMistake(f"report: --compare {folder}: holds {len(found)} runs; name the folder of one.")
+            runs += found
+        sys.stdout.write(f"A: {runs[0].path}\nB: {runs[1].path}\n\n{compare(*runs).text()}\n")
     except UnknownNameError as error:
         raise UserMistake(f"report: {error}{did_you_mean(error.name, error.known)}") from error
     except OSError as error:
@@ -79,18 +85,6 @@ def report(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise UserMistake(f"report: {error}") from error
     return 0
-
-
-def _compare(*folders: Path) -> str:
-    from dinopl.reports import Run, collect, compare
-
-    runs: list[Run] = []
-    for folder in folders:
-        found = [trial.run for trial in collect(folder).trials if trial.run]
-        if len(found) != 1:
-            raise UserMistake(f"report: --compare {folder}: holds {len(found)} runs; name the folder of one.")
-        runs.append(found[0])
-    return "\n".join([f"A: {runs[0].path}", f"B: {runs[1].path}", "", compare(*runs).text()])
 
 
 def _report(options: argparse.Namespace) -> None:

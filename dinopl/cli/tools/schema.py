@@ -13,7 +13,6 @@ import types
 import typing
 from collections import abc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,15 +22,9 @@ Schema = dict[str, Any]
 
 # Where classes that a configuration may name are public.
 HOMES = (
-    *(
-        "dinopl",
-        "dinopl.training",
-        "dinopl.data",
-        "dinopl.encoders",
-        "dinopl.distillation.heads",
-        "dinopl.distillation.student_start",
-    ),
-    *("dinopl.distillation.losses", "dinopl.probes", "dinopl.distillation.teachers"),
+    *("dinopl", "dinopl.training", "dinopl.data", "dinopl.encoders", "dinopl.distillation.heads"),
+    *("dinopl.distillation.student_start", "dinopl.distillation.losses", "dinopl.probes"),
+    "dinopl.distillation.teachers",
     *("fprnn", "fprnn.baselines", "fprnn.iteration_caps", "fprnn.layers", "fprnn.mixers", "dinopl.core.schedules"),
     *("fprnn.solvers", "fprnn.tasks"),
     *("kd", "kd.features", "kd.losses", "kd.targets"),
@@ -55,22 +48,17 @@ PLAIN: dict[Any, Schema] = {
 }
 
 
-@dataclass
 class Classes:
-    """Classes that a configuration may name.
+    """The public classes of ``HOMES``, which a configuration may name.
 
     Attributes:
         paths: short name and paths of each.
         kinds: definitions for options that take objects of some kind, filled as they are needed.
     """
 
-    paths: dict[type, set[str]]
-    kinds: Schema = field(default_factory=dict)
-
-    @classmethod
-    def public(cls) -> "Classes":
-        """Those of ``HOMES``."""
-        found: dict[type, set[str]] = {}
+    def __init__(self) -> None:
+        self.paths: dict[type, set[str]] = {}
+        self.kinds: Schema = {}
         for home in HOMES:
             module = importlib.import_module(home)
             for name in getattr(module, "__all__", None) or dir(module):
@@ -78,8 +66,7 @@ class Classes:
                 if name.startswith("_") or not inspect.isclass(value) or issubclass(value, INNER):
                     continue
                 if value.__module__.startswith(home.split(".")[0]) and not inspect.isabstract(value):
-                    found.setdefault(value, {name, f"{value.__module__}.{name}"}).add(f"{home}.{name}")
-        return cls(found)
+                    self.paths.setdefault(value, {name, f"{value.__module__}.{name}"}).add(f"{home}.{name}")
 
     def below(self, base: type, option: str) -> list[str]:
         """Names to offer to an option: subclasses; of networks in general, those of the package of its name."""
@@ -108,7 +95,7 @@ def build_schema() -> Schema:
     """The schema of a whole configuration."""
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
-    classes = Classes.public()
+    classes = Classes()
     arguments = {cls.__name__: arguments_of(cls, classes) for cls in classes.paths}
     cases = [
         {
@@ -117,13 +104,17 @@ def build_schema() -> Schema:
         }
         for cls, paths in classes.paths.items()
     ]
+
+    def option(kind: str, description: str) -> Schema:
+        return {"type": [kind, "null"], "default": None, "description": description}
+
     properties = {
         "seed_everything": {"type": ["integer", "boolean"], "default": 0, "description": "The run's seed."},
-        "name": _option("string", "First part of the run folder's path."),
-        "threads": _option("integer", "CPU threads of each process; null is torch's own choice."),
+        "name": option("string", "First part of the run folder's path."),
+        "threads": option("integer", "CPU threads of each process; null is torch's own choice."),
         "test_after_fit": {"type": "boolean", "default": True, "description": "End fit with the test split."},
-        "ckpt_path": _option("string", "Checkpoint to resume from, or to use."),
-        "weights_only": _option("boolean", "Whether a checkpoint may hold nothing but plain values and tensors."),
+        "ckpt_path": option("string", "Checkpoint to resume from, or to use."),
+        "weights_only": option("boolean", "Whether a checkpoint may hold nothing but plain values and tensors."),
         "trainer": arguments_of(Trainer, classes),
         "model": object_of(LightningModule, classes),
         "data": object_of(LightningDataModule, classes),
@@ -137,7 +128,16 @@ def build_schema() -> Schema:
         "$defs": {
             **dict(sorted(arguments.items())),
             **dict(sorted(classes.kinds.items())),
-            "object": {**_OBJECT, "allOf": cases},
+            "object": {
+                "type": "object",
+                "properties": {
+                    "class_path": {"type": "string", "description": "Name of the class; your own with its module."},
+                    "init_args": {"type": ["object", "null"], "description": "Arguments of the class."},
+                    "dict_kwargs": {"type": "object", "description": "Arguments that the class passes on."},
+                },
+                "additionalProperties": False,
+                "allOf": cases,
+            },
         },
     }
 
@@ -147,21 +147,6 @@ def as_text(schema: Schema) -> str:
     head = json.dumps({key: value for key, value in schema.items() if key != "$defs"})
     definitions = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in schema["$defs"].items())
     return f'{head[:-1]},\n"$defs": {{\n{definitions}\n}}}}\n'
-
-
-_OBJECT: Schema = {
-    "type": "object",
-    "properties": {
-        "class_path": {"type": "string", "description": "Name of the class; a class of your own with its module."},
-        "init_args": {"type": ["object", "null"], "description": "Arguments of the class."},
-        "dict_kwargs": {"type": "object", "description": "Arguments that the class passes on."},
-    },
-    "additionalProperties": False,
-}
-
-
-def _option(kind: str, description: str) -> Schema:
-    return {"type": [kind, "null"], "default": None, "description": description}
 
 
 def arguments_of(cls: type, classes: Classes) -> Schema:

@@ -246,7 +246,7 @@ def run(
 
     from dinopl.sweep.engine import Driver, cluster
     from dinopl.sweep.search import conflict
-    from dinopl.training.files import cannot_write, obstacle
+    from dinopl.training.files import cannot_write, why_not_writable
 
     name, path, file = study.sweep.name, study.path, study.sweep
     if file.search and (changed := conflict(file, study.facts())):
@@ -254,7 +254,7 @@ def run(
             f"--sweep: {changed} is not what the search {name!r} began with, and its choices cannot change; give it "
             "another name with --name."
         )
-    if problem := obstacle(path):
+    if problem := why_not_writable(path):
         raise UserMistake(problem)
     main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _stop) if main else None

@@ -115,12 +115,12 @@ def test_a_swapped_layer_starts_from_its_own_defaults_and_trains(run_main: Calla
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--model.layer.kept_iterations=-1"], "--model.layer.kept_iterations=-1: must be at least 0"),
+        (["--model.layer.kept_iterations=-1"], "--model.layer.kept_iterations -1: must be at least 0"),
         (
             ["--model.layer", "FPMamba2", "--model.layer.head_dim=64"],
-            "head_dim=64: times groups=1 must divide the inner",
+            "--model.layer.head_dim 64: times groups=1 must divide the inner",
         ),
-        (["--model.layer", "DiagonalMamba"], "--model.random_max_iterations=GammaIterations: no layer is solved"),
+        (["--model.layer", "DiagonalMamba"], "--model.random_max_iterations GammaIterations: no layer is solved"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(

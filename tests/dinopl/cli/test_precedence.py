@@ -163,4 +163,4 @@ def test_a_tilde_is_the_home_folder_in_files_and_options(
     assert used["trainer"]["callbacks"][0]["init_args"]["dirpath"] == f"{tmp_path}/x"
     assert used["name"] == "~x"
     assert main(["fit", "--ckpt_path=~/none.ckpt"]) == 2
-    assert f"no file '{tmp_path}/none.ckpt'" in capsys.readouterr().err
+    assert f"'{tmp_path}/none.ckpt': no such file" in capsys.readouterr().err

@@ -204,22 +204,22 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(sequence_run: S
     [
         (
             ["--data.task", "Parity", "--data.task.context=9", "--data.eval_lengths=[4,32]"],
-            "--data.eval_lengths: length 32 is beyond Parity's limit; use 8 or less",
+            "--data.eval_lengths 32: beyond Parity's limit; use 8 or less",
         ),
-        (["--data.train_length=0"], "--data.train_length: length 0 is too short for WordProblem; use 1 or more"),
-        (["--data.task.group=Q8"], '--data.task.group: unknown group "Q8". Did you mean "Z8"?'),
-        (["--data.task.group=S8"], "--data.task.group: S8 has more than the 5040 elements"),
+        (["--data.train_length=0"], "--data.train_length 0: too short for WordProblem; use 1 or more"),
+        (["--data.task.group=Q8"], '--data.task.group Q8: unknown. Did you mean "Z8"?'),
+        (["--data.task.group=S8"], "--data.task.group S8: has more than the 5040 elements"),
         (
             ["--model.layer.mixer=KroneckerMixer", "--model.layer.d_inner=17"],
-            "--model.layer.d_inner=17 is prime, so no Kronecker mixer factors it: choose a product such as 18",
+            "--model.layer.d_inner 17: is prime, so no Kronecker product has this width; choose a product such as 18",
         ),
         (
             ["--model.layer.mixer=MonarchMixer", "--model.layer.d_inner=18"],
-            "--model.layer.mixer.block=4 does not divide d_inner=18: choose a divisor",
+            "--model.layer.mixer.block 4: does not divide d_inner=18; choose a divisor",
         ),
         (
             ["--model.layer.solver=PicardSolver", "--model.layer.solver.tol=1e-9"],
-            "--model.layer.solver.tol=1e-09 is too small for torch.float32: use 2.4e-07 or more",
+            "--model.layer.solver.tol 1e-09: too small for torch.float32; use 2.4e-07 or more",
         ),
         (["--model.layer.mixer.rnk=3"], "--model.layer.mixer.rnk: HouseholderMixer has no option 'rnk'; did you mean"),
         (["--model.layer.solver=Picard"], "--model.layer.solver: no class 'Picard'; did you mean 'PicardSolver'?"),
@@ -247,7 +247,7 @@ def test_data_of_another_kind_are_refused(
 ) -> None:
     words = ("fit", "--config", root / "configs" / "fprnn" / "parity.yaml", "--data", "ImageDataModule")
     assert run_main(*words) == 2
-    assert "--model.vocab_size: the data do not tell it; give a number" in said(capsys)
+    assert "--model.vocab_size null: is not known from the data; give a number" in said(capsys)
     assert not Path("runs").exists()
 
 
@@ -261,7 +261,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--data.task.group=Z4"], "--model.vocab_size: 11, and the checkpoint was trained with 9; give data of the"),
+        (["--data.task.group=Z4"], "--model.vocab_size 11: the checkpoint was trained with 9; give data of the"),
         (
             ["--model.d_model=10"],
             "--ckpt_path: model.embedding.weight is (9, 8) in the checkpoint and (9, 10) here; set",

@@ -69,5 +69,5 @@ def test_a_mistake_under_two_processes_is_still_told_and_leaves_nothing(root: Pa
         check=False,
     )
     assert done.returncode != 0
-    assert "dinopl: error: --data.batch_size 2000 on each of 2 processes: there are only 1167" in done.stderr
+    assert "dinopl: error: --data.batch_size 2000: there are only 1167 training images for 2 processes" in done.stderr
     assert not list(tmp_path.iterdir())

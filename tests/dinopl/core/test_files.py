@@ -1,10 +1,10 @@
 """Files are replaced by whole ones only: after an error, a full disk, or a kill in the middle of writing."""
 
 import errno
-import fcntl
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -47,16 +47,22 @@ def test_the_old_file_stays_until_the_new_one_is_whole(name: str, tmp_path: Path
 
 
 def test_what_killed_writers_left_goes_and_what_others_write_stays(tmp_path: Path) -> None:
-    path = tmp_path / "last.ckpt"
-    for stray in (".last.ckpt.1-dead.tmp", ".last.ckpt.2-alive.tmp", ".best.ckpt.3-dead.tmp"):
+    path, host = tmp_path / "last.ckpt", socket.gethostname()
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        pass
+    gone = [f".last.ckpt.{host}-{dead.pid}-0.tmp", f".last.ckpt.{host}-{dead.pid}-1.tmp"]
+    stays = [
+        f".last.ckpt.{host}-{os.getppid()}-0.tmp",
+        f".last.ckpt.elsewhere-{dead.pid}-0.tmp",
+        f".best.ckpt.{host}-{dead.pid}-0.tmp",
+    ]
+    for stray in (*gone, *stays):
         (tmp_path / stray).write_text("half")
-    with (tmp_path / ".last.ckpt.2-alive.tmp").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with replacing(path) as outer, replacing(path) as inner:
-            outer.write_text("outer")
-            inner.write_text("inner")
-        assert path.read_text() == "outer"
-        assert names(tmp_path) == [".best.ckpt.3-dead.tmp", ".last.ckpt.2-alive.tmp", "last.ckpt"]
+    with replacing(path) as outer, replacing(path) as inner:
+        outer.write_text("outer")
+        inner.write_text("inner")
+    assert path.read_text() == "outer"
+    assert names(tmp_path) == sorted([*stays, "last.ckpt"])
 
 
 def test_a_pipe_is_written_to_as_it_is(tmp_path: Path) -> None:

@@ -3,8 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.core.random import derived_keys, integers, mix, sample_keys, uniform
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import derived_keys, integers, mix, sample_keys, stream_seed, uniform
 
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15

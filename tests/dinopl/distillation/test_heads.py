@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dinopl.core.divergences import cross_entropy, entropy
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
 from dinopl.distillation.heads import ProjectionHead, plain_unit_rows, unit_rows
 from dinopl.distillation.network import draw_network

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageShape
 from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.losses import CrossEntropyViews, MSEViews

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageShape
 from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.losses import CrossEntropyViews

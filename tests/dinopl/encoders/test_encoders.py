@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from dinopl.core.seeds import seeded
+from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
 from dinopl.encoders import VGG11, MiniVGG, ResNet18, embedding_size, evaluation
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from dinopl.data import ImageDataModule
 from dinopl.probes import KNNProbe, LinearProbe, ProbeCallback, extract_features
 from dinopl.probes.callback import on_first_process

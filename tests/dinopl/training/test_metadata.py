@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinopl.core.files import replacing
-from dinopl.training.metadata import finite, plain
+from dinopl.training.files import finite, plain
 
 leaves = st.none() | st.booleans() | st.integers(-(2**31), 2**31) | st.floats() | st.text(st.characters(codec="ascii"))
 nested = st.recursive(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from fprnn.tasks import (
     BracketedArithmetic,
     Copying,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.core.seeds import stream_seed
+from dinopl.core.random import stream_seed
 from fprnn.tasks.streams import Streams, sequence_seeds
 
 EDGE_SEEDS = [0, 1, 2**32 - 1, 2**32, 2**63 + 7, 2**64 - 1]
