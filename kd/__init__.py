@@ -38,10 +38,10 @@ Formulas, each with the function that computes it::
     smoothing matched to the teacher's confidence            kd/targets/smoothing.py:smoothing_of_confidence
     nested stratified subsets                                kd/fractions.py:draw_subset
     label noise that is nested with them                     kd/fractions.py:noisy_labels
-    centred kernel alignment (CKA)                           kd/metrics/alignment.py:linear_cka
+    centred kernel alignment (CKA)                           kd/metrics/features.py:linear_cka
     CKA as a loss                                            kd/features/kernels.py:kernel_cka
     similarities between samples as a loss                   kd/features/objectives.py:similarity_difference
-    neural collapse, NC1 to NC4                              kd/metrics/collapse.py:neural_collapse
+    neural collapse, NC1 to NC4                              kd/metrics/features.py:neural_collapse
     expected calibration error                               kd/metrics/predictions.py:calibration_error
     Hellinger distance                                       kd/metrics/predictions.py:hellinger_distance
     gap G(kappa), run by run                                 kd/study.py:gaps
@@ -51,7 +51,7 @@ Formulas, each with the function that computes it::
     log-log slope of the fidelity gap                        kd/study.py:power_law_slope
     linear model, (N - D - 1) / (M - D - 1)                  kd/theory/linear.py:expected_ratio
     variance of the two estimates of a risk                  kd/theory/variance.py:risk_moments
-    kernel ridge regression, the cost of noisy labels        kd/theory/kernels.py:kernel_outcome
+    kernel ridge regression, the cost of noisy labels        kd/theory/linear.py:kernel_outcome
     calibration temperature                                  kd/theory/calibration.py:calibration_temperature
 """
 

@@ -190,9 +190,6 @@ class DataFraction(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Reads the data and draws the fraction, once.
 
-        Args:
-            stage: as for the other data module.
-
         Raises:
             FileNotFoundError: if data are not there.
             ValueError: if an option does not fit the data.
@@ -232,11 +229,9 @@ class DataFraction(LightningDataModule):
         return self._loader(PassSampler(self.index, self.data.batch_size, rank, processes, seed=order, steps=steps))
 
     def cache_dataloader(self, augmentation: int = 0, selected: bool = False) -> IndexedLoader:
-        """Training samples once, in order of their index, as training sees them: for what is computed once and kept.
+        """Training samples once, in order of their index, as training sees them under one of the ``augmentations``.
 
-        Args:
-            augmentation: which of the ``augmentations``, 0 where there is but one.
-            selected: the student's samples only, instead of the whole pool; their indices are the same.
+        With ``selected`` they are the student's samples only, with their indices in the pool.
         """
         index = self.index if selected else torch.arange(self.num_train)
         return self._loader(SelectedSampler(index, self.data.batch_size, visit=augmentation))
@@ -244,8 +239,7 @@ class DataFraction(LightningDataModule):
     def subset_dataloader(self, clean: bool = True) -> IndexedLoader:
         """The fraction as evaluation sees it, un-augmented and in order of the index, shared out among processes.
 
-        Args:
-            clean: with the samples' own labels, instead of those with noise.
+        If ``clean``, the labels are the samples' own, without noise.
         """
         _, rank, processes = self.data.place()
         sampler = SelectedSampler(self.index, self.data.eval_batch_size, rank, processes)

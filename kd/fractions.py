@@ -19,10 +19,8 @@ from dinopl.data.subsets import class_sequence, first_of_each_class
 def preference(count: int, seed: int, first: Tensor | None = None) -> Tensor:
     """The samples ``0..count-1`` in the order in which growing subsets take them, ``(count,)`` int64.
 
-    Args:
-        count: number of samples.
-        seed: of the order. Which of two samples comes earlier depends on their numbers and the seed alone.
-        first: samples that come before all others, ``(k,)`` int64.
+    Which of two samples comes earlier depends on their numbers and the seed alone; those of ``first``, ``(k,)`` int64,
+    come before all others.
     """
     order = sample_keys(seed, 0, torch.arange(count)).argsort(stable=True)
     if first is None:
@@ -64,30 +62,17 @@ def draw_subset(
 
 
 def covering_size(label: Tensor) -> int:
-    """The size from which on a stratified subset has every class.
-
-    Args:
-        label: class of each sample of the pool, ``(count,)`` integers.
-    """
+    """The size from which on a stratified subset of a pool has every class; ``label`` is ``(count,)`` integers."""
     counts = torch.unique(label, return_counts=True)[1]
     _, earliest = np.unique(class_sequence(counts.tolist(), len(label)), return_index=True)
     return int(earliest.max()) + 1
 
 
 def noisy_labels(label: Tensor, rate: float, num_classes: int, seed: int) -> Tensor:
-    """Labels of which some are replaced by another class, all other classes being equally likely.
+    """Labels ``(count,)`` int64, each replaced with probability ``rate`` by another class, all being equally likely.
 
     Whether and by what a label is replaced depends on the seed and the sample's index alone, so every subset agrees on
     it; what is replaced at one rate is replaced by the same class at every higher one.
-
-    Args:
-        label: class of each sample of the pool, ``(count,)`` int64.
-        rate: probability with which a label is replaced, 0 to 1.
-        num_classes: number of classes, at least 2.
-        seed: of the noise.
-
-    Returns:
-        ``(count,)`` int64.
     """
     keys = sample_keys(seed, 0, torch.arange(len(label)))
     replaced = uniform(keys, 0, 1)[0] < rate

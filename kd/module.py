@@ -127,6 +127,17 @@ class KnowledgeDistillation(EvaluatedModule):
         """The frozen teacher, which is no part of the module; None without one."""
         return self._teacher
 
+    @property
+    def _data(self) -> Any:
+        return getattr(self.trainer, "datamodule", None)
+
+    @property
+    def _context(self) -> TrainingContext | None:
+        """What the teacher is used in; None without a teacher."""
+        if self._teacher is None:
+            return None
+        return TrainingContext(self._teacher, self.trainer, self._data, self.objective.temperature)
+
     def forward(self, x: Tensor) -> Tensor:
         """The student's logits: ``(B, C, H, W)`` to ``(B, K)``, or tokens ``(B, T)`` to ``(B, T, K)``."""
         logits: Tensor = self.student(x)
@@ -144,13 +155,9 @@ class KnowledgeDistillation(EvaluatedModule):
         return parameter_groups(nn.ModuleList([self.student, *self.features]), self.bias_weight_decay)
 
     def setup(self, stage: str) -> None:
-        """Prepares the teacher, and checks everything that depends on the data.
-
-        Raises:
-            ValueError: in one line, naming the argument.
-        """
-        check_one_view(self._data())
-        context = self._context()
+        """Prepares the teacher, and checks everything that depends on the data; a ValueError names the argument."""
+        check_one_view(self._data)
+        context = self._context
         if not self._ready:
             check_outputs(self.student, self.input_shape, self.num_classes)
             if context is not None and self._teacher_source is not None:
@@ -173,7 +180,7 @@ class KnowledgeDistillation(EvaluatedModule):
 
     def on_train_start(self) -> None:
         """Computes the teacher's outputs, and shows them to objective and target."""
-        if (context := self._context()) is not None:
+        if (context := self._context) is not None:
             prepare_targets(context, self._outputs, self.objective, self.target)
         if self._capture is not None:
             self._capture.attach()
@@ -188,20 +195,13 @@ class KnowledgeDistillation(EvaluatedModule):
         self.on_train_end()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """One step.
-
-        Args:
-            batch: an ``ImageBatch``, or samples with labels and, if any, indices.
-            batch_idx: position in the epoch.
-
-        Returns:
-            The mean loss over samples (of text, over tokens), times the batch's share of the global batch.
+        """The mean loss over samples (of text, over tokens), times the batch's share of the global batch.
 
         Raises:
             ValueError: if the target draws by index, and there is none.
         """
         batch = as_batch(batch)
-        view, visit = batch["views"][0], visit_of(batch, self._data(), self.current_epoch)
+        view, visit = batch["views"][0], visit_of(batch, self._data, self.current_epoch)
         logits = self.student(view)
         student, label, index = flattened(logits, batch["label"], batch["index"])
         target = None
@@ -228,32 +228,11 @@ class KnowledgeDistillation(EvaluatedModule):
         checkpoint["dinopl"].update(ours, teacher=teacher)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up a checkpoint of the same family and, to train on, of the same teacher.
-
-        Raises:
-            ValueError: if it is another one's.
-        """
+        """Takes up a checkpoint of the same family and, to train on, of the same teacher; ValueError otherwise."""
         super().on_load_checkpoint(checkpoint)
         ours = checkpoint.get("dinopl") or {}
-        if not self._in_training():
+        if self._trainer is None or not self._trainer.training:  # ``load_from_checkpoint`` has no trainer at all
             state = checkpoint["state_dict"]
             checkpoint["state_dict"] = {name: x for name, x in state.items() if not name.startswith("features.")}
-            return
-        if "teacher" in ours:
+        elif "teacher" in ours:
             check_identity(self._teacher, ours["teacher"])
-
-    def _data(self) -> Any:
-        return getattr(self.trainer, "datamodule", None)
-
-    def _context(self) -> TrainingContext | None:
-        """What the teacher is used in; None without a teacher."""
-        if self._teacher is None:
-            return None
-        return TrainingContext(self._teacher, self.trainer, self._data(), self.objective.temperature)
-
-    def _in_training(self) -> bool:
-        """Whether a trainer is training; ``load_from_checkpoint`` has none at all."""
-        try:
-            return bool(self.trainer.training)
-        except RuntimeError:
-            return False

@@ -33,11 +33,7 @@ NetworkFactory = Callable[[Any, int], nn.Module]
 
 
 def as_shape(shape: Any) -> Shape:
-    """Three numbers as an image's channels, height and width; two as a text's vocabulary size and length.
-
-    Raises:
-        ValueError: if there are neither two nor three numbers.
-    """
+    """Three numbers as an image's channels, height and width; two as a text's vocabulary size and length."""
     if shape is None or len(shape) not in (2, 3):
         raise ValueError(f"input_shape={shape}: is not known from the data; give [channels, height, width]")
     return ImageShape(*shape) if len(shape) == 3 else TextShape(*shape)
@@ -65,11 +61,7 @@ class EncoderClassifier(nn.Module):
 
 
 class LibraryClassifier(nn.Module):
-    """A network of another library, for as many classes as the data have.
-
-    Args:
-        network: maps ``(B, C, H, W)`` to logits ``(B, K)``. Its own names count when a plain state dict is loaded.
-    """
+    """A network of another library, ``(B, C, H, W)`` to logits ``(B, K)``; a plain state dict has its own names."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -160,13 +152,7 @@ def _refused(owner: str, name: str) -> Iterator[None]:
 
 
 def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, seed: int) -> nn.Module:
-    """A freshly initialised classifier, drawn on the CPU under ``seed`` alone.
-
-    Args:
-        factory: makes it.
-        shape: of a sample.
-        num_classes: K.
-        seed: of all initial values; nothing else sees it.
+    """A freshly initialised classifier of ``num_classes``, drawn on the CPU under ``seed``, which nothing else sees.
 
     Raises:
         ValueError: if there are fewer than two classes.
@@ -178,36 +164,30 @@ def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, see
 
 
 def build(config: Any, *arguments: Any) -> Any:
-    """Makes an object from the plain values of a configuration.
+    """Makes an object from the plain values of a configuration: a class's path, or ``class_path`` and ``init_args``.
 
-    Args:
-        config: a class's path, or a mapping with ``class_path`` and ``init_args``.
-        *arguments: positional arguments, those that a factory is called with.
+    Positional arguments are those that a factory is called with.
 
     Raises:
         ValueError: if it names what another's file may not (``dinopl.core.trust``), or what there is not; nothing has
             been called then.
     """
-    return _factory(checked(config, NetworkFactory))(*arguments)
+    allowed = checked(config, NetworkFactory)
+    return _made({"class_path": allowed} if isinstance(allowed, str) else allowed, NetworkFactory)(*arguments)
 
 
-def _factory(config: Any) -> Callable[..., Any]:
-    cls = resolve(config if isinstance(config, str) else config["class_path"])
-    given = {} if isinstance(config, str) else config.get("init_args") or {}
-    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
-    return partial(cls, **{key: _value(value, hints.get(key)) for key, value in given.items()})
-
-
-def _value(value: Any, hint: Any) -> Any:
-    """An argument: a factory where its annotation says so, otherwise an object, a list of such, or a plain value."""
+def _made(value: Any, hint: Any) -> Any:
+    """What a plain value stands for: a factory where the annotation is of one, an object, a list, or itself."""
     if isinstance(value, list):
-        return [_value(item, None) for item in value]
+        return [_made(item, None) for item in value]
     if isinstance(value, str) and get_origin(hint) is Callable and "." in value:
         return resolve(value)  # of an activation, and the like
     if not (isinstance(value, Mapping) and "class_path" in value):
         return value
-    factory = _factory(value)
-    return factory if get_origin(hint) is Callable or "Callable" in str(hint) else factory()
+    cls = resolve(value["class_path"])
+    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
+    given = {key: _made(item, hints.get(key)) for key, item in (value.get("init_args") or {}).items()}
+    return partial(cls, **given) if "Callable" in str(hint) else cls(**given)
 
 
 def penultimate(network: nn.Module) -> str | None:
@@ -217,12 +197,7 @@ def penultimate(network: nn.Module) -> str | None:
 
 
 def output_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape of what a network returns for one sample; the network is left as it is.
-
-    Args:
-        network: a classifier.
-        shape: of a sample: three numbers of an image, two of text.
-    """
+    """What a network returns for one sample of a shape, of an image or of text; the network is left as it is."""
     anchor = next(iter(network.parameters()), torch.zeros(()))
     image = len(shape) == 3
     view = torch.zeros(1, *shape, dtype=anchor.dtype) if image else torch.zeros(1, shape[1], dtype=torch.int64)

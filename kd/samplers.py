@@ -16,7 +16,7 @@ _STEPS = 256  # that a block has at least, where the epoch has as many: what a b
 
 
 class PassSampler(BatchOrder):
-    """Passes over some samples in ever new order. Batches do not reach over the end of a pass.
+    """Passes over some samples in ever new order. Batches do not reach over the end of a pass; the offset counts them.
 
     Args:
         index: the samples, ``(M,)`` int64.
@@ -43,18 +43,10 @@ class PassSampler(BatchOrder):
         whole_batches = steps is not None and len(index) >= batch_size * world_size
         self._pass = train_slices(len(index), batch_size, rank, world_size, drop_last=whole_batches)
         self._steps = len(self._pass) if steps is None else steps
-        self.epoch = 0
-        self.offset = 0
-        self._resume_at = 0
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
         return self._steps
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch. Another one than the current one starts at its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.offset, self._resume_at = epoch, 0, 0
 
     def blocks(self) -> Iterator[Block]:
         """What is left of the epoch: blocks that end with a pass or with the epoch."""
@@ -70,15 +62,6 @@ class PassSampler(BatchOrder):
         """Notes that one more batch was handed out."""
         self.offset += 1
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its batches that were handed out."""
-        return {"epoch": self.epoch, "offset": self.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration go on where ``state`` was saved."""
-        self.epoch, self.offset = state["epoch"], state["offset"]
-        self._resume_at = self.offset
-
     def _block(self, step: int, stop: int) -> Block:
         """The batches ``step`` to ``stop - 1``, counted over all epochs, with whole passes for their order."""
         n, per_pass = len(self.index), len(self._pass)
@@ -89,7 +72,7 @@ class PassSampler(BatchOrder):
         for s in range(step, stop):
             part, by = self._pass[s % per_pass], (s // per_pass - first) * n  # in the order of its own pass
             parts.append(BatchSlice(part.start + by, part.stop + by, part.end + by, part.share))
-        return Block(order, visits, parts)
+        return order, visits, parts
 
 
 class SelectedSampler(EvalSampler):
@@ -114,12 +97,9 @@ class SelectedSampler(EvalSampler):
 
 
 def steps_per_pass(size: int, batch_size: int, *, whole_batches: bool) -> int:
-    """Number of batches in one pass.
+    """Number of batches in one pass over ``size`` samples, ``batch_size`` counting all processes.
 
-    Args:
-        size: number of samples.
-        batch_size: samples of a batch over all processes.
-        whole_batches: whether a last batch that is not full is left out, as long as there is a full one.
+    With ``whole_batches`` a last batch that is not full is left out, as long as there is a full one.
     """
     return max(size // batch_size, 1) if whole_batches else -(-size // batch_size)
 

@@ -62,14 +62,9 @@ def relative_error_reduction(labels: ArrayLike, distilled: ArrayLike) -> Array:
 
 
 def recovered_gap(labels: ArrayLike, distilled: ArrayLike, teacher: ArrayLike, least: float = 0.005) -> Array:
-    """``(a_D - a_L) / (a_T - a_L)``: which part of the way to the teacher distillation goes.
+    """``(a_D - a_L) / (a_T - a_L)`` of accuracies of any shape: which part of the way to the teacher distillation goes.
 
-    Args:
-        labels: accuracies of label training, any shape.
-        distilled: accuracies of distillation, likewise.
-        teacher: the teacher's, likewise.
-        least: the result is not a number where the teacher is not better than labels by so much: by default half a
-            point of accuracies that are fractions.
+    Not a number where the teacher is not better than labels by ``least``: by default half a point of fractions.
     """
     low, high, top = (np.asarray(part, dtype=np.float64) for part in (labels, distilled, teacher))
     way = top - low
@@ -87,24 +82,12 @@ def share_of_gap(labels: ArrayLike, control: ArrayLike, distilled: ArrayLike) ->
 
 
 def gap_summaries(labels: ArrayLike, distilled: ArrayLike, level: float = 0.95) -> list[Summary]:
-    """Mean, deviation and interval of the paired gap at each fraction.
-
-    Args:
-        labels: ``(S, K)``.
-        distilled: ``(S, K)``.
-        level: of the intervals.
-    """
+    """Mean, deviation and interval of the paired gap at each fraction: ``(S, K)`` of each to K summaries."""
     return [summarize(column.tolist(), level) for column in gaps(labels, distilled).T]
 
 
 def amplification(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike, level: float = 0.95) -> Amplification:
-    """Whether the gap is larger at small fractions.
-
-    Args:
-        kappa: ``(K,)``, increasing, at least two.
-        labels: ``(S, K)``.
-        distilled: ``(S, K)``.
-        level: of the interval.
+    """Whether the gap, from ``(S, K)`` of each, is larger at small fractions, of which there must be at least two.
 
     Raises:
         ValueError: if the fractions are not increasing and positive, or shapes do not fit.
@@ -125,14 +108,9 @@ def amplification(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike, lev
 def data_efficiency(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> list[Factor]:
     """How many times more data label training needs for the accuracy of distillation, at each fraction.
 
-    ``kappa' / kappa``, where label training reaches at ``kappa'`` what distillation has at ``kappa``. The label curve
-    is first made non-decreasing by isotonic regression, then interpolated linearly in ``log kappa``; where it is flat
-    the smallest ``kappa'`` counts.
-
-    Args:
-        kappa: ``(K,)``, increasing.
-        labels: accuracies of label training, ``(S, K)`` or means ``(K,)``.
-        distilled: accuracies of distillation, likewise.
+    ``kappa' / kappa``, where label training reaches at ``kappa'`` what distillation has at ``kappa``; curves are
+    ``(S, K)`` or means ``(K,)``. The label curve is first made non-decreasing by isotonic regression, then interpolated
+    linearly in ``log kappa``; where it is flat the smallest ``kappa'`` counts.
 
     Raises:
         ValueError: if the fractions are not increasing and positive, or shapes do not fit.
@@ -154,15 +132,7 @@ def data_efficiency_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[tuple[Factor, Factor]]:
-    """Percentile bootstrap over seeds, drawn jointly for both methods, of ``data_efficiency``.
-
-    Args:
-        kappa: ``(K,)``, increasing.
-        labels: ``(S, K)``.
-        distilled: ``(S, K)``.
-        level: of the intervals.
-        resamples: how many are drawn.
-        seed: of the draws.
+    """Percentile bootstrap over seeds, drawn jointly for both methods, of ``data_efficiency`` of curves ``(S, K)``.
 
     Returns:
         Lowest and highest factor at each fraction. An end of the interval that lies beyond what was measured keeps its
@@ -175,13 +145,7 @@ def data_efficiency_intervals(
 
 
 def area_between(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> Array:
-    """Mean gap over ``log kappa``, seed by seed: the area between the curves over the width of the axis, ``(S,)``.
-
-    Args:
-        kappa: ``(K,)``, increasing, at least two.
-        labels: ``(S, K)``.
-        distilled: ``(S, K)``.
-    """
+    """Mean gap over ``log kappa``, seed by seed: the area between the curves over the width of the axis, ``(S,)``."""
     fractions, gap = _fractions(kappa, at_least=2), gaps(labels, distilled)
     _check_fit(fractions, gap)
     x = np.log(fractions)
@@ -192,15 +156,8 @@ def area_between(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> A
 def overtaken_at(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> float:
     """The fraction from which on label training is ahead in the mean: where the gap last falls below 0.
 
-    Interpolated linearly in ``log kappa``.
-
-    Args:
-        kappa: ``(K,)``, increasing.
-        labels: ``(S, K)``.
-        distilled: ``(S, K)``.
-
-    Returns:
-        The smallest fraction if labels are always ahead; infinite if they are not at the largest one.
+    Interpolated linearly in ``log kappa``: the smallest fraction if labels are always ahead, infinite if they are not
+    at the largest one.
     """
     fractions, gap = _fractions(kappa), gaps(labels, distilled)
     _check_fit(fractions, gap)
@@ -216,15 +173,10 @@ def overtaken_at(kappa: ArrayLike, labels: ArrayLike, distilled: ArrayLike) -> f
 
 
 def power_law(x: ArrayLike, y: ArrayLike) -> tuple[float, float]:
-    """The line of least squares through ``(log x, log y)``.
+    """Slope and intercept of the line of least squares through ``(log x, log y)``: ``y = exp(intercept) * x^slope``.
 
-    Args:
-        x: ``(K,)`` above 0, at least two different ones.
-        y: ``(K,)``; values that are not above 0 have no logarithm and are left out.
-
-    Returns:
-        Slope and intercept of ``y = exp(intercept) * x^slope``; not numbers where fewer than two different ``x`` are
-        left.
+    Values of y ``(K,)`` that are not above 0 have no logarithm and are left out. Not numbers where fewer than two
+    different x, ``(K,)`` above 0, are left.
     """
     from scipy.stats import linregress
 

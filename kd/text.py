@@ -13,7 +13,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageBatch
-from dinopl.data.fingerprint import digest
-from dinopl.data.indexed import IndexedDataModule, skip_validation
-from dinopl.data.loader import OrderedLoader
+from dinopl.data.indexed import IndexedDataModule, IndexedLoader, digest, skip_validation
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources.base import locate, missing
 from fprnn.tasks.text import number_characters
@@ -38,10 +36,7 @@ class TextSource(ABC):
 
     @abstractmethod
     def read(self, root: Path) -> str:
-        """The whole text.
-
-        Args:
-            root: the folder of all data sets.
+        """The whole text, from a file below the folder of all data sets.
 
         Raises:
             FileNotFoundError: if it is not there.
@@ -88,14 +83,9 @@ class PythonDocsText(TextSource):
 
 
 def encode(text: str, units: Units) -> tuple[Tensor, tuple[str, ...]]:
-    """Text as tokens.
+    """A text as tokens ``(n,)`` int32, and what each stands for: characters, or the 256 bytes as hexadecimal digits.
 
-    Args:
-        text: not empty.
-        units: ``characters`` that occur in the text, in their order in Unicode, or the ``bytes`` of its UTF-8 form.
-
-    Returns:
-        Tokens, ``(n,)`` int32, and what each stands for: characters, or the 256 bytes as two hexadecimal digits.
+    Characters are those that occur in the text, in their order in Unicode; bytes are those of its UTF-8 form.
     """
     if units == "bytes":
         content = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
@@ -114,31 +104,22 @@ def windows(tokens: Tensor, length: int) -> Tensor:
     return tokens.unfold(0, length + 1, length)
 
 
-class TokenLoader(OrderedLoader):
-    """Batches of windows, on their device.
-
-    Args:
-        tokens: windows with the token after each, ``(n, T + 1)`` integers, on the device.
-        sampler: the order of the ``n`` windows, or of some of them.
-    """
+class TokenLoader(IndexedLoader):
+    """Batches of windows with the token after each, ``(n, T + 1)`` integers, on their device."""
 
     def __init__(self, tokens: Tensor, sampler: BatchOrder) -> None:
         super().__init__(sampler)
         self.tokens = tokens
 
     def __iter__(self) -> Iterator[ImageBatch]:
-        for block in self.sampler.blocks():
-            order = block.order.to(self.tokens.device)
-            for part in block.parts:
-                index = order[part.start : part.stop]
+        for order, visits, parts in self.sampler.blocks():
+            on_device = order.to(self.tokens.device)
+            for part in parts:
+                index = on_device[part.start : part.stop]
                 tokens = self.tokens[index].long()
-                batch: ImageBatch = {"views": [tokens[:, :-1]], "label": tokens[:, 1:], "index": index}
-                if part.share != 1.0:
-                    batch["share"] = part.share
-                if visit := int(block.visits[part.start]):
-                    batch["visit"] = visit
                 self.sampler.advance(part)
-                yield batch
+                visit = int(visits[part.start])
+                yield self.batch([tokens[:, :-1]], tokens[:, 1:], index, share=part.share, visit=visit)
 
 
 class TextDataModule(IndexedDataModule):
@@ -165,6 +146,7 @@ class TextDataModule(IndexedDataModule):
 
     deterministic_views = True
     train_label = None
+    samples = "windows"
 
     def __init__(
         self,
@@ -218,35 +200,10 @@ class TextDataModule(IndexedDataModule):
             self._stream = seed
 
     def setup(self, stage: str | None = None) -> None:
-        """Checks that every process gets windows.
-
-        Raises:
-            ValueError: if there are fewer than that takes, or nothing to validate on.
-        """
-        processes = self.place()[2]
-        if self.trainer is not None:  # without seed_everything, each process has a seed of its own: the first counts
-            self._stream = self.trainer.strategy.broadcast(self._stream)
-        if stage == "validate" and not self.val_size:
-            raise ValueError("val_size=0: no text was held out to validate on; set it as it was in training")
-        if stage in (None, "fit") and self.batch_size * processes > self.num_train:
-            raise ValueError(
-                f"batch_size={self.batch_size}: there are only {self.num_train} training windows for {processes} "
-                f"processes; give at most {self.num_train // processes}"
-            )
-        for split in ("val", "test"):
-            if len(self._splits[split]) < processes and (split == "test" or self.val_size):
-                raise ValueError(
-                    f"devices={processes}: so many processes cannot share the {len(self._splits[split])} windows of "
-                    f"the {split} split; use fewer"
-                )
-
-    def state_dict(self) -> dict[str, Any]:
-        """The seed that the order comes from."""
-        return {"seed": self._stream}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the checkpoint's seed, unless an option set one."""
-        self.reseed(state_dict["seed"])
+        """Checks that every process gets windows, and that there is something to validate on."""
+        self._stream = self.common_stream()
+        shared: tuple[Split, ...] = ("val", "test") if self.val_size else ("test",)
+        self.check_stage(stage, {split: len(self._splits[split]) for split in shared})
 
     def indexed_loader(
         self,
@@ -257,11 +214,7 @@ class TextDataModule(IndexedDataModule):
         seed: int | None = None,
         cycle: int | None = None,
     ) -> TokenLoader:
-        """A loader of training windows in an order of one's own; there is no augmentation.
-
-        Raises:
-            ValueError: if labels are given: the text has them.
-        """
+        """A loader of training windows in the order of ``sampler``; ValueError if labels are given."""
         if label is not None:
             raise ValueError("the labels of text are its own tokens: leave label at None.")
         return TokenLoader(self._splits["train"].to(self.place()[0]), sampler)
@@ -271,10 +224,6 @@ class TextDataModule(IndexedDataModule):
         _, rank, processes = self.place()
         order = stream_seed("order", self._stream)
         return self.indexed_loader(OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order))
-
-    def cache_dataloader(self) -> TokenLoader:
-        """All training windows once, in order of their index."""
-        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size))
 
     def val_dataloader(self) -> TokenLoader:
         """The validation split in order; with ``val_size`` 0 a trainer finds no such method."""

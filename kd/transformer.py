@@ -54,17 +54,7 @@ class CausalTransformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Features of tokens.
-
-        Args:
-            tokens: ``(B, T)`` int64, T at most the shape's length.
-
-        Returns:
-            ``(B, T, width)``.
-
-        Raises:
-            ValueError: if there are more tokens than positions.
-        """
+        """Features ``(B, T, width)`` of tokens ``(B, T)`` int64; ValueError if T is above the shape's length."""
         length = tokens.shape[1]
         if length > self.position.num_embeddings:
             raise ValueError(f"{length} tokens: CausalTransformer was built for {self.position.num_embeddings}.")
@@ -75,13 +65,7 @@ class CausalTransformer(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Attention to earlier tokens, then a two-layer perceptron, each added to its input: ``(B, T, D)`` to the same.
-
-    Args:
-        width: D.
-        heads: of attention.
-        dropout: of what is added, in training.
-    """
+    """Attention to earlier tokens, then a two-layer perceptron, each added to its input: ``(B, T, D)`` to the same."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()

@@ -69,7 +69,7 @@ FORMULAS = {
     "selective scan": "fprnn/ops/selective_scan/reference.py:selective_scan",
     "distillation with T^2": "kd/losses/kl.py:kl_distillation",
     "nested stratified fractions": "kd/fractions.py:draw_subset",
-    "CKA": "kd/metrics/alignment.py:linear_cka",
+    "CKA": "kd/metrics/features.py:linear_cka",
     "matched label smoothing": "kd/targets/smoothing.py:smoothing_of_entropy",
 }
 

@@ -34,6 +34,9 @@ MOVED = {
     "fprnn.tasks.cycle_navigation": "fprnn.tasks",
     "fprnn.tasks.even_pairs": "fprnn.tasks",
     "fprnn.tasks.parity": "fprnn.tasks",
+    "kd.metrics.alignment": "kd.metrics.features",
+    "kd.metrics.collapse": "kd.metrics.features",
+    "kd.metrics.sampled": "kd.metrics.features",
     "kd.objectives": "kd.losses",
     "kd.teacher_outputs": "kd.teacher.outputs",
 }

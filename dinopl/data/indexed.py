@@ -4,36 +4,63 @@ A sample's index does not depend on the part that is trained on, nor on the orde
 kept by index serve every part.
 """
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from inspect import getattr_static
 from types import MethodType
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from dinopl.core.types import ImageBatch
-from dinopl.data.order import BatchOrder
+from dinopl.data.order import BatchOrder, OrderSampler
+
+SAMPLES = 64  # whose content is read, spread evenly; of the others only the label counts
 
 
-class IndexedLoader(Protocol):
-    """Batches in the order of its sampler, resumable in mid-epoch."""
+class IndexedLoader(ABC):
+    """Batches in the order of a sampler, whose length and state are the loader's: resumable in mid-epoch.
 
-    sampler: BatchOrder
+    A Lightning trainer calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
+
+    Args:
+        sampler: the order of the samples.
+    """
+
+    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
+
+    def __init__(self, sampler: BatchOrder) -> None:
+        self.sampler = sampler
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
+        return len(self.sampler)
 
+    @abstractmethod
     def __iter__(self) -> Iterator[ImageBatch]:
         """The batches that are left of the epoch."""
 
     def state_dict(self) -> dict[str, int]:
         """Where in which epoch this loader is."""
+        return self.sampler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration continue there."""
+        self.sampler.load_state_dict(state)
+
+    @staticmethod
+    def batch(views: Sequence[Tensor], label: Tensor, index: Tensor, *, share: float, visit: int) -> ImageBatch:
+        """A batch; ``share`` is named only where it is not 1, ``visit`` only in passes after the first."""
+        batch: ImageBatch = {"views": list(views), "label": label, "index": index}
+        if share != 1.0:
+            batch["share"] = share
+        if visit:
+            batch["visit"] = visit
+        return batch
 
 
 class IndexedDataModule(LightningDataModule, ABC):
@@ -47,6 +74,7 @@ class IndexedDataModule(LightningDataModule, ABC):
         batch_size: training samples per step and process.
         eval_batch_size: samples per batch and process where nothing is trained.
         val_size: what is held out for validation; 0 is nothing.
+        samples: what samples are called in messages.
     """
 
     num_classes: int
@@ -54,6 +82,9 @@ class IndexedDataModule(LightningDataModule, ABC):
     batch_size: int
     eval_batch_size: int
     val_size: int | float
+    samples: ClassVar[str] = "samples"
+    _stream: int
+    """The seed of all draws: the argument's, or else the run's."""
 
     @property
     @abstractmethod
@@ -72,18 +103,13 @@ class IndexedDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def reseed(self, seed: int) -> None:
-        """Takes ``seed`` instead of the run's, unless the argument ``seed`` was given.
-
-        Args:
-            seed: as the argument ``seed``.
-        """
+        """Takes ``seed`` instead of the run's, unless the argument ``seed`` was given."""
 
     @abstractmethod
     def fingerprint(self) -> str:
         """What identifies samples, their order of index, and what training sees of them; known after ``setup``.
 
-        Returns:
-            A hexadecimal digest: the same in every process and on every machine.
+        A hexadecimal digest: the same in every process and on every machine.
         """
 
     @abstractmethod
@@ -107,13 +133,53 @@ class IndexedDataModule(LightningDataModule, ABC):
                 new one in every pass.
         """
 
-    @abstractmethod
     def cache_dataloader(self) -> IndexedLoader:
         """All training samples once, in order of their index, as in training: for what is computed once and kept."""
+        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size))
 
     @abstractmethod
     def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
         """The splits as evaluation sees them, in order and whole on every process."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed that order, and what else is drawn, come from."""
+        return {"seed": self._stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the checkpoint's seed, unless an argument set one: what was held out then stays held out."""
+        self.reseed(state_dict["seed"])
+
+    def common_stream(self) -> int:
+        """The seed of the first process: without seed_everything, each has one of its own."""
+        return self._stream if self.trainer is None else self.trainer.strategy.broadcast(self._stream)
+
+    def check_stage(self, stage: str | None, counts: Mapping[str, int]) -> None:
+        """Checks that there is enough to train on, to validate on, and to share out among the processes.
+
+        Args:
+            stage: "fit", "validate" or another; None checks as "fit" does.
+            counts: samples of the splits that processes share out, by name.
+
+        Raises:
+            ValueError: if there is not.
+        """
+        if stage == "validate" and not self.val_size:
+            raise ValueError(
+                f"val_size=0: no {self.samples} were held out to validate on; set it as it was in training"
+            )
+        processes = self.place()[2]
+        if stage in (None, "fit") and self.batch_size * processes > self.num_train:
+            among = f" for {processes} processes" if processes > 1 else ""
+            raise ValueError(
+                f"batch_size={self.batch_size}: there are only {self.num_train} training {self.samples}{among}; "
+                f"give at most {self.num_train // processes}"
+            )
+        for split, count in counts.items():
+            if count < processes:
+                raise ValueError(
+                    f"devices: {processes} processes cannot share the {count} {self.samples} of the {split} split; "
+                    "use fewer"
+                )
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Returns a batch that is on the device as it is: looking through it costs more than a small training step."""
@@ -177,3 +243,36 @@ def check_one_view(data: Any) -> None:
     pool: Any = getattr(data, "data", data)  # within a module that takes a part of the data
     if getattr_static(pool, "views", None) is not None and len(pool.views) != 1:
         raise ValueError(f"views={len(pool.views)}: the model takes one view of a sample; give one")
+
+
+def spread(count: int) -> Tensor:
+    """Positions of at most ``SAMPLES`` of ``count`` samples, spread evenly, increasing, ``(n,)`` int64."""
+    return torch.linspace(0, count - 1, min(SAMPLES, count)).long()
+
+
+def digest(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> str:
+    """SHA-256 of tensors, bit by bit, and of plain facts: 64 hexadecimal digits.
+
+    Names, shapes and types of tensors count too. Facts are what JSON can hold; floating-point numbers count to 6
+    digits, since sums differ between machines.
+    """
+    result = hashlib.sha256(json.dumps(_rounded(dict(facts)), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        result.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return result.hexdigest()
+
+
+def describe(part: object) -> list[Any]:
+    """Class and public attributes of an object that a configuration made, for ``digest``."""
+    public = {name: repr(value) for name, value in vars(part).items() if not name.startswith("_")}
+    return [type(part).__qualname__, public]
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Mapping):
+        return {str(key): _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from dinopl.core.random import derived_keys, sample_keys
 from dinopl.core.types import ImageBatch
-from dinopl.data.order import BatchOrder, BatchSlice, Block
-from dinopl.data.stores import ImageStore
+from dinopl.data.images import ImageStore
+from dinopl.data.indexed import IndexedLoader
+from dinopl.data.order import BatchOrder, BatchSlice
 from dinopl.data.views import ImageView
 
 _TOGETHER = 1 << 18  # numbers in the views that are made at once, unless a single batch has more
@@ -24,19 +25,16 @@ _FIRST_VIEW = 1 << 20  # draws below this number are a view's own, those from it
 def make_views(
     stored: Tensor, keys: Tensor, views: Sequence[ImageView], *, scale: float, mean: Tensor, std: Tensor, channels: int
 ) -> list[Tensor]:
-    """Normalised views of stored images.
+    """Normalised views of stored images: one ``(B, channels, h, w)`` per view, in the default floating-point type.
 
     Args:
-        stored: ``(B, c, H, W)``, as the source scales them.
+        stored: ``(B, c, H, W)``, as the source scales them; one stored channel is repeated.
         keys: one key per sample, ``(B,)`` int64; each view gets its own, derived from these.
         views: what to make.
         scale: the stored value that means white.
         mean: subtracted from the views, ``(c or 1, 1, 1)``.
         std: divides the views then, likewise.
-        channels: of the views; one stored channel is repeated.
-
-    Returns:
-        One ``(B, channels, h, w)`` tensor per view, in the default floating-point type.
+        channels: of the views.
     """
     images = (stored.to(torch.get_default_dtype()) / scale).expand(-1, channels, -1, -1)
     made = [
@@ -46,37 +44,8 @@ def make_views(
     return [(view - mean).div_(std) for view in made]
 
 
-class OrderedLoader:
-    """A loader's length and state, both its sampler's: a resumed run continues at the batch where it stopped.
-
-    A Lightning trainer calls ``sampler.set_epoch``, and keeps ``state_dict`` in its checkpoints.
-
-    Args:
-        sampler: the order of the samples.
-    """
-
-    batch_sampler = None  # Lightning asks for it wherever there is a ``sampler``
-
-    def __init__(self, sampler: BatchOrder) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        """Number of batches of a whole epoch."""
-        return len(self.sampler)
-
-    def state_dict(self) -> dict[str, int]:
-        """Where in which epoch this loader is."""
-        return self.sampler.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration continue there."""
-        self.sampler.load_state_dict(state)
-
-
-class ImageLoader(OrderedLoader):
+class ImageLoader(IndexedLoader):
     """Batches of images, on their device. Iterating yields ``ImageBatch``es.
-
-    The key ``share`` is there only where it is not 1, ``visit`` only in passes after the first.
 
     Args:
         store: where the images are.
@@ -124,43 +93,31 @@ class ImageLoader(OrderedLoader):
 
     def __iter__(self) -> Iterator[ImageBatch]:
         # A generator: the epoch and the offset are read at the first batch, not when the iterator is made.
-        for block in self.sampler.blocks():
-            if block.parts:
-                for part, batch in zip(block.parts, self._batches(block), strict=True):
+        for order, visits, parts in self.sampler.blocks():
+            if parts:
+                for part, batch in zip(parts, self._batches(order, visits, parts), strict=True):
                     self.sampler.advance(part)
                     yield batch
 
-    def _batches(self, block: Block) -> Iterator[ImageBatch]:
+    def _batches(self, order: Tensor, visits: Tensor, parts: list[BatchSlice]) -> Iterator[ImageBatch]:
         """The batches of a block. What is not images is looked up for all of them at once."""
-        places = torch.cat([torch.arange(part.start, part.stop) for part in block.parts])
-        visits = iter(block.visits[torch.tensor([part.start for part in block.parts])].tolist())
-        order = block.order[places]
+        places = torch.cat([torch.arange(part.start, part.stop) for part in parts])
+        visit = iter(visits[torch.tensor([part.start for part in parts])].tolist())
+        order = order[places]
         index = order.to(self.device)
-        passes = block.visits[places].to(self.device)
+        passes = visits[places].to(self.device)
         keys = sample_keys(self.seed, passes % self.cycle if self.cycle else passes, index)
-        groups = self._groups(block.parts)
+        groups = self._groups(parts)
         sizes = [sum(part.stop - part.start for part in group) for group in groups]
         stored = self.store.batches(torch.split(self.rows[order], sizes))
         columns = zip(*(torch.split(column, sizes) for column in (index, self.label[index], keys)), strict=True)
         for group, images, (own_index, label, own_keys) in zip(groups, stored, columns, strict=True):
-            views = make_views(
-                images,
-                own_keys,
-                self.views,
-                scale=self.scale,
-                mean=self.mean,
-                std=self.std,
-                channels=self.channels,
-            )
-            parts = [part.stop - part.start for part in group]
-            split = zip(*(torch.split(column, parts) for column in (own_index, label, *views)), strict=True)
+            scales: Any = {"scale": self.scale, "mean": self.mean, "std": self.std, "channels": self.channels}
+            views = make_views(images, own_keys, self.views, **scales)
+            counts = [part.stop - part.start for part in group]
+            split = zip(*(torch.split(column, counts) for column in (own_index, label, *views)), strict=True)
             for part, (batch_index, batch_label, *batch_views) in zip(group, split, strict=True):
-                batch: ImageBatch = {"views": batch_views, "label": batch_label, "index": batch_index}
-                if part.share != 1.0:
-                    batch["share"] = part.share
-                if visit := next(visits):
-                    batch["visit"] = visit
-                yield batch
+                yield self.batch(batch_views, batch_label, batch_index, share=part.share, visit=next(visit))
 
     def _groups(self, parts: Sequence[BatchSlice]) -> list[list[BatchSlice]]:
         """Batches whose views are made at once: one, or several where images are so small that calls cost more."""

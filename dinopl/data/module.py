@@ -10,21 +10,19 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageBatch, ImageShape
-from dinopl.data.fingerprint import describe, digest, spread
-from dinopl.data.images import ImageFiles
-from dinopl.data.indexed import IndexedDataModule, skip_validation
+from dinopl.data.images import ImageFiles, ImageStore, open_store
+from dinopl.data.indexed import IndexedDataModule, describe, digest, skip_validation, spread
 from dinopl.data.loader import ImageLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources import DigitsImages, ImageSource
 from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset
-from dinopl.data.stores import ImageStore, open_store
 from dinopl.data.views import ImageView, WholeImage
 
 
@@ -60,6 +58,8 @@ class ImageDataModule(IndexedDataModule):
             seed, and a resumed run then keeps those of its checkpoint.
         num_workers: processes that decode image files; sets in memory need none.
     """
+
+    samples = "images"
 
     def __init__(
         self,
@@ -186,46 +186,23 @@ class ImageDataModule(IndexedDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Reads the data and splits them, once.
 
-        Args:
-            stage: "fit" also checks that the batch is not larger than the training data, "validate" that there is
-                something to validate on; each, that every process gets images of the splits that are shared out.
+        "fit" also checks that the batch is not larger than the training data, "validate" that there is something to
+        validate on; each, that every process gets images of the splits that are shared out.
 
         Raises:
             FileNotFoundError: if data are not there.
             ValueError: if data are malformed, or an option does not fit them.
         """
-        # Without seed_everything, each process has a seed of its own: the first one's counts.
-        stream = self._stream if self.trainer is None else self.trainer.strategy.broadcast(self._stream)
+        stream = self.common_stream()
         if self._splits is None or stream != self._stream:
             self._stream = stream
             self._read()
-        if stage == "validate" and not self.val_size:
-            raise ValueError("val_size=0: no images were held out to validate on; set it as it was in training")
-        processes = self.place()[2]
-        if stage in (None, "fit") and self.batch_size * processes > self.num_train:
-            among = f" for {processes} processes" if processes > 1 else ""
-            raise ValueError(
-                f"batch_size={self.batch_size}: there are only {self.num_train} training images{among}; "
-                f"give at most {self.num_train // processes}"
-            )
         shared: tuple[Split, ...] = ("test", self.predict_split, *(("val",) if self.val_size else ()))
-        for split in shared:
-            if (count := len(self._rows(split))) < processes:
-                raise ValueError(
-                    f"devices: {processes} processes cannot share the {count} images of the {split} split; use fewer"
-                )
+        self.check_stage(stage, {split: len(self._rows(split)) for split in shared})
 
     def teardown(self, stage: str) -> None:
         """Frees the device's copies of the images."""
         self._stores.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The seed that split, subset, order and augmentation come from."""
-        return {"seed": self._stream}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the checkpoint's seed, unless an option set one: what was held out then stays held out."""
-        self.reseed(state_dict["seed"])
 
     def train_dataloader(self) -> ImageLoader:
         """Shuffled training batches of this process."""
@@ -233,10 +210,6 @@ class ImageDataModule(IndexedDataModule):
         order = stream_seed("order", self._stream)
         sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order, drop_last=self.drop_last)
         return self.indexed_loader(sampler)
-
-    def cache_dataloader(self) -> ImageLoader:
-        """All training images once, in order of their index, as in training: for what is computed once and kept."""
-        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size))
 
     def indexed_loader(
         self,

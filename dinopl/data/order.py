@@ -28,33 +28,32 @@ class BatchSlice(NamedTuple):
     """Size of this part, times the number of processes, over the size of the global batch."""
 
 
-class Block(NamedTuple):
-    """A stretch of the training order that a loader gets in one piece."""
+Block = tuple[Tensor, Tensor, list[BatchSlice]]
+"""A stretch of the training order that a loader gets in one piece.
 
-    order: Tensor
-    """Samples, ``(n,)`` int64 on the CPU, over all processes."""
-    visits: Tensor
-    """How many passes over the data came before, ``(n,)`` int64: what augmentation is keyed by."""
-    parts: list[BatchSlice]
-    """This process's batches, as positions in ``order``."""
+Samples, ``(n,)`` int64 on the CPU, over all processes; for each how many passes over the data came before, ``(n,)``
+int64, which augmentation is keyed by; and this process's batches, as positions in the stretch.
+"""
 
 
 class BatchOrder(ABC):
-    """Which samples make the batches of an epoch, and how far the epoch has come.
+    """Which samples make the batches of an epoch, and how far the epoch has come; resumable in mid-epoch.
+
+    An iteration that follows ``load_state_dict`` continues where the state was saved; any other starts at the first
+    batch of the current epoch.
 
     Attributes:
         epoch: the current one; Lightning moves it through ``set_epoch``.
+        offset: how much of it was handed out, in units of the subclass.
     """
 
-    epoch: int = 0
+    epoch = 0
+    offset = 0
+    _resume_at = 0
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
-
-    @abstractmethod
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
@@ -64,13 +63,19 @@ class BatchOrder(ABC):
     def advance(self, part: BatchSlice) -> None:
         """Notes that the batch ``part`` was handed out."""
 
-    @abstractmethod
-    def state_dict(self) -> dict[str, int]:
-        """Where in which epoch this is."""
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch. Another one than the current one starts at its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.offset, self._resume_at = epoch, 0, 0
 
-    @abstractmethod
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how much of it was handed out, over all processes."""
+        return {"epoch": self.epoch, "offset": self.offset}
+
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes the next iteration continue where ``state`` was saved."""
+        self.epoch, self.offset = state["epoch"], state["offset"]
+        self._resume_at = self.offset
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
@@ -95,18 +100,9 @@ def rank_slice(start: int, end: int, rank: int, world_size: int) -> BatchSlice:
 def train_slices(
     n: int, batch_size: int, rank: int = 0, world_size: int = 1, *, start: int = 0, drop_last: bool = False
 ) -> list[BatchSlice]:
-    """This rank's slices of an epoch's order, from the sample ``start`` on.
+    """This rank's slices of the order of n samples, from the sample ``start`` on: one per global batch on every rank.
 
-    Args:
-        n: number of samples.
-        batch_size: samples per batch and process.
-        rank: which process this is.
-        world_size: how many there are.
-        start: how many samples of the order are done.
-        drop_last: leave out a last global batch that is not full.
-
-    Returns:
-        One slice per global batch, the same number on every rank.
+    With ``drop_last`` a last global batch that is not full is left out. ``batch_size`` is that of one process.
     """
     size = batch_size * world_size
     stop = n - (n - start) % size if drop_last else n
@@ -118,12 +114,6 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
 
     Every rank gets the same number of batches, since buffers may be synchronised in each of them. A remainder of fewer
     samples than processes therefore joins the batch before it.
-
-    Args:
-        n: number of samples.
-        batch_size: samples per batch and process; one more in the last batch at most.
-        rank: which process this is.
-        world_size: how many there are.
 
     Raises:
         ValueError: if there are fewer samples than processes.
@@ -137,10 +127,9 @@ def eval_slices(n: int, batch_size: int, rank: int = 0, world_size: int = 1) -> 
 
 
 class OrderSampler(BatchOrder):
-    """Positions of the samples of each batch of this process, in training order; resumable in mid-epoch.
+    """Positions of the samples of each batch of this process, in training order.
 
-    Iterating yields ``(B,)`` int64 tensors. An iteration that follows ``load_state_dict`` continues where the state
-    was saved; any other starts at the first batch of the current epoch.
+    Iterating yields ``(B,)`` int64 tensors; the offset is the number of samples over all processes.
 
     Args:
         n: number of samples.
@@ -167,9 +156,6 @@ class OrderSampler(BatchOrder):
         self.world_size = world_size
         self.seed = seed
         self.drop_last = drop_last
-        self.epoch = 0
-        self.offset = 0
-        self._resume_at = 0
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
@@ -181,11 +167,6 @@ class OrderSampler(BatchOrder):
             self.advance(part)
             yield order[part.start : part.stop]
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch. Another one than the current one starts at its first batch."""
-        if epoch != self.epoch:
-            self.epoch, self.offset, self._resume_at = epoch, 0, 0
-
     def order(self) -> Tensor:
         """The current epoch's order over all processes, ``(n,)`` int64 on the CPU."""
         return torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, self.epoch)
@@ -193,7 +174,7 @@ class OrderSampler(BatchOrder):
     def blocks(self) -> Iterator[Block]:
         """The epoch in one block."""
         order = self.order()
-        yield Block(order, torch.tensor(self.epoch).expand_as(order), self.begin())
+        yield order, torch.tensor(self.epoch).expand_as(order), self.begin()
 
     def begin(self) -> list[BatchSlice]:
         """Starts an iteration: the slices that are left of the epoch."""
@@ -203,15 +184,6 @@ class OrderSampler(BatchOrder):
     def advance(self, part: BatchSlice) -> None:
         """Notes that the batch ``part`` was handed out."""
         self.offset = part.end
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its samples that were handed out, over all processes."""
-        return {"epoch": self.epoch, "offset": self.offset}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Makes the next iteration continue where ``state`` was saved."""
-        self.epoch, self.offset = state["epoch"], state["offset"]
-        self._resume_at = self.offset
 
     def _slices(self, start: int) -> list[BatchSlice]:
         return train_slices(self.n, self.batch_size, self.rank, self.world_size, start=start, drop_last=self.drop_last)

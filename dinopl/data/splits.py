@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from dinopl.core.random import stream_seed
-from dinopl.data.images import ImageArrays, ImageFiles
+from dinopl.data.images import ImageArrays, ImageFiles, channel_moments, open_store, read_all
 from dinopl.data.sources.base import ImageSource
-from dinopl.data.stores import channel_moments, open_store, read_all
 from dinopl.data.subsets import count_of, stratified_split, stratified_subset
 
 Split = Literal["train", "val", "test"]
@@ -39,8 +38,7 @@ class SplitImages:
         std: likewise.
 
     Raises:
-        FileNotFoundError: if the data are not there.
-        ValueError: if they are malformed, or a size does not fit them.
+        ValueError: if a size does not fit the data.
     """
 
     def __init__(

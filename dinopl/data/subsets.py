@@ -13,14 +13,10 @@ from torch import Tensor
 
 
 def class_sequence(counts: list[int], size: int) -> list[int]:
-    """Classes of the first ``size`` samples of a nested stratified order.
+    """Classes of the first ``size`` samples of a nested stratified order, from the number of samples of each class.
 
     Each prefix of length ``m`` holds class ``c`` either ``floor(m * p)`` or ``ceil(m * p)`` times, where ``p`` is the
     class's part of all samples.
-
-    Args:
-        counts: number of samples of each class.
-        size: length of the sequence, at most the sum of ``counts``.
     """
     if len(set(counts)) == 1:  # what follows takes each class in turn, but not as fast
         return [m % len(counts) for m in range(size)]
@@ -38,7 +34,7 @@ def class_sequence(counts: list[int], size: int) -> list[int]:
 
 
 def first_of_each_class(order: Tensor, label: Tensor, size: int) -> Tensor:
-    """The first samples of an order in which every class has its proportional part, to within one sample.
+    """The first ``size`` samples of an order in which every class has its proportional part, to within one sample.
 
     Args:
         order: a permutation of the samples, ``(N,)`` int64.
@@ -46,8 +42,7 @@ def first_of_each_class(order: Tensor, label: Tensor, size: int) -> Tensor:
         size: number of samples wanted, 1 to N.
 
     Returns:
-        Samples in increasing order, ``(size,)`` int64. In the same order of samples, those of any smaller size are
-        among them.
+        Samples in increasing order. In the same order of samples, those of any smaller size are among them.
     """
     _, classes, counts = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
     wanted = counts  # of each class; all, without walking through the whole sequence of classes
@@ -84,18 +79,10 @@ def stratified_subset(label: Tensor, size: int, seed: int | None = None) -> Tens
 
 
 def stratified_split(label: Tensor, size: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """Splits all rows into a rest and a stratified part of ``size`` samples that is held out.
-
-    Args:
-        label: class of each sample, ``(N,)`` integers.
-        size: number of samples to hold out, 1 to N - 1.
-        seed: as for ``stratified_subset``.
-
-    Returns:
-        Rows of the rest ``(N - size,)`` and of the held-out part ``(size,)``, both increasing.
+    """All rows as a rest and a stratified part of ``size`` samples that is held out, both increasing.
 
     Raises:
-        ValueError: as for ``stratified_subset``.
+        ValueError: as for ``stratified_subset``, whose arguments these are; the rest must not be empty.
     """
     _check(label, size, largest=len(label) - 1)
     held = stratified_subset(label, size, seed)
@@ -105,13 +92,10 @@ def stratified_split(label: Tensor, size: int, seed: int | None = None) -> tuple
 
 
 def count_of(size: int | float, total: int, name: str) -> int:
-    """Number of samples of a size that is a count or a fraction.
+    """Number of samples of a size that is a count or a fraction of ``total``; ``name`` is the argument that holds it.
 
-    Args:
-        size: a floating-point number up to 1 is a fraction of ``total``; a whole number is a count, also as 500.0,
-            which is what a command line may make of 500.
-        total: number of samples that there are.
-        name: the argument that holds the size, for the message.
+    A floating-point number up to 1 is a fraction; a whole number is a count, also as 500.0, which is what a command
+    line may make of 500.
 
     Raises:
         ValueError: if ``size`` is negative, more than there are, or neither whole nor a fraction.

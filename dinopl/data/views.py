@@ -24,7 +24,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int) -> Tensor:
-    """Crops each image out of its zero-padded self, then mirrors some.
+    """Crops each image ``(B, C, H, W)`` out of its zero-padded self, then mirrors some; the shape stays.
 
     Args:
         images: ``(B, C, H, W)``.
@@ -32,9 +32,6 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: 
         left: first column, likewise.
         flip: whether to mirror left and right, ``(B,)`` bool.
         padding: pixels of zeros on each side.
-
-    Returns:
-        ``(B, C, H, W)``.
     """
     batch, channels, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
@@ -55,14 +52,11 @@ class ImageView(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
-        """Makes the views.
+        """Makes the views ``(B, C, h, w)``, which may share the input's storage, and must not change it.
 
         Args:
             images: ``(B, C, H, W)`` floating point, before normalisation: 0 is black, 1 is white.
             keys: one key per sample, ``(B,)`` int64, for ``dinopl.core.random.uniform`` and ``integers``.
-
-        Returns:
-            ``(B, C, h, w)``. It may share the input's storage, and must not change it.
         """
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:

@@ -22,15 +22,10 @@ _INPUT = ":input"
 
 
 def find_module(network: nn.Module, name: str, argument: str) -> nn.Module:
-    """The submodule of a name.
-
-    Args:
-        network: where to look.
-        name: dotted name; ``:input`` behind it is ignored.
-        argument: what the name was given to, for the message.
+    """The submodule of a dotted name; ``:input`` behind it is ignored.
 
     Raises:
-        ValueError: if there is none; the message names those that are similar.
+        ValueError: if there is none; the message names those that are similar, and ``argument``, which had the name.
     """
     name = name.removesuffix(_INPUT)
     modules = {known: module for known, module in network.named_modules() if known}
@@ -116,13 +111,7 @@ def batches_with_features(
 
 
 def collect_features(network: nn.Module, name: str, batches: Iterable[Any], argument: str = "name") -> Tensor:
-    """Features of one module on all samples, in eval mode and without a graph.
-
-    Args:
-        network: left as it is.
-        name: dotted name, with ``:input`` behind it for what goes into the module.
-        batches: image or text batches, on the network's device.
-        argument: what the name was given to, for messages.
+    """Features of one module on all samples, in eval mode and without a graph; batches are on the network's device.
 
     Returns:
         ``(n, d)`` of features ``(B, d)``, one row per sample, or of ``(B, T, d)``, one per token.
@@ -163,22 +152,16 @@ class FeatureObjective(nn.Module, ABC):
     needs_subset = False
 
     def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
-        """Fits itself to the shapes of the features. To be called once, before the optimiser is made.
-
-        Args:
-            student: features of any batch, by module name.
-            teacher: those of the teacher on as many samples.
+        """Fits itself to the shapes of the features of a batch, by module name, once, before the optimiser is made.
 
         Raises:
             ValueError: if features cannot be compared.
         """
 
     def forward(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> Tensor:
-        """The weighted distance, a scalar in at least float32.
+        """The weighted distance, a scalar in at least float32, of features ``(B, ...)`` by module name.
 
-        Args:
-            student: features by module name, ``(B, ...)`` each.
-            teacher: features by module name, ``(B, ...)`` each; they receive no gradient.
+        The teacher's receive no gradient.
         """
         terms = []
         for number, (of_student, of_teacher) in enumerate(self.pairs()):
@@ -197,16 +180,7 @@ class FeatureObjective(nn.Module, ABC):
 
 
 class PairedCapture:
-    """Features of student and teacher, those that feature objectives compare.
-
-    Args:
-        student: the student's network.
-        teacher: the teacher's.
-        objectives: name the modules.
-
-    Raises:
-        ValueError: if a name is no module of its network.
-    """
+    """Features of student and teacher, those that feature objectives compare; ValueError if a name is no module."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, objectives: Sequence[FeatureObjective]) -> None:
         self._sides = (

@@ -27,16 +27,13 @@ class HeadFit(ABC):
 
     @abstractmethod
     def __call__(self, features: Tensor, label: Tensor, num_classes: int, teacher: Tensor | None = None) -> nn.Linear:
-        """A head for features.
+        """A head, ``(B, D)`` to ``(B, C)``, on the features' device.
 
         Args:
             features: ``(N, D)``.
             label: ``(N,)`` int64.
             num_classes: C.
             teacher: the teacher's logits ``(N, C)``, for objectives that read them.
-
-        Returns:
-            Maps ``(B, D)`` to ``(B, C)``, on the features' device.
         """
 
 

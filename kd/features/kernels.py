@@ -9,12 +9,7 @@ from torch import Tensor
 def kernel_cka(first: Tensor, second: Tensor) -> Tensor:
     """Centred kernel alignment ``<HKH, HLH> / (||HKH|| ||HLH||)`` with ``H = I - 1/B``: a scalar up to 1.
 
-    Args:
-        first: symmetric kernel, ``(B, B)``.
-        second: symmetric kernel, ``(B, B)``.
-
-    Returns:
-        0 where a kernel is constant.
+    Both kernels are symmetric, ``(B, B)``; where one is constant the result is 0.
     """
     first, second = _centred(first), _centred(second)
     squares = first.square().sum() * second.square().sum()
@@ -36,12 +31,9 @@ def spectral_power(kernel: Tensor, power: float, floor: float = 1e-6) -> Tensor:
     it stays finite where eigenvalues coincide, as they do where the kernel has not full rank.
 
     Args:
-        kernel: symmetric and positive semi-definite, ``(B, B)``.
+        kernel: symmetric and positive semi-definite, ``(B, B)``; its scale is a constant in the gradient.
         power: above 0.
         floor: eigenvalues below it count as it: powers below 1 have no slope at 0.
-
-    Returns:
-        ``(B, B)``; the scale is taken as a constant in the gradient.
     """
     scale = torch.linalg.matrix_norm(kernel.detach(), ord=2).clamp_min(torch.finfo(kernel.dtype).tiny)
     result: Tensor = _SpectralPower.apply(kernel / scale, power, floor)

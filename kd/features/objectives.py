@@ -47,11 +47,7 @@ class FeatureMSE(FeatureObjective):
         self.regressors = nn.ModuleList()
 
     def connect(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
-        """Makes the maps.
-
-        Raises:
-            ValueError: if widths differ and may not, or anything but the width differs.
-        """
+        """Makes the maps; ValueError if widths differ and may not, or anything but the width differs."""
         with seeded(self.seed):
             maps = [self._map(student[s], teacher[t], f"{s!r} and {t!r}") for s, t in self.pairs()]
         self.regressors = nn.ModuleList(maps)
@@ -114,11 +110,8 @@ class SimilarityMatching(FeatureObjective):
 def similarity_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """``sum_ij (n(s_i) n(s_j)^T - n(t_i) n(t_j)^T)^2 / (B (B - 1))`` with unit rows n: a scalar.
 
-    Under autocast the products are rounded; :class:`SimilarityMatching` switches it off.
-
-    Args:
-        student: ``(B, ...)``.
-        teacher: ``(B, ...)``, of any width.
+    Features are ``(B, ...)``, of any width. Under autocast the products are rounded; :class:`SimilarityMatching`
+    switches it off.
     """
     s, t = (F.normalize(at_least_float32(x).flatten(1), dim=1) for x in (student, teacher))
     return (s @ s.T - t @ t.T).square().sum() / max(len(s) * (len(s) - 1), 1)

@@ -53,26 +53,19 @@ class Objective(nn.Module, ABC):
         super().__init__()  # not nn.Module's own, which takes any option
 
     def prepare(self, outputs: TeacherOutputs) -> None:
-        """Takes what it needs of the teacher's outputs on the whole subset.
+        """Takes what it needs of the teacher's outputs on the student's samples, un-augmented.
 
-        To be called at the start of every fit, a resumed one included, with the same outputs: what it keeps is not part
-        of a checkpoint.
-
-        Args:
-            outputs: the teacher on the student's samples, un-augmented.
+        To be called at the start of every fit, a resumed one included: what it keeps is not part of a checkpoint.
         """
 
     @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor | None, label: Tensor) -> Tensor:
-        """The loss of each sample.
+        """The loss of each sample, ``(B,)``, in at least float32.
 
         Args:
             student: the student's logits, ``(B, C)``.
             teacher: the teacher's logits, ``(B, C)``, possibly transformed; None where ``needs_teacher`` is false.
             label: classes, ``(B,)`` int64.
-
-        Returns:
-            ``(B,)``, in at least float32.
         """
 
 
@@ -94,11 +87,7 @@ class Distillation(Objective):
     """An objective that reads the teacher's logits, which never receive a gradient."""
 
     def forward(self, student: Tensor, teacher: Tensor | None, label: Tensor) -> Tensor:
-        """The loss of each sample.
-
-        Raises:
-            ValueError: if the teacher's logits are missing, or have another shape than the student's.
-        """
+        """The loss of each sample; ValueError if the teacher's logits are missing, or not of the student's shape."""
         if teacher is None:
             raise ValueError(f"objective={type(self).__name__}: needs a teacher; give one, or take LabelCrossEntropy")
         if teacher.shape != student.shape:

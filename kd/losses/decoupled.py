@@ -15,17 +15,7 @@ from kd.losses.base import Distillation, check_temperature
 
 
 def target_class_kl(student: Tensor, teacher: Tensor, label: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL divergence of the pairs (probability of the label, probability of the rest), teacher first, unscaled.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        temperature: of both sides.
-
-    Returns:
-        ``(B,)``.
-    """
+    """KL divergence of the pairs (probability of the label, of the rest), teacher first, unscaled: ``(B,)``."""
 
     def pair(logits: Tensor) -> Tensor:
         tempered = at_least_float32(logits) / temperature
@@ -36,17 +26,7 @@ def target_class_kl(student: Tensor, teacher: Tensor, label: Tensor, temperature
 
 
 def non_target_kl(student: Tensor, teacher: Tensor, label: Tensor, temperature: float = 1.0) -> Tensor:
-    """KL divergence of the distributions over the classes other than the label, teacher first, unscaled.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        temperature: of both sides.
-
-    Returns:
-        ``(B,)``.
-    """
+    """KL divergence of the distributions over the classes other than the label, teacher first, unscaled: ``(B,)``."""
     student, teacher = (without_class(at_least_float32(x) / temperature, label) for x in (student, teacher))
     return kl_divergence(student, teacher)
 

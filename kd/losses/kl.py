@@ -23,19 +23,16 @@ def kl_distillation(
     student_temperature: float | None = None,
     scaled: bool = True,
 ) -> Tensor:
-    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, summed over classes.
+    """``T^2 KL(softmax(teacher / T) || softmax(student / T))``, summed over classes: ``(B, C)`` of each to ``(B,)``.
 
     In float32 the value loses digits from about T = 1000 on, the gradient does not; ``inf`` is exact.
 
     Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
+        student: logits.
+        teacher: logits.
         temperature: T. ``inf`` is the limit: half the mean squared difference of the centred logits.
         student_temperature: the student's, where it differs; 1 is transformed teacher matching.
         scaled: whether to multiply by ``T^2``.
-
-    Returns:
-        ``(B,)``.
 
     Raises:
         ValueError: if an infinite temperature is to be the teacher's alone, or unscaled.
@@ -53,46 +50,19 @@ def kl_distillation(
 
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 20.0) -> Tensor:
-    """``-T^2 sum_c softmax(teacher / T)_c log softmax(student / T)_c``: the KL divergence's gradient, another value.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-        temperature: T.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``-T^2 sum_c softmax(teacher / T)_c log softmax(student / T)_c``, ``(B,)``: the KL's gradient, another value."""
     return temperature**2 * cross_entropy(
         at_least_float32(student) / temperature, at_least_float32(teacher) / temperature
     )
 
 
 def reverse_kl(student: Tensor, teacher: Tensor, temperature: float = 20.0) -> Tensor:
-    """``T^2 KL(softmax(student / T) || softmax(teacher / T))``.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-        temperature: T.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``T^2 KL(softmax(student / T) || softmax(teacher / T))``: logits ``(B, C)`` of each to ``(B,)``."""
     return kl_distillation(teacher, student, temperature)
 
 
 def jensen_shannon(student: Tensor, teacher: Tensor, temperature: float = 20.0) -> Tensor:
-    """``T^2 (KL(p || m) + KL(q || m)) / 2`` of the tempered outputs p and q and their mean m; at most ``T^2 log 2``.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-        temperature: T.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``T^2 (KL(p || m) + KL(q || m)) / 2``, at most ``T^2 log 2``, of the tempered outputs p, q and their mean m."""
     p, q = (torch.log_softmax(at_least_float32(x) / temperature, dim=1) for x in (student, teacher))
     mean = torch.logaddexp(p, q) - math.log(2)
     return temperature**2 * (kl_divergence(mean, p) + kl_divergence(mean, q)) / 2

@@ -18,33 +18,17 @@ from kd.losses.base import LabelObjective, check_fraction, check_temperature
 
 
 def label_cross_entropy(student: Tensor, label: Tensor, temperature: float = 1.0) -> Tensor:
-    """``-log softmax(student / temperature)_label``, without a factor ``temperature**2``.
-
-    Args:
-        student: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        temperature: divides the logits.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``-log softmax(student / temperature)_label``, ``(B,)``, without a factor ``temperature**2``."""
     return F.cross_entropy(at_least_float32(student) / temperature, label, reduction="none")
 
 
 def smoothed_cross_entropy(
     student: Tensor, label: Tensor, smoothing: float = 0.1, over: Literal["all", "others"] = "all"
 ) -> Tensor:
-    """``-sum_c q_c log softmax(student)_c``, where q takes ``smoothing`` from the label and spreads it evenly.
+    """``-sum_c q_c log softmax(student)_c``, ``(B,)``; q takes ``smoothing`` from the label and spreads it evenly.
 
-    Args:
-        student: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        smoothing: the probability that is spread.
-        over: ``all`` classes, so that the label keeps ``1 - smoothing + smoothing / C`` (torch's convention), or the
-            ``others``, so that it keeps ``1 - smoothing``.
-
-    Returns:
-        ``(B,)``.
+    It goes to ``all`` classes, so that the label keeps ``1 - smoothing + smoothing / C`` (torch's convention), or to
+    the ``others``, so that it keeps ``1 - smoothing``.
     """
     log_probs = F.log_softmax(at_least_float32(student), dim=1)
     num_classes = student.shape[1]
@@ -68,20 +52,10 @@ def virtual_distillation(
     temperature: float = 20.0,
     variant: Literal["paper", "code"] = "paper",
 ) -> Tensor:
-    """Distillation from the virtual teacher v of :func:`virtual_teacher`.
+    """Distillation from the virtual teacher v of :func:`virtual_teacher`, ``(B,)``; T is the temperature.
 
     ``paper``: ``T^2 KL(v_T || softmax(student / T))`` with ``v_T`` proportional to ``v^(1/T)``. ``code``:
     ``KL(softmax(v / T) || softmax(student))``, where probabilities are taken for logits.
-
-    Args:
-        student: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        confidence: v's probability of the label, inside (0, 1).
-        temperature: T.
-        variant: which of the two.
-
-    Returns:
-        ``(B,)``.
     """
     student = at_least_float32(student)
     teacher = virtual_teacher(label, student.shape[1], confidence).to(student)

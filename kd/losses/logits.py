@@ -18,16 +18,7 @@ from kd.losses.base import Distillation, LabelObjective, TeacherOutputs
 
 
 def one_hot_mean_squared_error(student: Tensor, label: Tensor, magnitude: float) -> Tensor:
-    """``mean_c (student_c - magnitude * onehot(label)_c)^2``: labels as logits.
-
-    Args:
-        student: logits, ``(B, C)``.
-        label: classes, ``(B,)`` int64.
-        magnitude: the logit of the label.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``mean_c (student_c - magnitude * onehot(label)_c)^2``, ``(B,)``: labels as logits."""
     return mean_squared_error(student, magnitude * F.one_hot(label, student.shape[1]).to(student))
 
 
@@ -39,15 +30,7 @@ def logit_margin(logits: Tensor) -> Tensor:
 
 
 def hard_cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
-    """``-log softmax(student)_k``, where k is the teacher's class: the index of its largest logit.
-
-    Args:
-        student: logits, ``(B, C)``.
-        teacher: logits, ``(B, C)``.
-
-    Returns:
-        ``(B,)``.
-    """
+    """``-log softmax(student)_k``, ``(B,)``, where k is the teacher's class: the index of its largest logit."""
     return F.cross_entropy(at_least_float32(student), teacher.argmax(dim=1), reduction="none")
 
 

@@ -1,16 +1,18 @@
 """What a student is measured by: its predictions, how faithful it is to its teacher, and its features."""
 
-from kd.metrics.alignment import (
+from kd.metrics.evaluation import EvaluatedModule, Evaluation, FidelityMetrics
+from kd.metrics.features import (
     FeatureAlignment,
+    NeuralCollapse,
+    SampledMetric,
     cka,
     cka_matrix,
     feature_alignment,
     gram_cka,
     linear_cka,
+    neural_collapse,
     parameter_distance,
 )
-from kd.metrics.collapse import NeuralCollapse, neural_collapse
-from kd.metrics.evaluation import EvaluatedModule, Evaluation, FidelityMetrics
 from kd.metrics.predictions import (
     Agreement,
     BrierScore,
@@ -29,7 +31,6 @@ from kd.metrics.predictions import (
     negative_log_likelihood,
     probability_distance,
 )
-from kd.metrics.sampled import SampledMetric
 
 __all__ = [
     "Agreement",

@@ -19,8 +19,7 @@ from dinopl.core.divergences import entropy
 from dinopl.core.module import BaseModule
 from dinopl.core.types import ImageBatch, as_batch
 from kd.features.capture import FeatureCapture, find_module
-from kd.metrics.alignment import FeatureAlignment, parameter_distance
-from kd.metrics.collapse import NeuralCollapse
+from kd.metrics.features import FeatureAlignment, NeuralCollapse, parameter_distance
 from kd.metrics.predictions import (
     Agreement,
     BrierScore,

@@ -8,6 +8,7 @@ temperature 1, over all samples and processes: sums are kept and divided at the 
 Logits are ``(..., C)`` and labels ``(...)``; for text each token counts as a sample.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,15 +35,7 @@ def brier_score(logits: Tensor, label: Tensor) -> Tensor:
 
 
 def hellinger_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """``||sqrt(p) - sqrt(q)||_2 / sqrt(2)`` of the softmax outputs, from 0 to 1.
-
-    Args:
-        student: logits, ``(..., C)``.
-        teacher: logits, ``(..., C)``.
-
-    Returns:
-        ``(...)``: one value for each sample.
-    """
+    """``||sqrt(p) - sqrt(q)||_2 / sqrt(2)`` of the softmax outputs, 0 to 1, of logits ``(..., C)`` to ``(...)``."""
     # Halves of log-probabilities, not roots of probabilities: what underflows is then what does not matter.
     p, q = (F.log_softmax(at_least_float32(logits), dim=-1).div(2).exp() for logits in (student, teacher))
     return torch.linalg.vector_norm(p - q, dim=-1) / 2**0.5
@@ -55,45 +48,32 @@ def probability_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def calibration_error(logits: Tensor, label: Tensor, bins: int = 15) -> Tensor:
-    """Expected calibration error: ``sum_b n_b / n |accuracy_b - confidence_b|`` over bins of equal width.
+    """Expected calibration error, from 0 to 1: ``sum_b n_b / n |accuracy_b - confidence_b|`` over bins of equal width.
 
-    Args:
-        logits: ``(..., C)``.
-        label: ``(...)`` int64.
-        bins: number of bins that the confidence, the largest probability, is sorted into.
-
-    Returns:
-        A scalar from 0 to 1.
+    Logits are ``(..., C)``, labels ``(...)``; samples are sorted into bins by the confidence, the largest probability.
     """
     classes = logits.shape[-1]
     error: Tensor = multiclass_calibration_error(*_confidences(logits, label), num_classes=classes, n_bins=bins)
     return error
 
 
-class LabelAccuracy(MulticlassAccuracy):
-    """Share of samples whose largest logit is the label's.
-
-    Args:
-        num_classes: C.
-    """
+class ClassAgreement(MulticlassAccuracy):
+    """Share of samples on which two classifications agree."""
 
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(num_classes, average="micro", validate_args=False, **options)
+
+
+class LabelAccuracy(ClassAgreement):
+    """Share of samples whose largest logit is the label's."""
 
     def update(self, student: Tensor, label: Tensor) -> None:
         """Adds samples: logits ``(..., C)``, classes ``(...)``."""
         super().update(student.argmax(dim=-1).flatten(), label.flatten())
 
 
-class Agreement(MulticlassAccuracy):
-    """Share of samples whose largest logit is the teacher's.
-
-    Args:
-        num_classes: C.
-    """
-
-    def __init__(self, num_classes: int, **options: Any) -> None:
-        super().__init__(num_classes, average="micro", validate_args=False, **options)
+class Agreement(ClassAgreement):
+    """Share of samples whose largest logit is the teacher's."""
 
     def update(self, student: Tensor, teacher: Tensor) -> None:
         """Adds samples: logits ``(..., C)`` of both."""
@@ -123,20 +103,36 @@ class SampleMean(MeanMetric):
         super().__init__(nan_strategy="disable", **options)
 
 
-class NegativeLogLikelihood(SampleMean):
+class LabelMean(SampleMean):
+    """Mean of a ``value`` of logits and labels."""
+
+    value: Callable[[Tensor, Tensor], Tensor]
+
+    def update(self, student: Tensor, label: Tensor) -> None:  # type: ignore[override]
+        """Adds samples: logits ``(..., C)``, classes ``(...)``."""
+        super().update(self.value(student, label))
+
+
+class TeacherMean(SampleMean):
+    """Mean of a ``value`` of the student's and the teacher's logits."""
+
+    value: Callable[[Tensor, Tensor], Tensor]
+
+    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
+        """Adds samples: logits ``(..., C)`` of both."""
+        super().update(self.value(student, teacher))
+
+
+class NegativeLogLikelihood(LabelMean):
     """Mean of :func:`negative_log_likelihood`, in nats."""
 
-    def update(self, student: Tensor, label: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)``, classes ``(...)``."""
-        super().update(negative_log_likelihood(student, label))
+    value = staticmethod(negative_log_likelihood)
 
 
-class BrierScore(SampleMean):
+class BrierScore(LabelMean):
     """Mean of :func:`brier_score`."""
 
-    def update(self, student: Tensor, label: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)``, classes ``(...)``."""
-        super().update(brier_score(student, label))
+    value = staticmethod(brier_score)
 
 
 class PredictiveEntropy(SampleMean):
@@ -147,44 +143,34 @@ class PredictiveEntropy(SampleMean):
         super().update(entropy(student))
 
 
-class PredictiveKL(SampleMean):
+class PredictiveKL(TeacherMean):
     """Mean of ``KL(teacher || student)`` of the softmax outputs, in nats."""
 
-    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)`` of both."""
-        super().update(kl_divergence(student, teacher))
+    value = staticmethod(kl_divergence)
 
 
-class HellingerDistance(SampleMean):
+class HellingerDistance(TeacherMean):
     """Mean of :func:`hellinger_distance`."""
 
-    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)`` of both."""
-        super().update(hellinger_distance(student, teacher))
+    value = staticmethod(hellinger_distance)
 
 
-class ProbabilityDistance(SampleMean):
+class ProbabilityDistance(TeacherMean):
     """Mean of :func:`probability_distance`."""
 
-    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)`` of both."""
-        super().update(probability_distance(student, teacher))
+    value = staticmethod(probability_distance)
 
 
-class LogitError(SampleMean):
+class LogitError(TeacherMean):
     """Mean squared difference of the logits."""
 
-    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)`` of both."""
-        super().update(mean_squared_error(student, teacher))
+    value = staticmethod(mean_squared_error)
 
 
-class CentredLogitError(SampleMean):
+class CentredLogitError(TeacherMean):
     """Mean squared difference of the logits less each sample's mean."""
 
-    def update(self, student: Tensor, teacher: Tensor) -> None:  # type: ignore[override]
-        """Adds samples: logits ``(..., C)`` of both."""
-        super().update(centred_mean_squared_error(student.flatten(0, -2), teacher.flatten(0, -2)))
+    value = staticmethod(centred_mean_squared_error)
 
 
 def _confidences(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,9 @@ from torch import Tensor, nn
 from dinopl.core.random import derived_keys, mix, sample_keys, uniform
 from kd.losses.base import TeacherOutputs
 
+Visit = int | Tensor
+"""How many times samples were seen before: one number, or one of each, ``(B,)`` int64."""
+
 
 class TargetTransform(ABC):
     """Teacher logits to target logits; a transform has no parameters and no state that a checkpoint would need.
@@ -38,22 +41,14 @@ class TargetTransform(ABC):
     def adapt_teacher(self, teacher: nn.Module) -> nn.Module:
         """The network whose logits are transformed: the teacher itself, unless the transform needs another.
 
-        To be called once, before any output is computed, cached or fingerprinted.
-
-        Args:
-            teacher: is left as it is.
+        To be called once, before any output is computed, cached or fingerprinted. The teacher is left as it is.
         """
         return teacher
 
     def prepare(self, outputs: TeacherOutputs, temperature: float) -> None:  # noqa: B027 - most need nothing
-        """Takes what it needs of the teacher's outputs on the whole subset.
+        """Takes what it needs of the teacher's outputs on the student's samples, at the objective's temperature.
 
-        To be called at the start of every fit, a resumed one included, with the same outputs: what it keeps is not part
-        of a checkpoint.
-
-        Args:
-            outputs: the teacher on the student's samples, un-augmented.
-            temperature: the objective's.
+        To be called at the start of every fit, a resumed one included: what it keeps is not part of a checkpoint.
         """
 
     def check_index(self, index: Tensor) -> None:
@@ -65,10 +60,8 @@ class TargetTransform(ABC):
             )
 
     @abstractmethod
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
-        """The target logits of each sample.
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
+        """The target logits of each sample, ``(B, C)``: the target is their softmax at T.
 
         Args:
             teacher: the teacher's logits, ``(B, C)``.
@@ -76,18 +69,13 @@ class TargetTransform(ABC):
             index: position of each sample in its data set, ``(B,)`` int64.
             visit: how many times the sample was seen before, one number or ``(B,)`` int64.
             temperature: the objective's T; infinite where logits are compared.
-
-        Returns:
-            ``(B, C)``: the target is their softmax at T.
         """
 
 
 class WholeTeacher(TargetTransform):
     """The teacher's logits as they are."""
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """``teacher`` itself."""
         return teacher
 
@@ -121,26 +109,15 @@ class TransformChain(TargetTransform):
                 parts = [transform(part.logits, part.label, part.index, 0, temperature) for part in outputs.parts()]
                 outputs = replace(outputs, logits=torch.cat(parts))
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """All of them in turn."""
         for transform in self.transforms:
             teacher = transform(teacher, label, index, visit, temperature)
         return teacher
 
 
-def visit_keys(seed: int, index: Tensor, visit: int | Tensor = 0) -> Tensor:
-    """One key per sample and visit.
-
-    Args:
-        seed: of the stream.
-        index: ``(B,)`` int64.
-        visit: one number, or ``(B,)`` int64.
-
-    Returns:
-        ``(B,)`` int64, on the device of ``index``.
-    """
+def visit_keys(seed: int, index: Tensor, visit: Visit = 0) -> Tensor:
+    """One key per sample and visit, ``(B,)`` int64; ``index`` is ``(B,)`` int64, ``visit`` one number or ``(B,)``."""
     visits = torch.as_tensor(visit, dtype=torch.int64, device=index.device)
     return mix(sample_keys(seed, 0, index) + mix(visits))
 

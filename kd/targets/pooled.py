@@ -12,19 +12,15 @@ from torch import Tensor
 from dinopl.core.precision import at_least_float32
 from dinopl.core.random import stream_seed
 from kd.losses.base import TeacherOutputs
-from kd.targets.base import TargetTransform, visit_keys
+from kd.targets.base import TargetTransform, Visit, visit_keys
 
 
 def class_means(outputs: TeacherOutputs, temperature: float) -> Tensor:
     """Logits whose softmax at a temperature is the mean of the teacher's, over the samples of each label.
 
-    Args:
-        outputs: the teacher on the subset, of C classes.
-        temperature: T. Infinite: the mean of the logits themselves, which is also the limit of large T.
-
     Returns:
-        ``(C, C)`` in float64, one row a label; each row has the mean of the logits' mean. Rows of labels that do not
-        occur are NaN.
+        ``(C, C)`` in float64, one row a label; each row has the mean of the logits' mean. For infinite temperature the
+        mean of the logits themselves, the limit of large T. Rows of labels that do not occur are NaN.
     """
     num_classes = outputs.logits.shape[1]
     logits, probs = (outputs.logits.new_zeros(num_classes, num_classes, dtype=torch.float64) for _ in range(2))
@@ -42,12 +38,8 @@ def class_means(outputs: TeacherOutputs, temperature: float) -> Tensor:
 def partners(keys: Tensor, group: Tensor) -> Tensor:
     """Whose output each sample gets: a random cycle through each group, so that each is given away once.
 
-    Args:
-        keys: ``(M,)`` int64, which decide the order.
-        group: ``(M,)`` int64.
-
-    Returns:
-        Positions ``(M,)`` int64; a sample gets its own output only where it is alone in its group.
+    Keys ``(M,)`` decide the order within groups ``(M,)``. The result is positions, ``(M,)`` int64; a sample gets its
+    own output only where it is alone in its group.
     """
     order = keys.argsort(stable=True)
     order = order[group[order].argsort(stable=True)]
@@ -75,9 +67,7 @@ class ClassMean(TargetTransform):
         """Averages over the subset."""
         self._means = class_means(outputs, temperature if self.of == "probs" else math.inf)
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """The mean of each sample's label."""
         if self._means is None:
             raise RuntimeError("call prepare() before the first step: ClassMean averages over the subset")
@@ -111,9 +101,7 @@ class ShuffledSamples(TargetTransform):
         self._order = order
         self._partners = None
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """The logits of each sample's partner; ValueError if a sample is not in the subset."""
         if self._outputs is None:
             raise RuntimeError("call prepare() before the first step: ShuffledSamples draws from the subset")

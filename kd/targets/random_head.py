@@ -10,16 +10,11 @@ from torch import Tensor, nn
 
 from dinopl.core.random import seeded, stream_seed
 from kd.features.capture import find_module
-from kd.targets.base import TargetTransform
+from kd.targets.base import TargetTransform, Visit
 
 
 def with_random_head(teacher: nn.Module, head: str | None, seed: int) -> nn.Module:
-    """A copy of a network whose head is drawn again, by its layers' own initialisation.
-
-    Args:
-        teacher: is left as it is.
-        head: dotted name of the module to draw again; None is the last ``nn.Linear``.
-        seed: of the draw.
+    """A copy of a network whose head, by default the last ``nn.Linear``, is drawn again by its layers' own rule.
 
     Raises:
         ValueError: if there is no such module, or no layer of it can be drawn again.
@@ -55,8 +50,6 @@ class RandomHead(TargetTransform):
         """See :func:`with_random_head`."""
         return with_random_head(teacher, self.head, self.seed)
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """``teacher`` itself: its head is already random."""
         return teacher

@@ -11,34 +11,18 @@ from torch import Tensor
 from dinopl.core.precision import at_least_float32
 from dinopl.core.random import stream_seed
 from kd.losses.decoupled import other_classes
-from kd.targets.base import TargetTransform, normal, permutations, visit_keys
+from kd.targets.base import TargetTransform, Visit, normal, permutations, visit_keys
 
 
 def permute_non_targets(teacher: Tensor, keys: Tensor) -> Tensor:
-    """Each row with its largest entry in place and the others in a random order.
-
-    Args:
-        teacher: logits, ``(B, C)``.
-        keys: ``(B,)`` int64: equal keys and equal arg max give the same order.
-
-    Returns:
-        ``(B, C)``.
-    """
+    """Logits ``(B, C)`` with the largest in place and the others in a random order; equal keys give equal orders."""
     others = other_classes(teacher.argmax(dim=1), teacher.shape[1])
     order = permutations(keys, teacher.shape[1] - 1)
     return teacher.scatter(1, others, teacher.gather(1, others.gather(1, order)))
 
 
 def swap_largest(teacher: Tensor, label: Tensor) -> Tensor:
-    """Each row with its largest entry and the label's exchanged, so that the teacher is right.
-
-    Args:
-        teacher: logits, ``(B, C)``.
-        label: ``(B,)`` int64.
-
-    Returns:
-        ``(B, C)``.
-    """
+    """Logits ``(B, C)`` with the largest entry and the label's exchanged, so that the teacher is right."""
     largest, label = teacher.argmax(dim=1, keepdim=True), label[:, None]
     return teacher.scatter(1, largest, teacher.gather(1, label)).scatter(1, label, teacher.gather(1, largest))
 
@@ -57,9 +41,7 @@ class PermutedNonTargets(TargetTransform):
         self.needs_index = per != "class"
         self.seed = stream_seed("target/permutation") if seed is None else seed
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """See :func:`permute_non_targets`."""
         owner = teacher.argmax(dim=1) if self.per == "class" else index
         return permute_non_targets(teacher, visit_keys(self.seed, owner, visit if self.per == "visit" else 0))
@@ -68,9 +50,7 @@ class PermutedNonTargets(TargetTransform):
 class CorrectedTeacher(TargetTransform):
     """The teacher's logits, where it errs with its largest logit and the label's exchanged."""
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """See :func:`swap_largest`."""
         return swap_largest(teacher, label)
 
@@ -93,9 +73,7 @@ class NoisyLogits(TargetTransform):
         self.per_visit = per_visit
         self.seed = stream_seed("target/noise") if seed is None else seed
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """``teacher + sigma * noise``."""
         keys = visit_keys(self.seed, index, visit if self.per_visit else 0)
         return at_least_float32(teacher) + self.sigma * normal(keys, teacher.shape[1])

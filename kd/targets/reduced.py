@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from dinopl.core.precision import at_least_float32
-from kd.targets.base import TargetTransform
+from kd.targets.base import TargetTransform, Visit
 
 
 def top_logits(teacher: Tensor, k: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The largest logits; the others are replaced by one value that keeps their joint probability.
+    """The ``k`` largest logits; the others are replaced by one value that keeps their joint probability.
 
-    Args:
-        teacher: logits, ``(B, C)``.
-        k: from 1 to C.
-        temperature: at which the joint probability is kept; infinite keeps the mean of the logits.
+    At an infinite temperature that value keeps the mean of the logits.
 
     Returns:
         The largest logits in descending order ``(B, k)``, their classes ``(B, k)`` int64, and the logit of each other
@@ -56,9 +53,7 @@ class TopClasses(TargetTransform):
             raise ValueError(f"k={k}: {type(self).__name__} keeps at least 1 class")
         self.k = k
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """See :func:`top_logits`."""
         num_classes = teacher.shape[1]
         return expanded(*top_logits(teacher, min(self.k, num_classes), temperature), num_classes)

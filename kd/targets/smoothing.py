@@ -14,21 +14,13 @@ from dinopl.core.divergences import entropy
 from dinopl.core.precision import at_least_float32
 from kd.losses.base import TeacherOutputs
 from kd.losses.mixtures import confidence
-from kd.targets.base import TargetTransform
+from kd.targets.base import TargetTransform, Visit
 
 _LEAST = 1e-12  # smoothing of a teacher that is certain in its own precision: its logits must stay finite
 
 
 def smoothing_of_entropy(value: float, num_classes: int) -> float:
-    """The smoothing e at which ``(1 - e) onehot + e / C`` has the entropy ``value``, by bisection.
-
-    Args:
-        value: entropy in nats, from 0 to ``log C``.
-        num_classes: C.
-
-    Returns:
-        From 0 to 1, to double precision.
-    """
+    """The smoothing e, 0 to 1, at which ``(1 - e) onehot + e / C`` has the entropy ``value`` in nats, by bisection."""
 
     def entropy_at(e: float) -> float:
         kept, rest = 1 - e + e / num_classes, e / num_classes
@@ -46,17 +38,7 @@ def smoothing_of_confidence(value: float, num_classes: int) -> float:
 
 
 def smoothed_logits(label: Tensor, num_classes: int, smoothing: float, temperature: float) -> Tensor:
-    """Logits whose softmax at a temperature is ``(1 - smoothing) onehot(label) + smoothing / C``.
-
-    Args:
-        label: ``(B,)`` int64.
-        num_classes: C.
-        smoothing: above 0 and at most 1.
-        temperature: finite.
-
-    Returns:
-        ``(B, C)`` float64 of mean 0.
-    """
+    """Logits ``(B, C)`` whose softmax at ``temperature`` is ``(1 - smoothing) onehot(label) + smoothing / C``."""
     # log(1 - e + e/C) - log(e/C), which is exact for small e
     margin = temperature * math.log1p((1 - smoothing) * num_classes / smoothing)
     logits = torch.full((len(label), num_classes), -margin / num_classes, dtype=torch.float64, device=label.device)
@@ -72,11 +54,7 @@ class MatchedSmoothing(TargetTransform):
         self.smoothing: float | None = None
 
     def prepare(self, outputs: TeacherOutputs, temperature: float) -> None:
-        """Finds the smoothing.
-
-        Raises:
-            ValueError: if the objective compares logits: smoothed labels have none without a temperature.
-        """
+        """Finds the smoothing; ValueError if the objective compares logits, which smoothed labels do not have."""
         if math.isinf(temperature):
             raise ValueError(
                 f"temperature={temperature}: {type(self).__name__} needs an objective with a finite temperature; "
@@ -93,9 +71,7 @@ class MatchedSmoothing(TargetTransform):
     def solve(self, value: float, num_classes: int) -> float:
         """The smoothing whose target has the value."""
 
-    def __call__(
-        self, teacher: Tensor, label: Tensor, index: Tensor, visit: int | Tensor, temperature: float
-    ) -> Tensor:
+    def __call__(self, teacher: Tensor, label: Tensor, index: Tensor, visit: Visit, temperature: float) -> Tensor:
         """See :func:`smoothed_logits`."""
         if self.smoothing is None:
             raise RuntimeError(f"call prepare() before the first step: {type(self).__name__} is matched to the subset")

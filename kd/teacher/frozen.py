@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dinopl.core.random import seeded
 from dinopl.core.types import as_batch
-from dinopl.data.fingerprint import digest
+from dinopl.data.indexed import digest
 from kd.networks import Shape, output_shape
 from kd.samplers import SelectedSampler
 
@@ -54,11 +54,7 @@ class FrozenTeacher:
         return logits
 
     def check_accuracy(self, correct: float, total: float) -> None:
-        """Compares its accuracy with the one recorded.
-
-        Args:
-            correct: how many test samples it gets right.
-            total: how many there are.
+        """Compares its accuracy, ``correct`` of ``total`` test samples, with the one recorded.
 
         Raises:
             ValueError: if the two are too far apart.
@@ -72,11 +68,7 @@ class FrozenTeacher:
             )
 
     def adapt(self, adapt: Callable[[nn.Module], nn.Module]) -> None:
-        """Takes the network that is to be used instead of its own, and identifies it.
-
-        Args:
-            adapt: gives that network; most often the same.
-        """
+        """Takes the network that ``adapt`` gives, most often its own, and identifies it."""
         self.network = adapt(self.network).requires_grad_(False).eval()
         self.fingerprint = fingerprint(self.network)
 
@@ -113,11 +105,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def load(self, shape: Shape, num_classes: int) -> tuple[nn.Module, float | None, str]:
-        """Builds the network and reads its weights, on the CPU.
-
-        Args:
-            shape: of the student's samples.
-            num_classes: of the student.
+        """Builds the network for the student's samples and classes, and reads its weights, on the CPU.
 
         Returns:
             The network, which maps what the student sees to logits ``(..., C)``; its recorded accuracy on the test
@@ -131,10 +119,7 @@ class Teacher(ABC):
     def finish(self, network: nn.Module, batches: Batches, num_classes: int) -> nn.Module:
         """The part of loading that needs data; most teachers need none.
 
-        Args:
-            network: of ``load``.
-            batches: gives the teacher's training samples, un-augmented and with their labels, on the network's device.
-            num_classes: of the student.
+        ``batches`` gives the teacher's training samples, un-augmented and labelled, on the network's device.
         """
         return network
 
@@ -142,14 +127,7 @@ class Teacher(ABC):
 def load_teacher(
     source: Teacher | None, needs: Sequence[object], student: nn.Module, shape: Shape, num_classes: int
 ) -> FrozenTeacher | None:
-    """A frozen teacher, on the CPU.
-
-    Args:
-        source: where it comes from; None for no teacher.
-        needs: the objectives that need one.
-        student: must not share a parameter with it, which would be frozen too.
-        shape: of the student's samples.
-        num_classes: of the student.
+    """A frozen teacher, on the CPU; None where there is no source, and none of the objectives ``needs`` one.
 
     Raises:
         FileNotFoundError: if a file is not there.
@@ -288,12 +266,7 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def count_correct(network: Callable[[Tensor], Tensor], batches: Iterable[Any]) -> tuple[int, int]:
-    """How many samples a classifier gets right, and of how many.
-
-    Args:
-        network: maps a view to logits ``(..., C)``.
-        batches: with labels ``(...)``, on the network's device.
-    """
+    """How many samples a classifier, of logits ``(..., C)``, gets right, and of how many; batches are on its device."""
     correct, total = 0, 0
     with torch.no_grad():
         for batch in map(as_batch, batches):

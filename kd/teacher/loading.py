@@ -29,11 +29,7 @@ def recorded_accuracy(path: Path, step: int | None = None) -> float | None:
     """The test accuracy that a run recorded of a checkpoint; None where it recorded none of this one.
 
     A run tests the weights that it ends with, those of ``last.ckpt``. Another checkpoint beside that has the same if it
-    is of the same step.
-
-    Args:
-        path: the checkpoint.
-        step: how many optimiser steps it is after.
+    is of the same optimiser step.
     """
     try:
         if path.name != LAST and step != load_checkpoint(path.with_name(LAST))["global_step"]:
@@ -48,16 +44,10 @@ def recorded_accuracy(path: Path, step: int | None = None) -> float | None:
 def stripped(
     state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: str | Path, prefix: str | None = None
 ) -> dict[str, Tensor]:
-    """A state dict under a network's own names: without what others put before them.
+    """A state dict under the names that a network ``wanted``: without what others put before them.
 
-    Wrappers put ``module.``, ``model.`` and the like in front, and compilation ``_orig_mod.`` anywhere. The prefix is
-    the one under which most of the names are found.
-
-    Args:
-        state: as it was read.
-        wanted: the network's own.
-        path: where it was read from, for messages.
-        prefix: of the file's names; None finds it.
+    Wrappers put ``module.``, ``model.`` and the like in front, and compilation ``_orig_mod.`` anywhere. Unless
+    ``prefix`` is given, it is the one under which most of the names are found.
 
     Raises:
         ValueError: if two prefixes fit equally well.

@@ -85,11 +85,7 @@ class OutputSource(ABC):
 
     @abstractmethod
     def check(self, context: TrainingContext) -> None:
-        """Checks, before anything is trained, whether the outputs can be had in this context.
-
-        Raises:
-            ValueError: in one line.
-        """
+        """Raises a ValueError, before anything is trained, if the outputs cannot be had in this context."""
 
     @abstractmethod
     def fill(self, context: TrainingContext) -> None:
@@ -97,15 +93,9 @@ class OutputSource(ABC):
 
     @abstractmethod
     def __call__(self, view: Tensor, index: Tensor, visit: int) -> Tensor:
-        """The teacher's logits.
+        """The teacher's logits, ``(B, C)``, for text ``(B, T, C)``, of what the student sees, ``(B, ...)``.
 
-        Args:
-            view: what the student sees, ``(B, ...)``.
-            index: of the samples, ``(B,)`` int64.
-            visit: number of the pass.
-
-        Returns:
-            ``(B, C)``, for text ``(B, T, C)``.
+        Samples have indices ``(B,)``, and come in the pass number ``visit``.
         """
 
 
@@ -260,7 +250,8 @@ class CachedOutputs(OutputSource):
         shapes = {name: list(file.shape) for name, file in files.items()}
         for name, file in files.items():
             file.flush()
-            _synchronise(_temporary(path, name))
+            with _temporary(path, name).open("rb") as stored:
+                os.fsync(stored.fileno())
             os.replace(_temporary(path, name), path / f"{name}.npy")
         content = {"key": key(facts), "facts": facts, "shapes": shapes, "num_classes": self._num_classes}
         with replacing(path / SIDECAR) as temporary:
@@ -303,9 +294,7 @@ def not_exact(data: Any, clean: bool = False) -> str | None:
 def automatic(context: TrainingContext, num_outputs: int) -> OutputSource:
     """The source of outputs unless the user chooses: in memory if small and equal up to rounding, otherwise online.
 
-    Args:
-        context: where they are wanted.
-        num_outputs: numbers that the teacher returns for a sample.
+    ``num_outputs`` is how many numbers the teacher returns for a sample.
     """
     if not_exact(context.data) is not None:
         return OnlineOutputs()
@@ -414,8 +403,3 @@ def _open(path: Path, name: str, shape: list[int]) -> NDArray[Any]:
 
 def _temporary(path: Path, name: str) -> Path:
     return path / f".{name}.npy.tmp"
-
-
-def _synchronise(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -4,20 +4,20 @@ from kd.theory.calibration import calibration_temperature
 from kd.theory.gaussians import (
     GaussianClasses,
     LinearStudent,
-    TargetOutcome,
     compare_targets,
     expected_label_divergence,
     fit_linear,
 )
-from kd.theory.kernels import kernel_outcome, smoother
 from kd.theory.linear import (
     LinearOutcome,
     Regression,
     draw_regression,
     expected_ratio,
+    kernel_outcome,
     least_squares,
     linear_outcomes,
     project_on_rows,
+    smoother,
 )
 from kd.theory.variance import RiskMoments, draw_risks, risk_moments
 
@@ -27,7 +27,6 @@ __all__ = [
     "LinearStudent",
     "Regression",
     "RiskMoments",
-    "TargetOutcome",
     "calibration_temperature",
     "compare_targets",
     "draw_regression",

@@ -7,7 +7,6 @@ checked without an optimiser's or an architecture's influence.
 
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -112,23 +111,6 @@ def fit_linear(
     return LinearStudent(weight.detach())
 
 
-class TargetOutcome(NamedTuple):
-    """What a linear student reaches that learnt one target from one sample."""
-
-    target: str
-    """Its name."""
-    size: int
-    """Number of samples, M."""
-    seed: int
-    """Of the samples."""
-    divergence: float
-    """Mean KL divergence of the student from the posterior on fresh samples, in nats: the excess risk."""
-    accuracy: float
-    """On fresh samples."""
-    agreement: float
-    """Share of fresh samples on which student and posterior have the same largest logit."""
-
-
 Target = tuple[Objective, TargetTransform | None]
 
 
@@ -140,29 +122,27 @@ def compare_targets(
     *,
     decay: float = 0.0,
     test_samples: int = 20_000,
-) -> list[TargetOutcome]:
+) -> dict[tuple[str, int, int], tuple[float, float, float]]:
     """Linear students on the same samples with different targets; the teacher is the posterior itself.
 
-    The samples of one seed and one call are nested.
+    The samples of one seed and one call are nested. Targets are, by name, an objective and what of the teacher it sees;
+    students are judged on ``test_samples`` fresh samples.
 
-    Args:
-        problem: the classes.
-        targets: by name, an objective and what of the teacher it sees.
-        sizes: numbers of samples.
-        seeds: of the samples.
-        decay: see :func:`fit_linear`.
-        test_samples: how many fresh samples to judge on.
+    Returns:
+        For each name, number of samples and seed: the mean KL divergence of the student from the posterior in nats,
+        which is the excess risk; the accuracy; and the share of samples on which both have the same largest logit.
     """
     test_x, test_y = problem.draw(test_samples, Generator().manual_seed(2**62))
     truth, sizes = problem.logits(test_x), list(sizes)
-    found = []
+    found = {}
     for seed in seeds:
         x, y = problem.draw(max(sizes), Generator().manual_seed(seed))
         for size, (name, (objective, target)) in product(sizes, targets.items()):
             logits = fit_linear(problem, x[:size], y[:size], objective, target, decay=decay)(test_x)
             same = [logits.argmax(dim=1) == classes for classes in (test_y, truth.argmax(dim=1))]
             values = (kl_divergence(logits, truth), *(hits.double() for hits in same))
-            found.append(TargetOutcome(name, size, seed, *(float(value.mean()) for value in values)))
+            divergence, accuracy, agreement = (float(value.mean()) for value in values)
+            found[name, size, seed] = divergence, accuracy, agreement
     return found
 
 

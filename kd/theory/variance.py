@@ -64,14 +64,7 @@ def risk_moments(losses: Tensor, posterior: Tensor, teacher: Tensor) -> RiskMome
 def draw_risks(
     problem: GaussianClasses, student: LinearStudent, sizes: Iterable[int], draws: int, seed: int
 ) -> dict[int, tuple[Tensor, Tensor]]:
-    """Estimates of the cross-entropy of a fixed student from fresh samples.
-
-    Args:
-        problem: the classes, whose posterior is known.
-        student: the predictor.
-        sizes: numbers of samples, M.
-        draws: how often M samples are drawn.
-        seed: of the samples.
+    """Estimates of the cross-entropy of a fixed student from ``draws`` times M fresh samples, for each M of ``sizes``.
 
     Returns:
         For each M the estimates by labels and by the posterior on the same inputs, ``(draws,)`` each.

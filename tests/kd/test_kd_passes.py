@@ -11,12 +11,12 @@ from kd.samplers import PassSampler, SelectedSampler, steps_per_pass
 def batches(sampler: PassSampler) -> list[tuple[int, list[int]]]:
     """What a loader makes of it: pass and samples of each batch."""
     found = []
-    for block in sampler.blocks():
-        for part in block.parts:
-            visits = set(block.visits[part.start : part.stop].tolist())
-            assert len(visits) == 1
+    for order, visits, parts in sampler.blocks():
+        for part in parts:
+            passes = set(visits[part.start : part.stop].tolist())
+            assert len(passes) == 1
             sampler.advance(part)
-            found.append((visits.pop(), block.order[part.start : part.stop].tolist()))
+            found.append((passes.pop(), order[part.start : part.stop].tolist()))
     return found
 
 
@@ -62,7 +62,7 @@ def test_processes_share_each_batch(size: int, batch: int, world: int, steps: in
     ranks = [PassSampler(index, batch, rank, world, seed=1, steps=steps) for rank in range(world)]
     for sampler in (whole, *ranks):
         sampler.set_epoch(epoch)
-    shares = [[part.share for block in sampler.blocks() for part in block.parts] for sampler in ranks]
+    shares = [[part.share for _, _, parts in sampler.blocks() for part in parts] for sampler in ranks]
     seen = [batches(sampler) for sampler in ranks]
     for number, (visit, samples) in enumerate(batches(whole)):
         parts = [(seen[r][number], shares[r][number]) for r in range(world)]
@@ -86,8 +86,8 @@ def test_a_restart_in_mid_epoch_goes_on_where_it_was(
     seen, whole = [], batches(first)
     again = sampler()
     again.set_epoch(1)
-    for block in again.blocks():
-        for part in block.parts:
+    for _, _, parts in again.blocks():
+        for part in parts:
             if len(seen) == stop:
                 break
             again.advance(part)
@@ -114,9 +114,9 @@ def test_passes_differ_and_cover_all_samples_but_the_last_few() -> None:
 
 def test_selected_samples_come_once_in_order() -> None:
     sampler = SelectedSampler(torch.tensor([4, 9, 2, 30]), 3, visit=6)
-    (block,) = sampler.blocks()
-    assert block.order.tolist() == [4, 9, 2, 30]
-    assert block.visits.tolist() == [6] * 4
+    ((order, visits, _),) = sampler.blocks()
+    assert order.tolist() == [4, 9, 2, 30]
+    assert visits.tolist() == [6] * 4
     assert [part.tolist() for part in sampler] == [[4, 9, 2], [30]]
     pair = [SelectedSampler(torch.tensor([4, 9, 2, 30, 5]), 2, rank, 2) for rank in range(2)]
     assert sorted(s for one in pair for part in one for s in part.tolist()) == [2, 4, 5, 9, 30]

@@ -37,10 +37,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def info(self, root: Path) -> SourceInfo:
-        """Shape, classes and sizes; where they are not published, read from headers and folder lists.
-
-        Args:
-            root: the folder of all data sets.
+        """Shape, classes and sizes; where they are not published, read from headers and folder lists below ``root``.
 
         Raises:
             FileNotFoundError: if that needs data which are not there.
@@ -51,11 +48,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def load(self, root: Path, train: bool) -> ImageArrays | ImageFiles:
-        """Reads one split.
-
-        Args:
-            root: the folder of all data sets.
-            train: the training split, or else the test split.
+        """Reads the training or the test split below ``root``, the folder of all data sets.
 
         Raises:
             FileNotFoundError: if the data are not there.

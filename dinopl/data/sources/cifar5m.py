@@ -98,11 +98,7 @@ def _first(paths: Iterable[Path], count: int, option: str) -> ImageArrays:
 
 
 class MappedImages:
-    """The images of a row over several files; a class, so that it can be sent to worker processes.
-
-    Args:
-        paths: files with an array ``X``, ``(n, 32, 32, 3)`` uint8, one after another.
-    """
+    """The images of a row over several files with an array ``X``; a class, so that worker processes can be sent it."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = paths
@@ -131,10 +127,6 @@ class MappedImages:
 
 def map_array(path: Path, name: str) -> Array:
     """Maps an array of an uncompressed ``.npz`` file into memory, read-only.
-
-    Args:
-        path: the file.
-        name: of the array.
 
     Raises:
         KeyError: if there is no such array.

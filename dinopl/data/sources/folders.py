@@ -15,11 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class FileReader:
-    """Opens the image file of a row; a class, so that it can be sent to worker processes.
-
-    Args:
-        paths: one file a row.
-    """
+    """Opens the image file of a row; a class, so that it can be sent to worker processes."""
 
     def __init__(self, paths: list[Path]) -> None:
         self.paths = [str(path) for path in paths]

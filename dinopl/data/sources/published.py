@@ -6,6 +6,7 @@ FashionMNIST, which the paper does not use, has its own mean and deviation.
 """
 
 import gzip
+import importlib
 import math
 import zlib
 from abc import abstractmethod
@@ -55,6 +56,7 @@ class DigitsImages(ImageSource):
 class PublishedImages(ImageSource):
     """A published set: known before it is read, fetched if it is not there."""
 
+    torchvision_name: ClassVar[str]
     facts: ClassVar[SourceInfo]
     folder: ClassVar[str]
     """Folder of the files under the root, the one that torchvision uses."""
@@ -85,9 +87,13 @@ class PublishedImages(ImageSource):
                 "remove them and fetch them again"
             ) from error
 
-    @abstractmethod
     def fetch(self, root: Path) -> object:
-        """Downloads the set under ``root``."""
+        """Downloads the set under ``root``, through torchvision."""
+        return self.torchvision()(root, download=True)
+
+    def torchvision(self) -> Any:
+        """Torchvision's class of the same set."""
+        return getattr(importlib.import_module("torchvision.datasets"), self.name.removesuffix("Images"))
 
     @abstractmethod
     def read(self, root: Path, train: bool) -> ImageArrays:
@@ -100,6 +106,7 @@ class MNISTImages(PublishedImages):
     Read from ``MNIST/raw`` under the root, unpacked or as ``.gz``.
     """
 
+    torchvision_name = "MNIST"
     facts = SourceInfo(ImageShape(1, 28, 28), 10, 60_000, 10_000)
     folder = "MNIST/raw"
     files = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
@@ -109,12 +116,6 @@ class MNISTImages(PublishedImages):
     def complete(self, root: Path) -> bool:
         """Whether each file is there in one of its two forms."""
         return all(self._file(root, file).is_file() for file in self.files)
-
-    def fetch(self, root: Path) -> object:
-        """Downloads through torchvision."""
-        from torchvision.datasets import MNIST
-
-        return MNIST(root, download=True)
 
     def read(self, root: Path, train: bool) -> ImageArrays:
         """Reads the idx files."""
@@ -134,15 +135,10 @@ class FashionMNISTImages(MNISTImages):
     Read from ``FashionMNIST/raw`` under the root, unpacked or as ``.gz``.
     """
 
+    torchvision_name = "FashionMNIST"
     folder = "FashionMNIST/raw"
     mean = (0.2860,)
     std = (0.3530,)
-
-    def fetch(self, root: Path) -> object:
-        """Downloads through torchvision."""
-        from torchvision.datasets import FashionMNIST
-
-        return FashionMNIST(root, download=True)
 
 
 class CIFAR10Images(PublishedImages):
@@ -151,25 +147,17 @@ class CIFAR10Images(PublishedImages):
     Read from ``cifar-10-batches-py`` under the root.
     """
 
+    torchvision_name = "CIFAR10"
     facts = SourceInfo(ImageShape(3, 32, 32), 10, 50_000, 10_000)
     folder = "cifar-10-batches-py"
     files = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.247, 0.243, 0.261)
 
-    def fetch(self, root: Path) -> object:
-        """Downloads through torchvision."""
-        return self._torchvision()(root, download=True)
-
     def read(self, root: Path, train: bool) -> ImageArrays:
         """Reads through torchvision, which checks the files' sums before it unpickles them."""
-        data = self._torchvision()(root, train=train)
+        data = self.torchvision()(root, train=train)
         return ImageArrays(torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets))
-
-    def _torchvision(self) -> Any:
-        from torchvision.datasets import CIFAR10
-
-        return CIFAR10
 
 
 class CIFAR100Images(CIFAR10Images):
@@ -178,14 +166,10 @@ class CIFAR100Images(CIFAR10Images):
     Read from ``cifar-100-python`` under the root. Normalised with CIFAR-10's constants, as the reference code does.
     """
 
+    torchvision_name = "CIFAR100"
     facts = SourceInfo(ImageShape(3, 32, 32), 100, 50_000, 10_000)
     folder = "cifar-100-python"
     files = ("train", "test", "meta")
-
-    def _torchvision(self) -> Any:
-        from torchvision.datasets import CIFAR100
-
-        return CIFAR100
 
 
 class STL10Images(PublishedImages):
@@ -198,6 +182,7 @@ class STL10Images(PublishedImages):
         unlabelled: train on the 100,000 unlabelled images. Probes then need another set, such as this one without.
     """
 
+    torchvision_name = "STL10"
     folder = "stl10_binary"
     files = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin")
     facts = SourceInfo(ImageShape(3, 96, 96), 10, 5_000, 8_000)
@@ -209,29 +194,15 @@ class STL10Images(PublishedImages):
         """Known beforehand."""
         return self.facts._replace(num_train=100_000) if self.unlabelled else self.facts
 
-    def fetch(self, root: Path) -> object:
-        """Downloads through torchvision."""
-        from torchvision.datasets import STL10
-
-        return STL10(root, download=True)
-
     def read(self, root: Path, train: bool) -> ImageArrays:
         """Reads through torchvision; unlabelled images have the class -1."""
-        from torchvision.datasets import STL10
-
         split = ("unlabeled" if self.unlabelled else "train") if train else "test"
-        data = STL10(root, split=split)
+        data = self.torchvision()(root, split=split)
         return ImageArrays(torch.from_numpy(data.data), torch.from_numpy(np.asarray(data.labels)).long())
 
 
 def read_idx(path: Path) -> Tensor:
-    """Reads an idx file of bytes, plain or gzipped.
-
-    Args:
-        path: the file; its name ends in ``.gz`` if it is gzipped.
-
-    Returns:
-        uint8, with the sizes that the file states.
+    """An idx file of bytes, plain or gzipped if its name ends in ``.gz``, as uint8 with the sizes that it states.
 
     Raises:
         ValueError: if it is not such a file, or its length is not what it states.

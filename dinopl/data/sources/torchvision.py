@@ -16,11 +16,7 @@ from dinopl.data.sources.downloads import fetch_once
 
 
 class ItemReader:
-    """The image of an item ``(image, label)``; a class, so that it can be sent to worker processes.
-
-    Args:
-        items: the data set.
-    """
+    """The image of an item ``(image, label)``; a class, so that it can be sent to worker processes."""
 
     def __init__(self, items: Any) -> None:
         self.items = items

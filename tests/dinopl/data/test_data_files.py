@@ -10,8 +10,7 @@ import torch
 from PIL import Image
 
 from dinopl.data import FolderImages, ImageFiles, NpzImages, TinyImageNetImages
-from dinopl.data.images import ImageArrays, square
-from dinopl.data.stores import WorkerStore, read_all
+from dinopl.data.images import ImageArrays, WorkerStore, read_all, square
 
 MakeNpz = Callable[..., Path]
 MakeFolder = Callable[..., Path]

@@ -18,8 +18,8 @@ from dinopl.data import (
     OrderSampler,
     WholeImage,
 )
+from dinopl.data.images import TensorStore, WorkerStore, channel_moments, read_all
 from dinopl.data.loader import make_views
-from dinopl.data.stores import TensorStore, WorkerStore, channel_moments, read_all
 from dinopl.data.views import crop_flip
 
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ from dinopl.data import (
     STL10Images,
     TorchvisionImages,
 )
+from dinopl.data.images import read_all
 from dinopl.data.sources.published import PublishedImages, read_idx
-from dinopl.data.stores import read_all
 
 PUBLISHED = [MNISTImages(), FashionMNISTImages(), CIFAR10Images(), CIFAR100Images(), STL10Images(), STL10Images(True)]
 
