@@ -47,7 +47,8 @@
     exact solve of one token, not in the paper          fprnn/solvers/newton.py:solve_token
     exact solve in closed form, not in the paper        fprnn/solvers/reflections.py:solve_reflections
 
-The names below are imported when they are first used, so that ``import fprnn`` costs next to nothing.
+An argument that a class does not explain is explained in its base class. The names below are imported when they are
+first used, so that ``import fprnn`` costs next to nothing.
 """
 
 from typing import TYPE_CHECKING
@@ -63,9 +64,5 @@ __all__ = ["SequenceDataModule", "SequenceModel", "SequenceModeling"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
-    {
-        "fprnn.model": ["SequenceModel"],
-        "fprnn.module": ["SequenceModeling"],
-        "fprnn.tasks": ["SequenceDataModule"],
-    },
+    {"fprnn.model": ["SequenceModel"], "fprnn.module": ["SequenceModeling"], "fprnn.tasks": ["SequenceDataModule"]},
 )

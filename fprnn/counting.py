@@ -5,8 +5,6 @@ sequence stops changing shows how hard its states are to track.
 """
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +13,6 @@ from torch import Tensor
 from fprnn.metrics import Tally, add_up, sequence_hits
 from fprnn.model import SequenceModel
 from fprnn.solvers import FixedPointSolver, IterativeSolver, PicardSolver, ScanSolver, SolveStatistics
-
-
-def paper_rule() -> PicardSolver:
-    """The paper's rule in evaluation: all sequences to a relative change of 0.1, at most 1000 iterations."""
-    return PicardSolver(tol=0.1, eval_max_iterations=1000)
 
 
 def fixed_point_layers(model: SequenceModel) -> dict[int, Any]:
@@ -37,21 +30,8 @@ def fixed_point_layers(model: SequenceModel) -> dict[int, Any]:
 
 def layer_statistics(model: SequenceModel) -> dict[int, SolveStatistics]:
     """How each of these layers was solved in the last call."""
-    found = {index: layer.statistics for index, layer in fixed_point_layers(model).items()}
-    return {index: statistics for index, statistics in found.items() if statistics is not None}
-
-
-@contextmanager
-def solved_by(layers: dict[int, Any], solver: FixedPointSolver) -> Iterator[None]:
-    """Gives every layer another solver for the time of a block."""
-    before = {index: layer.solver for index, layer in layers.items()}
-    for layer in layers.values():
-        layer.solver = solver
-    try:
-        yield
-    finally:
-        for index, layer in layers.items():
-            layer.solver = before[index]
+    layers = fixed_point_layers(model).items()
+    return {index: layer.statistics for index, layer in layers if layer.statistics is not None}
 
 
 def solve_summary(statistics: dict[int, SolveStatistics], *, layers: int) -> dict[str, Tensor]:
@@ -76,10 +56,10 @@ def iteration_tallies(
 
     Args:
         logits: the iteration's own, ``(B, T, C)``.
-        statistics: of each layer that solves a fixed point, by its index.
+        statistics: by layer.
         targets: ``(B, T)``.
         mask: ``(B, T)``; a row without any True counts nowhere.
-        layers: number of layers of the model; with several, each one's iterations are reported too.
+        layers: as in :func:`solve_summary`.
     """
     rows = mask.any(1)
     needed = {i: Tally((layer.iterations * rows).sum(), rows.sum()) for i, layer in statistics.items()}
@@ -96,11 +76,12 @@ class IterationCounter:
     """Counts a model's iterations with a solver of its own.
 
     Args:
-        solver: counts; None is :func:`paper_rule`. What diverges is reported as not converged, never raised.
+        solver: counts; None is the paper's rule in evaluation: all sequences to a relative change of 0.1, at most 1000
+            iterations. What diverges is reported as not converged, never raised.
     """
 
     def __init__(self, solver: IterativeSolver | None = None) -> None:
-        self.solver = copy.deepcopy(solver) if solver is not None else paper_rule()
+        self.solver = PicardSolver(tol=0.1, eval_max_iterations=1000) if solver is None else copy.deepcopy(solver)
         self.solver.on_divergence = "flag"
         self.solver.eval()
 
@@ -108,6 +89,12 @@ class IterationCounter:
     def __call__(self, model: SequenceModel, tokens: Tensor) -> tuple[Tensor, dict[int, SolveStatistics]]:
         """Iterates on tokens ``(B, T)``; returns the logits, and the statistics of each layer by its index."""
         layers = fixed_point_layers(model)
-        with solved_by(layers, self.solver):
+        before = [layer.solver for layer in layers.values()]
+        try:
+            for layer in layers.values():
+                layer.solver = self.solver
             logits = model(tokens)
+        finally:
+            for layer, solver in zip(layers.values(), before, strict=True):
+                layer.solver = solver
         return logits, {index: layer.statistics for index, layer in layers.items()}

@@ -50,7 +50,6 @@ class GammaIterations(RandomIterations):
     Args:
         shape: of the distribution.
         scale: of the distribution.
-        seed: what it is drawn from; None is a stream of the run's seed.
 
     Raises:
         ValueError: if shape or scale is not positive.
@@ -68,11 +67,7 @@ class GammaIterations(RandomIterations):
 
 
 class LengthGammaIterations(RandomIterations):
-    """``ceil(Gamma(4, (k / 4) / 4 + 1))`` for sequences of k tokens: the released code's, 8.5 on average at k = 16.
-
-    Args:
-        seed: what it is drawn from; None is a stream of the run's seed.
-    """
+    """``ceil(Gamma(4, (k / 4) / 4 + 1))`` for sequences of k tokens: the released code's, 8.5 on average at k = 16."""
 
     def draw(self, generator: np.random.Generator, length: int) -> int:
         """Grows with the length."""
@@ -90,24 +85,6 @@ def capped_solvers(model: nn.Module) -> list[IterativeSolver]:
     exempt = [owner.iterative for owner in owners]
     solvers = [module for module in model.modules() if isinstance(module, IterativeSolver)]
     return [solver for solver in solvers if not any(solver is other for other in exempt)]
-
-
-def check_caps(solvers: list[IterativeSolver], **options: object) -> None:
-    """Refuses caps where there is nothing to cap.
-
-    Args:
-        solvers: that a cap would act on.
-        options: caps by option; None is none.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    for name, cap in options.items():
-        if cap is not None and not solvers:
-            shown = cap if isinstance(cap, int) else type(cap).__name__
-            raise ValueError(
-                f"{name}={shown}: no layer is solved by iterating alone; give it a PicardSolver, or leave this at None"
-            )
 
 
 @contextmanager

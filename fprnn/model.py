@@ -14,7 +14,7 @@ are divided by ``sqrt(n_layers)``, which the released code does for FP-Mamba and
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,26 +28,14 @@ from fprnn.solvers import FixedPointSolver
 from fprnn.solvers.newton import normalized
 
 
-class StreamingLayer(Protocol):
-    """What a layer offers beside ``forward`` so that a model of it decodes without reading everything again.
-
-    The fixed-point layers, their controls and all baselines have it. A state is of any type; its size must not grow,
-    but a Transformer's does with every token. A layer may also have ``check_context(length)``, which raises a
-    ValueError for sequences that are too long, and ``tokenwise``, see :meth:`SequenceModel.first_block`.
-    """
-
-    def initial_state(self, batch: int) -> Any:
-        """The state before the first token of ``batch`` sequences."""
-
-    def advance(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Outputs for the next tokens ``(B, T, D)``, in parallel, and the state after them."""
-
-    def step(self, x_t: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Output for the next token ``(B, D)`` and the state after it."""
-
-
 class SequenceModel(nn.Module):
     """Tokens ``(B, T)`` to logits ``(B, T, num_targets)``.
+
+    A layer decodes without reading everything again if it has ``initial_state(batch)``, ``advance(x, state)`` for the
+    next tokens ``(B, T, D)`` and ``step(x_t, state)`` for the next one ``(B, D)``, which return outputs and the state
+    after them: the fixed-point layers, their controls and all baselines do. A layer may also have
+    ``check_context(length)``, which raises a ValueError for sequences that are too long, and ``tokenwise``, see
+    :meth:`first_block`.
 
     Args:
         vocab_size: number of different input tokens.
@@ -128,14 +116,7 @@ class SequenceModel(nn.Module):
         return self.embed(tokens) + layer(self._normed(self.norms[0], at_least_float32(table)), tokens)
 
     def check_context(self, length: int) -> None:
-        """Refuses a context that a layer cannot take, by its own ``check_context`` where it has one.
-
-        Args:
-            length: tokens.
-
-        Raises:
-            ValueError: if a layer takes fewer.
-        """
+        """Raises a ValueError if a layer refuses contexts of so many tokens, by its own ``check_context``."""
         for layer in self.layers:
             check = getattr(layer, "check_context", None)
             if check is not None:

@@ -7,7 +7,7 @@ trained weights, whatever solver trained them.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -18,19 +18,11 @@ from torch.optim.optimizer import Optimizer
 from dinopl.core.errors import check_sizes
 from dinopl.core.module import BaseModule
 from dinopl.core.optimizer import check_weight_decay, decay_groups
-from fprnn.batches import as_sequence_batch, check_range, first_rows, row_numbers
-from fprnn.checkpoints import FAMILY, adopt_solvers, check_shapes, check_vocabulary
-from fprnn.counting import (
-    IterationCounter,
-    fixed_point_layers,
-    iteration_tallies,
-    layer_statistics,
-    solve_summary,
-)
-from fprnn.iteration_caps import RandomIterations, capped_solvers, check_caps, training_cap
+from fprnn.counting import IterationCounter, fixed_point_layers, iteration_tallies, layer_statistics, solve_summary
+from fprnn.iteration_caps import RandomIterations, capped_solvers, training_cap
 from fprnn.metrics import Scores, Tally, answer_tallies, masked_cross_entropy, sequence_hits
 from fprnn.model import SequenceModel
-from fprnn.solvers import FixedCountSolver, IterativeSolver
+from fprnn.solvers import FixedCountSolver, FixedPointSolver, IterativeSolver
 from fprnn.solvers.picard import check_tolerance
 from fprnn.tasks.task import SequenceBatch
 
@@ -71,7 +63,7 @@ class SequenceModeling(BaseModule):
         ValueError: if an option is out of range; the message names it.
     """
 
-    family = FAMILY
+    family = "SequenceModeling"
 
     def __init__(
         self,
@@ -102,7 +94,14 @@ class SequenceModeling(BaseModule):
             self.counter = IterationCounter(iterations if isinstance(iterations, IterativeSolver) else None)
         self.iteration_sequences = iteration_sequences
         self._solvers = capped_solvers(self.model)
-        check_caps(self._solvers, random_max_iterations=random_max_iterations, eval_max_iterations=eval_max_iterations)
+        caps = {"random_max_iterations": random_max_iterations, "eval_max_iterations": eval_max_iterations}
+        for name, cap in caps.items():
+            if cap is not None and not self._solvers:
+                shown = cap if isinstance(cap, int) else type(cap).__name__
+                raise ValueError(
+                    f"{name}={shown}: no layer is solved by iterating alone; give it a PicardSolver, or leave this at "
+                    "None"
+                )
         for solver in self._solvers:
             solver.eval_max_iterations = eval_max_iterations or solver.eval_max_iterations
         self.scores = Scores()
@@ -182,16 +181,11 @@ class SequenceModeling(BaseModule):
             data.observe(accuracy)
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last epoch's scores."""
-        self._forget()
+        """Drops the last epoch's scores, or what an aborted evaluation left."""
+        self.scores.reset()
+        self._lengths, self._rows = {}, {}
 
-    def on_test_epoch_start(self) -> None:
-        """Forgets the last epoch's scores."""
-        self._forget()
-
-    def on_predict_epoch_start(self) -> None:
-        """Starts counting rows."""
-        self._forget()
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Scores one batch of one length."""
@@ -201,8 +195,16 @@ class SequenceModeling(BaseModule):
         """Scores one batch of one length, and counts the iterations that it takes."""
         sequences = self._sequences(batch, batch_idx)
         self._score("test", sequences, dataloader_idx)
-        if self.counter is not None:
-            self._count(self.counter, sequences, dataloader_idx)
+        if self.counter is None or not fixed_point_layers(self.model):
+            return
+        seen = self._seen(dataloader_idx, len(sequences["tokens"]))
+        left = None if self.iteration_sequences is None else self.iteration_sequences - seen
+        if left is not None and left <= 0:
+            return
+        tokens, targets, mask = sequences["tokens"][:left], sequences["targets"][:left], sequences["mask"][:left]
+        logits, statistics = self.counter(self.model, tokens)
+        tallies = iteration_tallies(logits, statistics, targets, mask, layers=len(self.model.layers))
+        self._add("test", tallies, self._length("test", dataloader_idx, tokens))
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """The most likely class at each position.
@@ -213,10 +215,12 @@ class SequenceModeling(BaseModule):
         """
         sequences = self._sequences(batch, batch_idx, answered=False)
         tokens = sequences["tokens"]
-        seen = self._seen(dataloader_idx, len(tokens))
-        index = row_numbers(sequences, len(tokens), seen, self.trainer.global_rank, self.trainer.world_size)
-        out = {"index": index.to(tokens.device), "tokens": tokens}
-        return out | {
+        # This process's rows are every world_size-th one, as Lightning shares them out, unless the batch has an index.
+        rows = torch.arange(len(tokens)) + self._seen(dataloader_idx, len(tokens))
+        index: Any = sequences.get("index", rows * self.trainer.world_size + self.trainer.global_rank)
+        return {
+            "index": index.to(tokens.device),
+            "tokens": tokens,
             "prediction": self(tokens).argmax(-1),
             "target": sequences["targets"],
             "mask": sequences["mask"],
@@ -237,13 +241,31 @@ class SequenceModeling(BaseModule):
             ValueError: if it does not fit.
         """
         super().on_load_checkpoint(checkpoint)
-        ours = checkpoint.get("dinopl", {})
-        check_vocabulary(ours, vocab_size=self.model.vocab_size, num_targets=self.model.num_targets)
-        check_shapes(checkpoint["state_dict"], self)
-        adopt_solvers(checkpoint["state_dict"], self)
+        theirs, state, own = checkpoint.get("dinopl", {}), checkpoint["state_dict"], self.state_dict()
+        for name in ("vocab_size", "num_targets"):
+            value: int = getattr(self.model, name)
+            if theirs.get(name, value) != value:
+                raise ValueError(
+                    f"{name}={value}: the checkpoint was trained with {theirs[name]}; give data of the task of its "
+                    "training"
+                )
+        for name, tensor in own.items():
+            found = state.get(name)
+            if isinstance(tensor, Tensor) and isinstance(found, Tensor) and found.shape != tensor.shape:
+                raise ValueError(
+                    f"ckpt_path: {name} is {tuple(found.shape)} in the checkpoint and {tuple(tensor.shape)} here; set "
+                    "layer, d_model and pad_vocab_to to what it was trained with"
+                )
+        # Weights are the same for every solver, but some solvers remember what training found. A memory without its
+        # solver is dropped; a solver without its memory keeps what it has.
+        solvers = {name for name, part in self.named_modules() if isinstance(part, FixedPointSolver)}
+        ours = {f"{name}._extra_state" for name in solvers} & own.keys()
+        for name in [name for name in state if name.endswith("solver._extra_state") and name not in ours]:
+            del state[name]
+        state.update({name: own[name] for name in ours - state.keys()})
         caps = self.random_max_iterations
         if caps is not None and caps.derived:
-            caps.seed = ours.get("iteration_seed", caps.seed)
+            caps.seed = theirs.get("iteration_seed", caps.seed)
 
     def _sequences(self, batch: Any, batch_idx: int, answered: bool = True) -> SequenceBatch:
         """The batch in one form. Its ids are looked at: on a CPU always, elsewhere in a first batch, since it waits."""
@@ -270,11 +292,6 @@ class SequenceModeling(BaseModule):
             step = self.trainer.current_epoch * data.steps_per_epoch + batch_idx
             self.log("train/length", float(data.lengths_at(step).longest))
 
-    def _forget(self) -> None:
-        """Drops what an aborted evaluation left."""
-        self.scores.reset()
-        self._lengths, self._rows = {}, {}
-
     def _score(self, split: Split, batch: SequenceBatch, loader: int) -> None:
         logits = self(batch["tokens"])
         tallies = answer_tallies(logits, batch["targets"], batch["mask"])
@@ -282,17 +299,6 @@ class SequenceModeling(BaseModule):
         if measures is not None:  # what the task itself makes of the answers
             tallies |= {name: Tally(*share) for name, share in measures(logits.argmax(-1), batch).items()}
         self._add(split, tallies, self._length(split, loader, batch["tokens"]))
-
-    def _count(self, counter: IterationCounter, batch: SequenceBatch, loader: int) -> None:
-        seen = self._seen(loader, len(batch["tokens"]))
-        left = None if self.iteration_sequences is None else self.iteration_sequences - seen
-        if not fixed_point_layers(self.model) or (left is not None and left <= 0):
-            return
-        batch = first_rows(batch, left)
-        logits, statistics = counter(self.model, batch["tokens"])
-        targets, mask = batch["targets"], batch["mask"]
-        tallies = iteration_tallies(logits, statistics, targets, mask, layers=len(self.model.layers))
-        self._add("test", tallies, self._length("test", loader, batch["tokens"]))
 
     def _add(self, split: Split, tallies: dict[str, Tally], length: str) -> None:
         """Logs one value for each name and length, over all batches and processes."""
@@ -328,7 +334,48 @@ class SequenceModeling(BaseModule):
         return getattr(self.trainer, "datamodule", None)
 
 
-# Whoever reads the signature or the annotations sees the model's options in the place of ``**model_options``.
+def as_sequence_batch(batch: Any) -> SequenceBatch:
+    """Tokens, targets and mask, from a mapping of these names or a sequence in this order; no mask scores everything.
+
+    What else a mapping holds is kept.
+
+    Raises:
+        TypeError: if it is anything else.
+    """
+    if isinstance(batch, list | tuple) and 2 <= len(batch) <= 3:
+        batch = dict(zip(("tokens", "targets", "mask"), batch, strict=False))
+    if not isinstance(batch, Mapping) or not batch.keys() >= {"tokens", "targets"}:
+        raise TypeError(f"a batch must hold tokens, targets and perhaps a mask; got {type(batch).__name__}")
+    columns: Any = dict(batch)
+    columns["targets"] = columns["targets"].long()
+    columns["mask"] = columns.get("mask", torch.ones_like(columns["targets"])).bool()
+    return columns
+
+
+def check_range(kind: str, ids: Tensor, **count: int) -> None:
+    """Refuses tokens or targets that the model has no row for; waits for their device.
+
+    Args:
+        kind: what one of the ids is.
+        ids: integers of any shape.
+        count: how many different ones the model knows, under the name of its argument.
+
+    Raises:
+        ValueError: if one is negative, or not below the count.
+    """
+    if not ids.numel():
+        return
+    ((name, known),) = count.items()
+    least, most = (int(bound) for bound in ids.aminmax())
+    if most >= known:
+        raise ValueError(f"{name}={known}: too small for data with {kind} {most}; use {most + 1}, or correct the data")
+    if least < 0:
+        raise ValueError(
+            f"{name}={known}: the data have {kind} {least}; number from 0 and mask what is not to be scored"
+        )
+
+
+# Signature and annotations show the model's options in the place of ``**model_options``.
 _shown = {
     name: option.replace(kind=option.KEYWORD_ONLY)
     for name, option in inspect.signature(SequenceModel).parameters.items()

@@ -25,6 +25,7 @@ MOVED = {
     "dinopl.types": "dinopl.core.types",
     "fprnn.baselines.delta_net": "fprnn.baselines",
     "fprnn.baselines.foreign": "fprnn.baselines",
+    "fprnn.baselines.lstm": "fprnn.baselines",
     "fprnn.layers.oracle": "fprnn.layers",
     "fprnn.mixers.composed": "fprnn.mixers",
     "fprnn.mixers.lowrank": "fprnn.mixers",

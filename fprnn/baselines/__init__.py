@@ -10,12 +10,11 @@ from fprnn.baselines.delta_product import (
     delta_product_chunked,
     delta_product_recurrent,
 )
-from fprnn.baselines.lstm import LSTMLayer
 from fprnn.baselines.mamba import MambaLayer, MambaState
 from fprnn.baselines.mlstm import MatrixMemory, MLSTMLayer, mlstm_chunked, mlstm_recurrent
 from fprnn.baselines.positions import ALiBi, HardALiBi, NoPE, Positions, RoPE
 from fprnn.baselines.slstm import ScalarMemory, SLSTMLayer, slstm_recurrent
-from fprnn.baselines.streamed import ForeignLayer
+from fprnn.baselines.streamed import ForeignLayer, LSTMLayer
 from fprnn.baselines.transformer import AttentionCache, TransformerLayer, causal_attention
 
 __all__ = [

@@ -54,16 +54,7 @@ def delta_product_chunked(
     t reads ``q_t^T S`` and the rows of U up to its own last reflection. The inverse does not depend on S, so all chunks
     share one triangular solve.
 
-    Args:
-        queries: ``(B, T, H, K)``.
-        keys: ``(B, T, n, H, K)``.
-        values: ``(B, T, n, H, V)``.
-        betas: ``(B, T, n, H)``.
-        initial: state before the first token ``(B, H, K, V)``; by default 0.
-        chunk_size: tokens a chunk. The result does not depend on it but for rounding.
-
-    Returns:
-        Outputs ``(B, T, H, V)`` and the state after the last token ``(B, H, K, V)``.
+    ``chunk_size`` is in tokens; the result does not depend on it but for rounding.
     """
     state, (length, reflections) = _start(keys, values, initial), keys.shape[1:3]
     if length == 0:
@@ -77,7 +68,9 @@ def delta_product_chunked(
         scaled @ k.mT, torch.cat([beta * v, scaled], dim=-1), upper=False, unitriangular=True
     )
     free, bound = solved.split([v.shape[-1], k.shape[-1]], dim=-1)  # U = free - bound S
-    reads = (q @ k.mT) * _seen(chunk_size, reflections, q)
+    # A token reads its own reflections and all before.
+    seen = torch.ones(chunk_size, chunk_size, dtype=q.dtype, device=q.device).tril()
+    reads = (q @ k.mT) * seen.repeat_interleave(reflections, dim=1)
     outputs = []
     for chunk in range(q.shape[0]):
         writes = free[chunk] - bound[chunk] @ state
@@ -97,11 +90,6 @@ def _chunks(x: Tensor, size: int) -> Tensor:
     padded = F.pad(x, (0, 0, 0, 0, 0, -x.shape[1] % size))
     batch, length, *features = padded.shape
     return padded.reshape(batch, length // size, size, *features).permute(1, 0, 3, 2, 4)
-
-
-def _seen(tokens: int, reflections: int, like: Tensor) -> Tensor:
-    """Which reflections a token reads, ``(tokens, tokens * reflections)``: its own and all before."""
-    return torch.ones(tokens, tokens, dtype=like.dtype, device=like.device).tril().repeat_interleave(reflections, dim=1)
 
 
 class DeltaProductLayer(StreamedLayer[Tensor]):
@@ -185,15 +173,8 @@ class DeltaNetLayer(DeltaProductLayer):
     Through Negative Eigenvalues" (Grazzi et al., ICLR 2025). Different from the public kernels: no short convolution.
 
     Args:
-        d_model: number of channels D.
-        num_heads: heads, each with a state of its own.
-        head_dim: width of a head's keys and values; None is D / num_heads.
         negative_eigenvalues: let beta reach 2 instead of 1, so that what a key held may change its sign, as parity
             needs.
-        chunk_size: tokens computed at a time; None runs the recurrence token by token.
-
-    Raises:
-        ValueError: if an option is below 1, or the heads do not divide D and ``head_dim`` is not given.
     """
 
     def __init__(

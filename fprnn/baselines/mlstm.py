@@ -89,17 +89,7 @@ def mlstm_chunked(
     With ``b_t`` the sum of a chunk's ``log f`` up to token t, token t weighs token j of its chunk by
     ``exp(b_t - b_j + log i_j)`` and what came before the chunk by ``exp(b_t)``.
 
-    Args:
-        queries: ``(B, T, H, K)``.
-        keys: ``(B, T, H, K)``.
-        values: ``(B, T, H, V)``.
-        input_gates: ``log i``, ``(B, T, H)``.
-        forget_gates: ``log f``, ``(B, T, H)``.
-        initial: what was remembered before the first token; by default nothing.
-        chunk_size: tokens a chunk. The result does not depend on it but for rounding.
-
-    Returns:
-        Outputs ``(B, T, H, V)``, and what is remembered after the last token.
+    ``chunk_size`` is in tokens; the result does not depend on it but for rounding.
     """
     state = _start(keys, values, initial)
     outputs = [values[:, :0].transpose(1, 2)]

@@ -13,15 +13,7 @@ class Positions:
     """What an attention layer asks of positions; by itself it knows none."""
 
     def check(self, heads: int, width: int) -> None:
-        """Refuses heads that these positions do not fit.
-
-        Args:
-            heads: number of heads.
-            width: of a head's queries and keys.
-
-        Raises:
-            ValueError: if they do not fit; the message names the option.
-        """
+        """Raises a ValueError, naming the option, if these positions do not fit heads of this number and width."""
 
     def rotate(self, x: Tensor, start: int) -> Tensor:
         """Queries or keys ``(..., T, K)`` of the tokens from place ``start`` on, as they enter the product."""

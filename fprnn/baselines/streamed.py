@@ -1,6 +1,6 @@
 """What the baselines share: one computation behind ``forward``, ``advance`` and ``step``; and layers of other packages.
 
-Nothing here is of any paper.
+Of torch the LSTM; of any other package, whatever :class:`ForeignLayer` wraps.
 """
 
 from abc import ABC, abstractmethod
@@ -50,6 +50,41 @@ def head_width(d_model: int, num_heads: int, head_dim: int | None = None, **size
     if head_dim is None and d_model % num_heads:
         raise ValueError(f"num_heads: {num_heads} does not divide d_model={d_model}; use a divisor, or set head_dim.")
     return head_dim or d_model // num_heads
+
+
+LSTMState = tuple[Tensor, Tensor]
+"""Hidden and cell state, each ``(1, B, hidden_size)``."""
+
+
+class LSTMLayer(StreamedLayer[LSTMState]):
+    """PyTorch's LSTM from ``(B, T, D)`` to ``(B, T, D)``: it tracks any state, one token after another.
+
+    Hochreiter & Schmidhuber, "Long Short-Term Memory" (Neural Computation, 1997).
+
+    Args:
+        d_model: number of channels D.
+        hidden_size: size of the state; None is D. Another size is brought back to D by a linear layer.
+    """
+
+    def __init__(self, d_model: int, hidden_size: int | None = None) -> None:
+        super().__init__()
+        check_sizes(d_model=d_model, hidden_size=hidden_size)
+        hidden = hidden_size or d_model
+        self.d_model = d_model
+        self.lstm = nn.LSTM(d_model, hidden, batch_first=True)
+        self.out_proj = nn.Identity() if hidden == d_model else nn.Linear(hidden, d_model, bias=False)
+
+    def initial_state(self, batch: int) -> LSTMState:
+        """The zero state of ``batch`` sequences."""
+        zeros = next(self.lstm.parameters()).new_zeros(1, batch, self.lstm.hidden_size)
+        return zeros, zeros.clone()
+
+    def advance(self, x: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """Runs over the next tokens ``(B, T, D)``: their outputs and the next state."""
+        if x.numel() == 0:  # torch's LSTM refuses sequences without tokens
+            return x.clone(), state
+        y, state = self.lstm(x, state)
+        return self.out_proj(y), state
 
 
 class HiddenSizeFactory(Protocol):

@@ -6,8 +6,6 @@ causal mask and no usable positions, so its curve is no lower bound for this one
 MLP stands beside the attention (``parallel``). No biases, no dropout.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,12 +14,8 @@ from dinopl.core.errors import check_norm_eps
 from fprnn.baselines.positions import NoPE, Positions
 from fprnn.baselines.streamed import StreamedLayer, head_width
 
-
-class AttentionCache(NamedTuple):
-    """Keys and values of all tokens so far, ``(B, heads, P, head_dim)`` each: it grows with every token."""
-
-    keys: Tensor
-    values: Tensor
+AttentionCache = tuple[Tensor, Tensor]
+"""Keys and values of all tokens so far, ``(B, heads, P, head_dim)`` each: it grows with every token."""
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, positions: Positions | None = None) -> Tensor:
@@ -65,21 +59,18 @@ class CausalAttention(StreamedLayer[AttentionCache]):
     def initial_state(self, batch: int) -> AttentionCache:
         """A cache without tokens."""
         empty = self.in_proj.weight.new_zeros(batch, self.num_heads, 0, self.width)
-        return AttentionCache(empty, empty)
+        return empty, empty
 
     def advance(self, x: Tensor, state: AttentionCache) -> tuple[Tensor, AttentionCache]:
         """Runs over the next tokens ``(B, T, D)``: their outputs and the next cache."""
-        start = state.keys.shape[2]
+        start = state[0].shape[2]
         parts = torch.unflatten(self.in_proj(x), -1, (3, self.num_heads, self.width)).permute(2, 0, 3, 1, 4)
         queries, keys = (self.positions.rotate(part, start) for part in parts[:2])
-        cache = AttentionCache(*(_appended(*pair) for pair in zip(state, (keys, parts[2]), strict=True)))
-        y = causal_attention(queries, *cache, self.positions)
-        return self.out_proj(y.transpose(1, 2).flatten(2)), cache
-
-
-def _appended(before: Tensor, new: Tensor) -> Tensor:
-    """Tokens ``(B, H, T, K)`` behind the earlier ones, in their own precision."""
-    return torch.cat([before.to(new.dtype), new], 2)
+        keys, values = (
+            torch.cat([old.to(new.dtype), new], 2) for old, new in zip(state, (keys, parts[2]), strict=True)
+        )
+        y = causal_attention(queries, keys, values, self.positions)
+        return self.out_proj(y.transpose(1, 2).flatten(2)), (keys, values)
 
 
 class GELUNetwork(nn.Module):
@@ -115,11 +106,11 @@ class TransformerLayer(StreamedLayer[AttentionCache]):
     Args:
         d_model: number of channels D.
         num_heads: heads.
-        head_dim: width of a head; null is D / num_heads.
-        positions: how a token knows where it stands: NoPE, RoPE, ALiBi or HardALiBi; null is NoPE.
-        mlp_width: hidden channels of the MLP; null is 4 D.
+        head_dim: width of a head; None is D / num_heads.
+        positions: how a token knows where it stands: NoPE, RoPE, ALiBi or HardALiBi; None is NoPE.
+        mlp_width: hidden channels of the MLP; None is 4 D.
         parallel: let the MLP read the layer's input instead of the attention's output.
-        max_length: longest context in tokens, in training, evaluation and decoding; null is any.
+        max_length: longest context in tokens, in training, evaluation and decoding; None is any.
         norm_eps: of the norm between attention and MLP.
 
     Raises:
@@ -149,14 +140,7 @@ class TransformerLayer(StreamedLayer[AttentionCache]):
         self.mlp = GELUNetwork(d_model, mlp_width or 4 * d_model)
 
     def check_context(self, length: int) -> None:
-        """Refuses a context that is longer than ``max_length``.
-
-        Args:
-            length: tokens.
-
-        Raises:
-            ValueError: if it is too long.
-        """
+        """Raises a ValueError if a context of so many tokens is longer than ``max_length``."""
         if self.max_length is not None and length > self.max_length:
             raise ValueError(
                 f"max_length: {self.max_length} is too short for a context of {length} tokens; use "
@@ -173,6 +157,6 @@ class TransformerLayer(StreamedLayer[AttentionCache]):
         Raises:
             ValueError: if the context becomes longer than ``max_length``.
         """
-        self.check_context(state.keys.shape[2] + x.shape[1])
+        self.check_context(state[0].shape[2] + x.shape[1])
         attended, state = self.attention.advance(x, state)
         return attended + self.mlp(x if self.norm is None else self.norm(x + attended)), state

@@ -48,11 +48,7 @@ def dense_recurrence(equation: FPRNNEquation) -> Tensor:
 
 
 class DenseSolver(FixedPointSolver):
-    """Solves an FP-RNN's equation by materialising the dense RNN: the oracle of the other solvers.
-
-    Args:
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
-    """
+    """Solves an FP-RNN's equation by materialising the dense RNN: the oracle of the other solvers."""
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation.

@@ -23,13 +23,7 @@ from fprnn.layers.matrix_state import MambaEquation
 from fprnn.layers.selection import LowRankStepSize, Selector
 from fprnn.mixers import HouseholderMixer, IdentityMixer, Mixer
 from fprnn.mixers.base import MixerProjection
-from fprnn.solvers import (
-    FixedPointSolver,
-    PicardSolver,
-    ScanSolver,
-    SequentialSolver,
-    SolveStatistics,
-)
+from fprnn.solvers import FixedPointSolver, PicardSolver, ScanSolver, SequentialSolver, SolveStatistics
 from fprnn.solvers.newton import LoopNorm
 
 
@@ -50,21 +44,34 @@ class MambaCache(NamedTuple):
 class MatrixStateLayer(nn.Module, ABC):
     """What FP-Mamba and FP-Mamba-2 share: the fixed point, the read-out and decoding.
 
-    A subclass names in ``no_weight_decay`` what weight decay leaves alone, and makes ``in_proj`` and ``out_proj``.
+    A subclass names in ``no_weight_decay`` what weight decay leaves alone, and makes ``in_proj`` and ``out_proj``. The
+    arguments are those of both layers, and last the three parts that a subclass makes of them.
 
     Args:
-        d_inner: width d.
-        states: N.
-        mixer: makes the channel mixer for a width.
-        solver: finds the fixed point; None is :class:`~fprnn.solvers.PicardSolver`.
+        d_model: width D of input and output.
+        mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
+            it depends on the previous output is its own option ``dependence``.
+        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
+        d_state: N, state numbers for each channel.
+        expand: inner width d in units of D.
+        d_inner: inner width d; None is ``expand * d_model``.
+        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution, and then what it
+            would read has no activation.
+        b_h_dep: b depends on the previous token's output.
+        c_h_dep: c depends on the previous token's output.
+        lambda_h_dep: the step sizes, and with them the decays, depend on the previous token's output; in the paper's
+            table 1, not in its code.
+        bc_norm: divide b and c by their length.
+        glu_in_loop: gate with ``silu(z)`` before the norm within the loop; then ``out = W_out y``.
+        norm_eps: of the norms of y, b and c.
+        kept_iterations: L, iterations whose results decoding passes from token to token, so that it finds the fixed
+            points that the whole sequence at once finds. It costs so many times the memory of one state.
         selector: of step sizes, b and c.
         norm: in the loop.
-        glu_in_loop: multiply by ``silu(z)`` within the loop.
         conv: short convolution; None is none.
-        kept_iterations: L, iterations that decoding keeps the results of.
 
     Raises:
-        ValueError: if ``kept_iterations`` is negative, or mixer or solver is of the wrong kind.
+        ValueError: if an option is out of range or of the wrong kind.
     """
 
     no_weight_decay: ClassVar[tuple[str, ...]] = ("A_log", "D_skip")
@@ -74,7 +81,7 @@ class MatrixStateLayer(nn.Module, ABC):
     def __init__(
         self,
         d_inner: int,
-        states: int,
+        d_state: int,
         mixer: Callable[[int], Mixer],
         solver: FixedPointSolver | None,
         selector: Selector,
@@ -89,7 +96,7 @@ class MatrixStateLayer(nn.Module, ABC):
         if kept_iterations < 0:
             raise ValueError(f"kept_iterations={kept_iterations}: must be at least 0; 0 keeps the solution only")
         self.kept_iterations = kept_iterations
-        self.d_inner, self.states, self.glu_in_loop = d_inner, states, glu_in_loop
+        self.d_inner, self.states, self.glu_in_loop = d_inner, d_state, glu_in_loop
         self.mixer, self.selector, self.loop_norm, self.conv = mixer(d_inner), selector, norm, conv
         self.read_gate = None if glu_in_loop else MixerProjection(d_inner, d_inner, 0, "input", None)
         self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
@@ -163,22 +170,8 @@ class MatrixStateLayer(nn.Module, ABC):
             trail, left = None, None
         else:
             before, trail, left = cache.recurrent, cache.trail, list[RecurrentState]()
-        return MambaEquation(
-            self.mixer,
-            context,
-            self.selector,
-            selected,
-            selecting,
-            x,
-            rates,
-            skip,
-            self.loop_norm,
-            before,
-            gate,
-            parameters,
-            trail,
-            left,
-        )
+        parts = self.mixer, context, self.selector, selected, selecting
+        return MambaEquation(*parts, x, rates, skip, self.loop_norm, before, gate, parameters, trail, left)
 
     def _solve(self, equation: MambaEquation) -> Tensor:
         with torch.autocast(equation.x.device.type, enabled=False):
@@ -211,30 +204,7 @@ class FPMamba(MatrixStateLayer):
 
     The state H has N numbers for each channel; the loop passes on y alone. After a call, ``statistics`` says how the
     equation was solved. At the start ``beta=1`` converges within a few iterations; with ``beta=2`` and several
-    reflections it may not.
-
-    Args:
-        d_model: width D of input and output.
-        mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
-            it depends on the previous output is its own option ``dependence``.
-        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
-        d_state: N, state numbers for each channel.
-        expand: inner width d in units of D.
-        d_inner: inner width d; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution, and then x has no
-            activation.
-        b_h_dep: b depends on the previous token's output.
-        c_h_dep: c depends on the previous token's output.
-        lambda_h_dep: the step sizes, and with them the decays, depend on the previous token's output; in the paper's
-            table 1, not in its code.
-        bc_norm: divide b and c by their length.
-        glu_in_loop: gate with ``silu(z)`` before the norm within the loop; then ``out = W_out y``.
-        norm_eps: of the norms of y, b and c.
-        kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
-            that the whole sequence at once finds. It costs so many times the memory of one state.
-
-    Raises:
-        ValueError: if an option is out of range or of the wrong kind.
+    reflections it may not. Arguments are explained in :class:`MatrixStateLayer`.
     """
 
     def __init__(
@@ -259,7 +229,7 @@ class FPMamba(MatrixStateLayer):
         sizes, depends = (rank, d_state, d_state), (lambda_h_dep, b_h_dep, c_h_dep)
         super().__init__(
             d_inner=d,
-            states=d_state,
+            d_state=d_state,
             mixer=mixer,
             solver=solver,
             selector=Selector(d, LowRankStepSize(rank, d), sizes, depends, 1, bc_norm, norm_eps),
@@ -275,7 +245,7 @@ class FPMamba(MatrixStateLayer):
         self.D_skip = nn.Parameter(torch.ones(d))
 
     def project(self, u: Tensor, cache: MambaCache | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x, z, what is selected from, and what the convolution reads, of the input ``(B, T, D)``."""
+        """See :meth:`MatrixStateLayer.project`."""
         source, z = self.in_proj(u).chunk(2, -1)
         x = self._convolved(source, cache)
         return x, z, self.x_proj(x), source
@@ -288,20 +258,8 @@ class FPMamba(MatrixStateLayer):
 class DiagonalMamba(FPMamba):
     """The control: an FP-Mamba with ``Q = I`` whose b and c depend on the input alone, hence one selective scan.
 
-    It has FP-Mamba's norm and read-out, and so is not Mamba to the letter.
-
-    Args:
-        d_model: width D of input and output.
-        d_state: N, state numbers for each channel.
-        expand: inner width d in units of D.
-        d_inner: inner width d; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; None is no convolution.
-        bc_norm: divide b and c by their length.
-        glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
-        norm_eps: of the norms of y, b and c.
-
-    Raises:
-        ValueError: if an option is out of range.
+    It has FP-Mamba's norm and read-out, and so is not Mamba to the letter. Arguments are those of :class:`FPMamba` but
+    for mixer, solver, what depends on the previous output, and ``kept_iterations``.
     """
 
     def __init__(
@@ -315,17 +273,5 @@ class DiagonalMamba(FPMamba):
         glu_in_loop: bool = False,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__(
-            d_model,
-            mixer=IdentityMixer,
-            solver=ScanSolver(),
-            d_state=d_state,
-            expand=expand,
-            d_inner=d_inner,
-            conv_width=conv_width,
-            b_h_dep=False,
-            c_h_dep=False,
-            bc_norm=bc_norm,
-            glu_in_loop=glu_in_loop,
-            norm_eps=norm_eps,
-        )
+        sizes, dependent = (d_state, expand, d_inner, conv_width), (False, False, False)
+        super().__init__(d_model, IdentityMixer, ScanSolver(), *sizes, *dependent, bc_norm, glu_in_loop, norm_eps)

@@ -33,33 +33,15 @@ class FPMamba2(MatrixStateLayer):
                y' = RMSNorm(H_t c_t + skip v_t)
         y = the fixed point of f ;  out = W_out (silu(z + W_z shift(y)) y)
 
-    The short convolution, where there is one, reads ``[x ; B ; C]``. After a call, ``statistics`` says how the
-    equation was solved.
+    The short convolution, where there is one, reads ``[x ; B ; C]``. Other arguments are those of :class:`FPMamba`.
 
     Args:
-        d_model: width D of input and output.
-        mixer: makes the channel mixer for a width, such as :class:`~fprnn.mixers.HouseholderMixer`. Whether, and how,
-            it depends on the previous output is its own option ``dependence``.
-        solver: finds the fixed point, each layer with its own copy; None is :class:`~fprnn.solvers.PicardSolver`.
-        d_state: N, state numbers for each channel.
         head_dim: channels of a head, which share a decay; None is 64, or less where 64 does not divide the width.
         groups: of heads, which share b and c.
-        expand: inner width d in units of D.
         d_inner: inner width d, a multiple of ``head_dim * groups``; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees, 4 in the paper; None is no convolution, and then x, B and C
-            have no activation.
-        b_h_dep: b depends on the previous token's output.
-        c_h_dep: c depends on the previous token's output.
-        lambda_h_dep: the step sizes, and with them the decays, depend on the previous token's output.
-        bc_norm: divide b and c by their length.
-        glu_in_loop: gate with ``silu(z)`` before the norm within the loop; then ``out = W_out y``.
-        norm_eps: of the norms of y, b and c.
-        kept_iterations: iterations whose results decoding passes from token to token, so that it finds the fixed points
-            that the whole sequence at once finds. It costs so many times the memory of one state.
 
     Raises:
-        ValueError: if an option is out of range or of the wrong kind, or the heads of all groups do not divide the
-            inner width.
+        ValueError: if the heads of all groups do not divide the inner width.
     """
 
     def __init__(
@@ -92,7 +74,7 @@ class FPMamba2(MatrixStateLayer):
         sizes, depends = (heads, vectors, vectors), (lambda_h_dep, b_h_dep, c_h_dep)
         super().__init__(
             d_inner=d,
-            states=d_state,
+            d_state=d_state,
             mixer=mixer,
             solver=solver,
             selector=Selector(d, HeadStepSize(heads), sizes, depends, groups, bc_norm, norm_eps),
@@ -108,7 +90,7 @@ class FPMamba2(MatrixStateLayer):
         self.D_skip = nn.Parameter(torch.ones(heads))
 
     def project(self, u: Tensor, cache: MambaCache | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x, z, what is selected from, and what the convolution reads, of the input ``(B, T, D)``."""
+        """See :meth:`MatrixStateLayer.project`."""
         d, both = self.d_inner, 2 * self.vectors
         z, source, steps = torch.split(self.in_proj(u), [d, d + both, d // self.head_dim], -1)
         x, vectors = torch.split(self._convolved(source, cache), [d, both], -1)
@@ -122,20 +104,7 @@ class FPMamba2(MatrixStateLayer):
 class DiagonalMamba2(FPMamba2):
     """The control: an FP-Mamba-2 with ``Q = I`` whose b and c depend on the input alone, hence one selective scan.
 
-    Args:
-        d_model: width D of input and output.
-        d_state: N, state numbers for each channel.
-        head_dim: channels of a head, which share a decay; None is 64, or less where 64 does not divide the width.
-        groups: of heads, which share b and c.
-        expand: inner width d in units of D.
-        d_inner: inner width d, a multiple of ``head_dim * groups``; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; None is no convolution.
-        bc_norm: divide b and c by their length.
-        glu_in_loop: gate with ``silu(z)`` before the norm instead of after it.
-        norm_eps: of the norms of y, b and c.
-
-    Raises:
-        ValueError: if an option is out of range, or the heads of all groups do not divide the inner width.
+    Arguments are those of :class:`FPMamba2` without those that :class:`~fprnn.layers.DiagonalMamba` lacks.
     """
 
     def __init__(
@@ -151,19 +120,5 @@ class DiagonalMamba2(FPMamba2):
         glu_in_loop: bool = False,
         norm_eps: float = 1e-6,
     ) -> None:
-        super().__init__(
-            d_model,
-            mixer=IdentityMixer,
-            solver=ScanSolver(),
-            d_state=d_state,
-            head_dim=head_dim,
-            groups=groups,
-            expand=expand,
-            d_inner=d_inner,
-            conv_width=conv_width,
-            b_h_dep=False,
-            c_h_dep=False,
-            bc_norm=bc_norm,
-            glu_in_loop=glu_in_loop,
-            norm_eps=norm_eps,
-        )
+        sizes, dependent = (d_state, head_dim, groups, expand, d_inner, conv_width), (False, False, False)
+        super().__init__(d_model, IdentityMixer, ScanSolver(), *sizes, *dependent, bc_norm, glu_in_loop, norm_eps)

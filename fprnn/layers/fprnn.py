@@ -247,12 +247,7 @@ def project_normed(x: Tensor, norm: nn.RMSNorm, weight: Tensor) -> Tensor:
 class DiagonalRNN(FPRNN):
     """The control for every claim: an FP-RNN with ``Q = I``, hence one diagonal scan, with the same read-out.
 
-    Args:
-        d_model: width D of input and output.
-        expand: inner width d in units of D.
-        d_inner: inner width d; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; None is no convolution.
-        norm_eps: of the read-out's norm.
+    Arguments are those of :class:`FPRNN` but for mixer, solver and in-loop norm.
     """
 
     def __init__(
@@ -269,13 +264,7 @@ class DiagonalRNN(FPRNN):
 class DenseRNN(FPRNN):
     """The oracle: an FP-RNN whose dense transition matrices are written out, O(d^3) for each token.
 
-    Args:
-        d_model: width D of input and output.
-        mixer: makes the channel mixer for a width.
-        expand: inner width d in units of D.
-        d_inner: inner width d; None is ``expand * d_model``.
-        conv_width: tokens that the short convolution sees; None is no convolution.
-        norm_eps: of the read-out's norm.
+    Arguments are those of :class:`FPRNN` but for solver and in-loop norm.
     """
 
     def __init__(

@@ -11,13 +11,7 @@ from fprnn.mixers.householder import HouseholderMixer, ReflectionMixer, househol
 from fprnn.mixers.kronecker import KroneckerMixer, kronecker
 from fprnn.mixers.low_rank import LowRankMixer, diagonal_low_rank
 from fprnn.mixers.monarch import MonarchMixer, monarch
-from fprnn.mixers.scaling import (
-    ColumnScaling,
-    FrobeniusScaling,
-    MatrixScaling,
-    RowScaling,
-    SpectralScaling,
-)
+from fprnn.mixers.scaling import ColumnScaling, FrobeniusScaling, MatrixScaling, RowScaling, SpectralScaling
 
 __all__ = [
     "AlternatingMixer",

@@ -147,6 +147,11 @@ class Mixer(nn.Module, ABC):
         beta: the scale in front of ``I - Q``: 1 in the paper, 2 in the released code.
     """
 
+    selective: bool = False
+    """Whether Q depends on the token."""
+    hidden_dependent: bool = False
+    """Whether Q depends on the previous token's state."""
+
     def __init__(self, d_inner: int, beta: float) -> None:
         super().__init__()
         if d_inner < 1:
@@ -154,16 +159,6 @@ class Mixer(nn.Module, ABC):
         if not 0 < beta < math.inf:
             raise ValueError(f"beta={beta}: must be positive and finite; 1 is the paper's mixer, 2 the released code's")
         self.d_inner, self.beta = d_inner, beta
-
-    @property
-    def selective(self) -> bool:
-        """Whether Q depends on the token."""
-        return False
-
-    @property
-    def hidden_dependent(self) -> bool:
-        """Whether Q depends on the previous token's state."""
-        return False
 
     @abstractmethod
     def prepare(self, x: Tensor) -> MixerContext:
@@ -216,17 +211,13 @@ class Mixer(nn.Module, ABC):
         return self.mix(self.condition(self.prepare(x), state), delta)
 
 
-def nothing_projected(x: Tensor) -> MixerContext:
+def nothing_projected(x: Tensor, shared: Tensor | None = None) -> MixerContext:
     """The context of a mixer without a projection, for x ``(..., d)``."""
-    return MixerContext(at_least_float32(x).new_empty(*x.shape[:-1], 0), None)
+    return MixerContext(at_least_float32(x).new_empty(*x.shape[:-1], 0), None, shared)
 
 
 class IdentityMixer(Mixer):
-    """``Q = I``: no mixing, hence a diagonal RNN, whose fixed point is reached in one iteration.
-
-    Args:
-        d_inner: width.
-    """
+    """``Q = I``: no mixing, hence a diagonal RNN, whose fixed point is reached in one iteration."""
 
     def __init__(self, d_inner: int) -> None:
         super().__init__(d_inner, beta=1.0)
@@ -261,13 +252,15 @@ class ProjectedMixer(Mixer):
     """A mixer whose parameters are a function of one weight-normalised projection.
 
     Args:
-        d_inner: width d that Q acts on.
-        beta: the scale in front of ``I - Q``.
         outputs: raw parameters P per token.
         biased: how many of them, at the end, have a bias.
-        dependence: what the parameters are made from: ``[x; s]``, ``x + s`` or ``x``, s the previous token's state.
+        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
+            ``input`` reads x alone.
         projection_rank: rank of the projection; None is full.
+        activation: elementwise, on the directions or matrices that a subclass makes; the paper uses silu.
     """
+
+    selective = True
 
     def __init__(
         self, d_inner: int, beta: float, outputs: int, biased: int, dependence: Dependence, projection_rank: int | None
@@ -278,19 +271,10 @@ class ProjectedMixer(Mixer):
         if dependence not in get_args(Dependence):
             raise ValueError(f"dependence={dependence}: unknown; choose one of {', '.join(get_args(Dependence))}")
         self.projection = MixerProjection(d_inner, outputs, biased, dependence, projection_rank)
-
-    @property
-    def selective(self) -> bool:
-        """Whether Q depends on the token: yes."""
-        return True
-
-    @property
-    def hidden_dependent(self) -> bool:
-        """Whether Q depends on the previous token's state."""
-        return self.projection.dependence != "input"
+        self.hidden_dependent = dependence != "input"
 
     def prepare(self, x: Tensor) -> MixerContext:
-        """The input's part of the projection, for x ``(..., d)``."""
+        """The input's part of the projection."""
         return self.projection(x)
 
     def condition(self, context: MixerContext, state: Tensor) -> Any:

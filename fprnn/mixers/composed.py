@@ -29,7 +29,6 @@ class ConstantMixer(Mixer):
     degrees, as at the start, and not bounded by it in training.
 
     Args:
-        d_inner: width that Q acts on.
         beta: 1 is the released code's ``Q = O``.
         init_scale: standard deviation of the rotation's generator, times sqrt(d_inner).
     """
@@ -42,7 +41,7 @@ class ConstantMixer(Mixer):
         """The matrix Q, once per forward pass."""
         eye = torch.eye(self.d_inner, dtype=at_least_float32(x).dtype, device=x.device)
         shared = (1 - self.beta) * eye + self.beta * orthogonal(at_least_float32(self.generator))
-        return nothing_projected(x)._replace(shared=shared)
+        return nothing_projected(x, shared)
 
     def condition(self, context: MixerContext, state: Tensor) -> Tensor:
         """Q, whatever the state."""
@@ -71,12 +70,12 @@ class AlternatingMixer(Mixer):
     Args:
         d_inner: width that Q acts on; must factor for the Kronecker part.
         rank: number of factors.
-        beta: 1 is the paper's scale, 2 the released code's.
         norm_eps: as in :class:`HouseholderMixer`.
         scaling: as in :class:`KroneckerMixer`.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
+        dependence: as in :class:`HouseholderMixer`.
     """
+
+    selective = True
 
     def __init__(
         self,
@@ -89,22 +88,12 @@ class AlternatingMixer(Mixer):
     ) -> None:
         check_rank(rank, MOST_PARTS)
         super().__init__(d_inner, beta)
-        self.factors = nn.ModuleList()
+        self.factors, self.hidden_dependent = nn.ModuleList(), dependence != "input"
         for index in range(rank):
             if index % 2:
                 self.factors.append(KroneckerMixer(d_inner, beta, scaling, dependence=dependence))
             else:
                 self.factors.append(HouseholderMixer(d_inner, 1, beta, norm_eps, dependence=dependence))
-
-    @property
-    def selective(self) -> bool:
-        """Whether Q depends on the token: yes."""
-        return True
-
-    @property
-    def hidden_dependent(self) -> bool:
-        """Whether Q depends on the previous token's state."""
-        return any(factor.hidden_dependent for factor in self._mixers())
 
     def _mixers(self) -> list[ProjectedMixer]:
         return [factor for factor in self.factors if isinstance(factor, ProjectedMixer)]

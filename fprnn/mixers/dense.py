@@ -26,10 +26,6 @@ class DenseMixer(ProjectedMixer):
         d_inner: width that Q acts on; the released code forces 256.
         beta: 1 is the released code's ``Q = S``.
         scaling: of S; None is the spectral one with five squarings.
-        activation: elementwise, on the entries of L.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; None is full.
     """
 
     def __init__(

@@ -61,14 +61,8 @@ class ReflectionMixer(ProjectedMixer):
     """What the two low-rank mixers share: directions ``activation(W p)`` without bias, strengths ``sigmoid(W p + b)``.
 
     Args:
-        d_inner: width that Q acts on.
         rank: number r of rank-one terms.
-        beta: 1 is the paper's mixer, 2 the released code's.
         norm_eps: added in quadrature to the length of a direction before dividing by it.
-        activation: elementwise, on the directions; the paper uses silu.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; None is full.
     """
 
     ordered: bool

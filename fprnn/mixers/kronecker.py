@@ -54,12 +54,7 @@ class KroneckerMixer(ProjectedMixer):
 
     Args:
         d_inner: width that Q acts on, m1 m2 with m1 the largest divisor up to its square root.
-        beta: 1 is the paper's mixer, 2 the released code's.
         scaling: of the two positive semi-definite factors; None is the spectral one.
-        activation: elementwise, on the entries of L; the paper uses silu.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; None is full.
     """
 
     def __init__(

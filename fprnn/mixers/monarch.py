@@ -32,12 +32,7 @@ class MonarchMixer(ProjectedMixer):
     Args:
         d_inner: width that Q acts on, a multiple of ``block``.
         block: k, channels per block.
-        beta: 1 is the released code's too.
         scaling: of the blocks; None is Frobenius.
-        activation: elementwise, on the entries of L.
-        dependence: ``concatenate`` reads ``[x; s]`` with s the previous token's state, ``symmetric`` reads ``x + s``,
-            ``input`` reads x alone.
-        projection_rank: rank of the projection; None is full.
     """
 
     def __init__(

@@ -70,14 +70,10 @@ class AutomaticSolver(FixedPointSolver):
         iterative: the iterating solver, with the tolerance and the gradient; None is a :class:`PicardSolver` with a
             tolerance of 1e-3, at which the two give the same answers. Its caps count only where it always iterates.
         retry_every: calls between two attempts to iterate after one that failed.
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
     """
 
     def __init__(
-        self,
-        iterative: IterativeSolver | None = None,
-        retry_every: int = 100,
-        on_divergence: OnDivergence = "raise",
+        self, iterative: IterativeSolver | None = None, retry_every: int = 100, on_divergence: OnDivergence = "raise"
     ) -> None:
         super().__init__(on_divergence)
         check_positive(retry_every=retry_every)

@@ -117,8 +117,6 @@ class IterativeSolver(FixedPointSolver):
         patience: see ``damping_decay``.
         gradient: how the gradient is computed; None is :class:`OneStepGradient`.
         check_every: iterations between two readings of the device's flag on CUDA.
-        on_divergence: ``raise`` where values are not finite, or in training grow without end in over a quarter of the
-            sequences (fewer give a warning), or only ``flag`` it in the statistics.
     """
 
     def __init__(
@@ -250,11 +248,9 @@ class FixedCountSolver(FixedPointSolver):
                 if iteration == 0:
                     start = torch.maximum(start, largest_entry(state))
         solution = self.gradient(equation.step, state)
-        batch = state.shape[0]
         residual = relative_change(solution.detach(), state)
-        iterations = torch.full((batch,), self.count, device=state.device)
-        grown = growth(state, start)
-        return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol, grown))
+        iterations = torch.full((len(state),), self.count, device=state.device)
+        return Solution(solution, SolveStatistics(iterations, residual, residual < self.tol, growth(state, start)))
 
 
 def like_rows(values: Tensor, state: Tensor) -> Tensor:

@@ -14,14 +14,6 @@ from fprnn.solvers.newton import solve_token, token_tolerance
 from fprnn.solvers.reflections import solve_reflections
 
 
-def solve_exactly(equation: FixedPointEquation) -> Solution:
-    """The fixed point with its exact gradient: in closed form where the equation has one, else token by token."""
-    recurrence = equation.closed_form()
-    if recurrence is not None:
-        return exact_solution(solve_reflections(*recurrence).transpose(0, 1))
-    return solve_by_token(equation)
-
-
 def solve_by_token(equation: FixedPointEquation) -> Solution:
     """The fixed point of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
     empty, before, tokens, residuals, slowest = equation.initial(), equation.start(), [], [], 0
@@ -44,15 +36,16 @@ class SequentialSolver(FixedPointSolver):
     It is the oracle of the iterating solvers, and decodes token by token. The gradient is exact. With a norm in the
     loop a token is iterated on, and where that does not reach a fixed point, which happens with ``beta=2`` and several
     reflections, a warning says so and ``converged`` is false.
-
-    Args:
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
     """
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
-        solution = self.checked(solve_exactly(equation))
-        converged = solution.statistics.converged
+        recurrence = equation.closed_form()
+        if recurrence is None:
+            solution = solve_by_token(equation)
+        else:
+            solution = exact_solution(solve_reflections(*recurrence).transpose(0, 1))
+        converged = self.checked(solution).statistics.converged
         if self.on_divergence == "raise" and not self.warned and not bool(converged.all()):
             self.warned = True
             warnings.warn(
@@ -64,11 +57,7 @@ class SequentialSolver(FixedPointSolver):
 
 
 class ScanSolver(FixedPointSolver):
-    """Applies the map once: all that a layer without channel mixing needs, since its map does not depend on the state.
-
-    Args:
-        on_divergence: ``raise`` where values are not finite, or only ``flag`` it in the statistics.
-    """
+    """Applies the map once: all that a layer without channel mixing needs, whose map does not depend on the state."""
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""

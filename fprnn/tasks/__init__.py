@@ -12,12 +12,12 @@ from fprnn.tasks.task import (
     LengthRange,
     SequenceBatch,
     Task,
+    Vocabulary,
     bits_per_character,
     constant_answer_accuracy,
     scaled_accuracy,
 )
 from fprnn.tasks.text import ByteText, CharacterText, TextTask, TokenShards
-from fprnn.tasks.vocabulary import Vocabulary
 from fprnn.tasks.word_problem import WordProblem, cayley_table
 
 __all__ = [

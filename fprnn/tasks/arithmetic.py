@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fprnn.tasks.formal import FormalLanguage, end_labelled
-from fprnn.tasks.streams import Seeds, Streams
-from fprnn.tasks.task import LengthRange, SequenceBatch
+from fprnn.tasks.task import LengthRange, Seeds, SequenceBatch, Streams
 
 Integers = NDArray[np.int64]
 
@@ -48,14 +47,6 @@ class ModularArithmetic(FormalLanguage):
 
     Products come before sums. Lengths are even, since numbers alternate with signs. Token 0 is blank, 1 to 3 are "+",
     "-" and "*", 4 is "=", and 5 + z is the number z.
-
-    Args:
-        context: the authors' context, a fixed number of draws a sequence; a batch is ``context - 1`` wide. By default
-            one more than the longest sequence. It sets which formulas a seed stands for.
-        eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
-
-    Raises:
-        ValueError: if the context leaves no room for a formula.
     """
 
     min_length = 2
@@ -117,12 +108,6 @@ class BracketedArithmetic(FormalLanguage):
     Tokens 0 to 4 are the numbers, then "+", "-", "*", "(", ")", "=" and blank. Lengths below 3 become 3, as the
     authors' generator has it; their training set, of sizes 3 to 40, is ``train_length: [1, 38]``, and their test set,
     of sizes 40 to 256, is ``eval_lengths: [254]`` with ``eval_shortest: 38``.
-
-    Args:
-        eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
-
-    Raises:
-        ValueError: if ``eval_shortest`` is below 1.
     """
 
     def __init__(self, eval_shortest: int | None = None) -> None:
@@ -197,9 +182,9 @@ class _Walk:
         draw, accepted = self._draw(rows, span)
         self.waiting[rows] -= accepted
         for kind, act in (
-            (length == 0, self._sign),
-            ((length > 0) & (length < 5), self._number),
-            (length >= 5, self._open),
+            (length == 0, self.write_sign),
+            ((length > 0) & (length < 5), self.write_number),
+            (length >= 5, self.write_brackets),
         ):
             chosen = np.flatnonzero(kind & accepted)
             act(rows[chosen], column[chosen], length[chosen], draw[chosen])
@@ -211,7 +196,7 @@ class _Walk:
         self.drawn[rows] += span > 1  # numpy draws nothing where there is nothing to choose
         return (product >> _HALF).astype(np.int64), (product & _LOW) >= np.uint64(2**32) % wide
 
-    def _number(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
+    def write_number(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
         """Writes ``z``, ``-z``, ``(z)`` or ``(-z)``."""
         bracketed, negative = length > 2, length % 2 == 0
         self.tokens[rows[bracketed], column[bracketed]] = 8
@@ -222,7 +207,7 @@ class _Walk:
         self.values[rows, self.ready[rows]] = np.where(negative, -draw, draw) % MODULUS
         self.ready[rows] += 1
 
-    def _open(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
+    def write_brackets(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
         """Writes the brackets; left formula, right formula and sign are to come, in this order."""
         self.tokens[rows, column] = 8
         self.tokens[rows, column + length - 1] = 9
@@ -232,7 +217,7 @@ class _Walk:
             self.columns[rows, self.waiting[rows]] = first
             self.waiting[rows] += 1
 
-    def _sign(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
+    def write_sign(self, rows: Integers, column: Integers, length: Integers, draw: Integers) -> None:
         """Writes the sign between the two formulas before, and works it out."""
         self.tokens[rows, column] = draw + 5
         self.ready[rows] -= 1

@@ -20,12 +20,11 @@ from torch import Tensor
 from dinopl.core.random import stream_seed
 from fprnn.tasks.corpus import Integers, data_folder, pass_order, shortened
 from fprnn.tasks.stories import SPLITS, read_stories
-from fprnn.tasks.streams import Seeds
-from fprnn.tasks.task import LengthRange, SequenceBatch, Task
-from fprnn.tasks.vocabulary import Vocabulary
+from fprnn.tasks.task import LengthRange, Seeds, SequenceBatch, Task, Vocabulary
 
 PAD, EOS = 0, 1
 TASKS = tuple(range(1, 21))
+SETS = {"1k": "en-valid", "10k": "en-valid-10k"}
 
 
 class StoryBatch(SequenceBatch):
@@ -45,9 +44,7 @@ class Stories:
     """
 
     def __init__(self, tokens: NDArray[np.int32], sizes: Integers, tasks: Integers) -> None:
-        self.tokens = tokens
-        self.sizes = sizes
-        self.tasks = tasks
+        self.tokens, self.sizes, self.tasks = tokens, sizes, tasks
         self._orders: dict[tuple[int, int], Integers] = {}
 
     def __len__(self) -> int:
@@ -108,7 +105,14 @@ class CatBAbI(Task):
             raise ValueError(f"tasks={numbers}: must be one or more different tasks; name each once")
         self.tasks = sorted(numbers)
         self.answers_only = answers_only
-        folder = _folder(data_folder() if root is None else Path(root).expanduser(), size)
+        place, name = data_folder() if root is None else Path(root).expanduser(), SETS[size]
+        below = (found for pattern in (name, f"*/{name}", f"*/*/{name}") for found in sorted(place.glob(pattern)))
+        folder = next((found for found in (place, *below) if found.name == name and found.is_dir()), None)
+        if folder is None:
+            raise FileNotFoundError(
+                f"root={place}: has no folder {name}; unpack bAbI's tasks_1-20_v1-2 there, or name the folder that has "
+                "it, here or as $DINOPL_DATA"
+            )
         files = {task: [folder / f"qa{task}_{split}.txt" for split in SPLITS] for task in self.tasks}
         missing = {task: file for task in self.tasks for file in reversed(files[task]) if not file.is_file()}
         if missing:
@@ -182,16 +186,3 @@ class CatBAbI(Task):
         read, asked = rows[:-1].reshape(-1, length), rows[1:].reshape(-1, length)
         mask = read == self._question if self.answers_only else torch.ones_like(read, dtype=torch.bool)
         return {"tokens": read, "targets": asked * mask, "mask": mask}
-
-
-def _folder(root: Path, size: str) -> Path:
-    """The folder of a set: the root itself, or up to two levels below."""
-    name = {"1k": "en-valid", "10k": "en-valid-10k"}[size]
-    places = [root] if root.name == name else []
-    places += [place for pattern in (name, f"*/{name}", f"*/*/{name}") for place in sorted(root.glob(pattern))]
-    if folders := [place for place in places if place.is_dir()]:
-        return folders[0]
-    raise FileNotFoundError(
-        f"root={root}: has no folder {name}; unpack bAbI's tasks_1-20_v1-2 there, or name the folder that has it, here "
-        "or as $DINOPL_DATA"
-    )

@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fprnn.tasks.streams import Seeds, Streams
-from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
-from fprnn.tasks.vocabulary import Vocabulary
+from fprnn.tasks.task import GeneratedTask, LengthRange, Seeds, SequenceBatch, Streams, Vocabulary
 
 Integers = NDArray[np.int64]
 Draws = NDArray[np.uint64]
@@ -78,8 +76,9 @@ class CopyingTask(GeneratedTask):
     is the paper's character accuracy, and its sequence accuracy the paper's string accuracy.
 
     Args:
-        letters: number of different letters.
-        context: symbols of a packed row. None for one example a row.
+        letters: number of different letters, 26 or fewer.
+        context: symbols of a training row, which is packed with examples; 256 in the paper. None is one example a row,
+            as an evaluation row always is.
 
     Raises:
         ValueError: if there are fewer letters than 2 or more than 26, or the context has no room for an example.
@@ -88,8 +87,7 @@ class CopyingTask(GeneratedTask):
     def __init__(self, letters: int = 26, context: int | None = None) -> None:
         if not 2 <= letters <= 26:
             raise ValueError(f"letters={letters}: must be from 2 to 26; 26 is the alphabet")
-        self.letters = letters
-        self.context = context
+        self.letters, self.context = letters, context
         self.vocabulary = Vocabulary((*ascii_lowercase[:letters], "$", "|", "."))
         self.num_targets = self.vocab_size
         if context is not None and context < self.symbols(self.min_length):
@@ -149,24 +147,12 @@ class CopyingTask(GeneratedTask):
 
 
 class Copying(CopyingTask):
-    """Repeat a string: ``$abc|abc.``; a length counts letters.
-
-    Tokens are the letters, "$", "|" and ".". In training, the answer and its "." are scored; in evaluation the letters
-    alone, so that token accuracy is the paper's character accuracy, and sequence accuracy its string accuracy.
-
-    Args:
-        letters: number of different letters, 26 or fewer.
-        context: symbols of a training row, which is packed with examples; 256 in the paper. By default a row is one
-            example. An evaluation row always is.
-
-    Raises:
-        ValueError: if an option is out of range.
-    """
+    """Repeat a string: ``$abc|abc.``; a length counts letters."""
 
     def examples(
         self, letters: Integers, offset: Integers, length: Integers, draws: Draws
     ) -> tuple[Integers, list[Run], int]:
-        """See :meth:`CopyingTask.examples`."""
+        """The string, twice."""
         whole = (np.zeros_like(length), length)
         return letters, [whole, whole], 0
 
@@ -178,11 +164,6 @@ class DuplicateNGram(CopyingTask):
 
     Args:
         n: letters of the n-gram.
-        letters: number of different letters, 26 or fewer.
-        context: symbols of a training row, which is packed with examples. By default a row is one example.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     def __init__(self, n: int = 3, letters: int = 26, context: int | None = None) -> None:
@@ -215,11 +196,6 @@ class SuffixNGram(CopyingTask):
 
     Args:
         n: letters of the n-gram.
-        letters: number of different letters, 26 or fewer.
-        context: symbols of a training row, which is packed with examples. By default a row is one example.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     def __init__(self, n: int = 3, letters: int = 26, context: int | None = None) -> None:
@@ -249,14 +225,6 @@ class PrefixNGram(SuffixNGram):
 
     Where the n-gram comes several times, the answer follows the first, and goes on to the string's end, one letter or
     more.
-
-    Args:
-        n: letters of the n-gram.
-        letters: number of different letters, 26 or fewer.
-        context: symbols of a training row, which is packed with examples. By default a row is one example.
-
-    Raises:
-        ValueError: if an option is out of range.
     """
 
     def symbols(self, length: int) -> int:

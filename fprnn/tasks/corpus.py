@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from dinopl.core.random import stream_seed
-from fprnn.tasks.streams import Streams, sequence_seeds
-from fprnn.tasks.task import LengthRange, SequenceBatch
+from fprnn.tasks.task import LengthRange, SequenceBatch, Streams, sequence_seeds
 
 Integers = NDArray[np.int64]
 
@@ -40,6 +39,18 @@ def find_path(option: str, path: str, remedy: str) -> Path:
             return candidate
     places = f"{given}" if given == below else f"{given}, nor at {below}"
     raise FileNotFoundError(f"{option}: nothing at {places}; {remedy}.")
+
+
+def read_utf8(file: Path, named: str, remedy: str, encoding: str = "utf-8-sig") -> str:
+    """The text of a file, by default without the byte-order mark that some editors put before it.
+
+    Raises:
+        ValueError: if it is not UTF-8; the message begins with ``named`` and ends with the ``remedy``.
+    """
+    try:
+        return file.read_bytes().decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{named} is not UTF-8 (byte {error.start}); {remedy}") from None
 
 
 class TokenStore:

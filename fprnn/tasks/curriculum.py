@@ -40,8 +40,7 @@ class LinearLengths(LengthCurriculum):
         _check_start(start)
         if steps < 1:
             raise ValueError(f"steps={steps}: too few batches to grow in; use 1 or more")
-        self.start = start
-        self.steps = steps
+        self.start, self.steps = start, steps
 
     def longest(self, step: int, goal: int) -> int:
         """Between ``start`` and ``goal`` in proportion to the steps taken."""
@@ -72,11 +71,8 @@ class AdaptiveLengths(LengthCurriculum):
             raise ValueError(f"threshold={threshold}: must be between 0 and 1; 0.9 is the default")
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing={smoothing}: must be in [0, 1); 0.9 is the default")
-        self.start = start
-        self.threshold = threshold
-        self.smoothing = smoothing
-        self.length = start
-        self.running = 0.0
+        self.start, self.threshold, self.smoothing = start, threshold, smoothing
+        self.length, self.running = start, 0.0
 
     def longest(self, step: int, goal: int) -> int:
         """The length reached so far."""

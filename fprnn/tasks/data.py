@@ -6,7 +6,7 @@ with half the batch see what one sees, as do two accumulated batches of half the
 there are none; and a restart continues in mid-epoch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,11 +16,93 @@ from torch import Tensor
 from dinopl.core.errors import check_sizes
 from dinopl.core.random import stream_seed
 from fprnn.tasks.curriculum import LengthCurriculum
-from fprnn.tasks.loaders import FixedLoader, TrainingLoader
-from fprnn.tasks.streams import sequence_seeds
-from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch, Task
+from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch, Task, sequence_seeds
 
 MOST_TOKENS = 10**8  # in a training batch or an evaluation set that is made at once: some 4 GB
+
+
+class TrainingLoader:
+    """Training batches by number: epoch e holds the batches ``e * steps .. (e + 1) * steps - 1``.
+
+    Iterating once moves on to the next epoch, whether or not ``set_epoch`` is called. Lightning finds ``set_epoch``
+    under ``sampler``, and saves and loads the state for a restart in mid-epoch.
+
+    Args:
+        make_batch: makes the batch of a number; called when the batch is asked for and not before, so that a curriculum
+            has observed the last one.
+        steps: batches an epoch.
+    """
+
+    def __init__(self, make_batch: Callable[[int], SequenceBatch], steps: int) -> None:
+        self.make_batch, self.steps = make_batch, steps
+        self.epoch = self.offset = self._start = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        self.offset, self._start = self._start, 0
+        while self.offset < self.steps:
+            batch = self.make_batch(self.epoch * self.steps + self.offset)
+            self.offset += 1
+            yield batch
+        self.set_epoch(self.epoch + 1)
+
+    @property
+    def sampler(self) -> "TrainingLoader":
+        """The object whose ``set_epoch`` Lightning calls: this one."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves to the beginning of an epoch; in the epoch at hand, which may just have been resumed, stays put."""
+        if epoch != self.epoch:
+            self.epoch, self.offset, self._start = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, and the number of its batches that were handed out."""
+        return {"epoch": self.epoch, "offset": self.offset}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues after the batches that were handed out."""
+        self.epoch, self.offset, self._start = state["epoch"], state["offset"], state["offset"]
+
+
+class FixedLoader:
+    """A set of sequences in memory, in order, shared among processes.
+
+    Batch b of the whole is rows ``b * batch_size * world_size`` and on, of which each rank takes its part. Every rank
+    makes equally many batches of equal size; rows that are missing for that are added with an empty mask. ``index``
+    says which row of the set each one is.
+
+    Args:
+        sequences: the whole set; the same in every process.
+        batch_size: rows a batch and process.
+        length: what the task calls the length of these sequences; for naming metrics.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self, sequences: SequenceBatch, batch_size: int, length: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.length = length
+        columns: dict[str, Tensor] = dict(sequences)  # type: ignore[arg-type]
+        self._batches: list[Any] = []
+        total, whole = len(sequences["mask"]), batch_size * world_size
+        for start in range(0, total, whole):
+            count = -(-min(whole, total - start) // world_size)
+            rows = torch.arange(start + rank * count, start + (rank + 1) * count)
+            kept = rows.clamp(max=total - 1)  # rows past the end repeat the last, with an empty mask
+            batch = {name: column[kept] for name, column in columns.items()}
+            batch["mask"] = batch["mask"] & (rows < total)[:, None]
+            batch["index"] = kept
+            self._batches.append(batch)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        return iter(self._batches)
 
 
 class SequenceDataModule(LightningDataModule):
@@ -83,16 +165,16 @@ class SequenceDataModule(LightningDataModule):
             raise ValueError(f"val_size={val_size}: must be at least 0; 0 is no validation")
         self.batch_size, self.eval_batch_size, self.steps_per_epoch = batch_size, eval_batch_size, steps_per_epoch
         self.val_size, self.test_size = val_size, test_size
-        self.curriculum = curriculum
-        self.eval_seed = eval_seed
+        self.curriculum, self.eval_seed = curriculum, eval_seed
         self._derive_seed = seed is None
         self.seed = stream_seed("data") if seed is None else seed
         for length in self.train_lengths:
             self.task.check_train_length("train_length", length)
-        for length in self.eval_lengths:
-            self.task.check_length("eval_lengths", length)
-        for length in self.val_lengths:
-            self.task.check_length("val_lengths", length)
+        for name, lengths in (("eval_lengths", self.eval_lengths), ("val_lengths", self.val_lengths)):
+            for length in lengths:
+                self.task.check_length(name, length)
+        self.vocab_size, self.num_targets = task.vocab_size, task.num_targets
+        self.max_tokens = task.num_tokens(max(longest, *self.eval_lengths, *self.val_lengths))
         if not isinstance(self.task, GeneratedTask):
             return  # a corpus gives no more than it holds
         sizes = ("batch_size", self.batch_size), ("test_size", self.test_size), ("val_size", self.val_size)
@@ -103,27 +185,11 @@ class SequenceDataModule(LightningDataModule):
         )
         for (counted, count), (name, given) in zip(sizes, ranges, strict=True):
             tokens = count * self.task.num_tokens(max(given))
-            if tokens > MOST_TOKENS:  # said before it fills the memory
+            if tokens > MOST_TOKENS:  # refused before it fills the memory
                 raise ValueError(
                     f"{name}={max(given)}: {count} sequences of this length have {tokens} tokens; use shorter ones or "
                     f"a smaller {counted}, for {MOST_TOKENS} at most"
                 )
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of different input tokens."""
-        return self.task.vocab_size
-
-    @property
-    def num_targets(self) -> int:
-        """Number of classes that targets are drawn from."""
-        return self.task.num_targets
-
-    @property
-    def max_tokens(self) -> int:
-        """Width of the widest batch, in training or evaluation."""
-        longest = max(self.train_lengths.longest, *self.eval_lengths, *self.val_lengths)
-        return self.task.num_tokens(longest)
 
     def lengths_at(self, step: int) -> LengthRange:
         """Lengths that the training batch ``step`` is drawn from.
@@ -184,9 +250,7 @@ class SequenceDataModule(LightningDataModule):
         """One loader per test length."""
         return self._fixed_loaders("test", self.eval_lengths)
 
-    def predict_dataloader(self) -> list[FixedLoader]:
-        """The test sequences."""
-        return self.test_dataloader()
+    predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
         """What training sequences depend on beside their number, and a fingerprint of the vocabulary."""

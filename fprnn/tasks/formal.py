@@ -14,9 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from dinopl.core.errors import MOST_NAMES, check_sizes
-from fprnn.tasks.streams import Seeds, Streams
-from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
-from fprnn.tasks.vocabulary import Vocabulary
+from fprnn.tasks.task import GeneratedTask, LengthRange, Seeds, SequenceBatch, Streams, Vocabulary
 
 
 def end_labelled(
@@ -45,8 +43,9 @@ class FormalLanguage(GeneratedTask):
     Args:
         tokens: names of the tokens, blank included.
         num_answers: number of tokens that can be an answer.
-        context: the authors' context; a batch is ``context - 1`` wide. None for one more than the longest sequence.
-        eval_shortest: shortest length in evaluation; shorter evaluation lengths stand alone. None for each itself.
+        context: the authors' context, a fixed number of draws a sequence; a batch is ``context - 1`` wide. None is one
+            more than the longest sequence. It sets which sequences a seed stands for.
+        eval_shortest: evaluate on lengths between this and the one asked for; None is that alone.
 
     Raises:
         ValueError: if the context leaves no room, or no sequence is as short as ``eval_shortest``.
@@ -57,9 +56,7 @@ class FormalLanguage(GeneratedTask):
     ) -> None:
         self.vocabulary = Vocabulary(tokens)
         self.num_targets = self.vocab_size
-        self.context = context
-        self.eval_shortest = eval_shortest
-        self._num_answers = num_answers
+        self.context, self.eval_shortest, self._num_answers = context, eval_shortest, num_answers
         if context is not None and context <= self.min_length:
             raise ValueError(f"context={context}: leaves no room for a sequence; use {self.min_length + 1} or more")
         self.max_length = None if context is None else context - 1
@@ -90,12 +87,9 @@ class Parity(FormalLanguage):
 
     Args:
         modulus: number of symbols. 2 is parity.
-        context: the authors' context, a fixed number of draws a sequence; a batch is ``context - 1`` wide. By default
-            one more than the longest sequence. It sets which words a seed stands for.
-        eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
 
     Raises:
-        ValueError: if the modulus is below 2 or beyond 10**7, or the context leaves no room for a symbol.
+        ValueError: if the modulus is below 2 or beyond 10**7.
     """
 
     def __init__(self, modulus: int = 2, context: int | None = None, eval_shortest: int | None = None) -> None:
@@ -120,14 +114,6 @@ class EvenPairs(FormalLanguage):
     That is, whether there are as many pairs "ab" as "ba".
 
     Token 0 is blank, 1 is "a", 2 is "b". The target is 1 where they agree, 2 where they differ.
-
-    Args:
-        context: the authors' context, a fixed number of draws a sequence; a batch is ``context - 1`` wide. By default
-            one more than the longest sequence. It sets which words a seed stands for.
-        eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
-
-    Raises:
-        ValueError: if the context leaves no room for a symbol.
     """
 
     def __init__(self, context: int | None = None, eval_shortest: int | None = None) -> None:
@@ -155,12 +141,9 @@ class CycleNavigation(FormalLanguage):
 
     Args:
         places: length of the cycle.
-        context: the authors' context, a fixed number of draws a sequence; a batch is ``context - 1`` wide. By default
-            one more than the longest sequence. It sets which walks a seed stands for.
-        eval_shortest: evaluate on lengths between this and the one asked for; by default on that alone.
 
     Raises:
-        ValueError: if there is one place only, there are more than 10**7, or the context leaves no room for a step.
+        ValueError: if there is one place only, or there are more than 10**7.
     """
 
     def __init__(self, places: int = 6, context: int | None = None, eval_shortest: int | None = None) -> None:

@@ -63,8 +63,8 @@ def parse_group(name: str) -> list[tuple[str, int]]:
     matches = [_FACTOR.fullmatch(part) for part in name.split("_x_")]
     factors = [(match[1], int(match[2])) for match in matches if match]
     if len(factors) < len(matches):
-        guess = _closest(name)
-        hint = f' Did you mean "{guess}"?' if guess else ""
+        guesses = [_closest(part) for part in re.split(r"(?i)[_ ]*[x*][_ ]*", name)]
+        hint = f' Did you mean "{"_x_".join(map(str, guesses))}"?' if all(guesses) else ""
         raise ValueError(f"group={name}: unknown.{hint} Groups are Z<n>, S<n>, A<n> and products like A4_x_Z5")
     if any(kind != "Z" and degree > 7 for kind, degree in factors) or prod(_order(*f) for f in factors) > MAX_ORDER:
         raise ValueError(
@@ -99,13 +99,8 @@ def _permutations(kind: str, degree: int) -> NDArray[np.int64]:
     return np.compress(inversions % 2 == 0, elements, axis=0)
 
 
-def _closest(name: str) -> str | None:
-    """The group that was probably meant: each factor in another spelling, or one letter away."""
-    guesses = [_closest_factor(part) for part in re.split(r"(?i)[_ ]*[x*][_ ]*", name)]
-    return "_x_".join(guess for guess in guesses if guess) if all(guesses) else None
-
-
-def _closest_factor(part: str) -> str | None:
+def _closest(part: str) -> str | None:
+    """The factor that was probably meant, in another spelling or one letter away."""
     respelt = re.sub(r"[ _{}<>-]", "", part).upper()
     if _FACTOR.fullmatch(respelt):
         return respelt

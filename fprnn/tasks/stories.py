@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fprnn.tasks.corpus import read_utf8
+
 SPLITS = ("train", "valid", "test")
 """bAbI's names for the splits, as in ``qa1_train.txt``."""
 
@@ -30,39 +32,22 @@ def read_stories(path: Path) -> list[list[str]]:
         ValueError: if the file is empty or not UTF-8, or a line is neither statement nor question.
     """
     stories: list[list[str]] = []
-    for number, line in enumerate(_decoded(path).lower().splitlines(), 1):
+    content = read_utf8(path, f"root={path.parent}: {path.name}", "put bAbI's own file there", "utf-8")
+    for number, line in enumerate(content.lower().splitlines(), 1):
         identity, _, text = line.strip().partition(" ")
-        words = _words(text)
-        if not identity.isdigit() or words is None:
+        question, *rest = (part.strip() for part in text.split("\t"))
+        asks = question.endswith("?") and bool(rest) and bool(rest[0]) and " " not in rest[0]
+        if not identity.isdigit() or not (text.endswith(".") or asks):
             raise ValueError(
                 f"root={path.parent}: {path.name}, line {number}, is neither a statement nor a question with its "
                 "answer; put bAbI's own file there"
             )
         if identity == "1" or not stories:
             stories.append([])
-        stories[-1] += words
+        stories[-1] += [*text[:-1].split(), "."] if text.endswith(".") else [*question[:-1].split(), "?", rest[0]]
     if not stories:
         raise ValueError(f"root={path.parent}: {path.name} is empty; put bAbI's own file there")
     return stories
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"root={path.parent}: {path.name} is not UTF-8 (byte {error.start}); put bAbI's own file there"
-        ) from None
-
-
-def _words(text: str) -> list[str] | None:
-    """Words of a line, None where it is no such line."""
-    if text.endswith("."):
-        return [*text[:-1].split(), "."]
-    question, *rest = (part.strip() for part in text.split("\t"))
-    if not question.endswith("?") or not rest or not rest[0] or " " in rest[0]:
-        return None
-    return [*question[:-1].split(), "?", rest[0]]
 
 
 def write_stories(folder: str | Path, tasks: Sequence[int] = (1, 2, 3), count: int = 20, seed: int = 0) -> None:

@@ -16,10 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from dinopl.core.errors import MOST_NAMES, check_sizes
-from fprnn.tasks.corpus import Integers, TokenStore, find_path, shortened, window_starts
-from fprnn.tasks.streams import Seeds
-from fprnn.tasks.task import LengthRange, SequenceBatch, Task
-from fprnn.tasks.vocabulary import Vocabulary
+from fprnn.tasks.corpus import Integers, TokenStore, find_path, read_utf8, shortened, window_starts
+from fprnn.tasks.task import LengthRange, Seeds, SequenceBatch, Task, Vocabulary
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -111,7 +109,8 @@ class CharacterText(TextTask):
     def __init__(
         self, path: str, val_fraction: float = 0.05, test_fraction: float = 0.05, characters: str | None = None
     ) -> None:
-        texts = [(file, _decoded(file)) for file in _text_files(path)]
+        remedy = "convert it, or use ByteText."
+        texts = [(file, read_utf8(file, f"path: {file}", remedy)) for file in _text_files(path)]
         alphabet = characters or "".join(sorted(set().union(*(text for _, text in texts))))
         if len(set(alphabet)) < len(alphabet):
             twice = next(character for character in alphabet if alphabet.count(character) > 1)
@@ -263,14 +262,6 @@ def _text_files(path: str) -> list[Path]:
         if not file.stat().st_size:
             raise ValueError(f"path: {file} is empty; give a file with text.")
     return files
-
-
-def _decoded(file: Path) -> str:
-    """The text, without the byte-order mark that some editors put before it."""
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"path: {file} is not UTF-8 (byte {error.start}); convert it, or use ByteText.") from None
 
 
 def number_characters(text: str, alphabet: str) -> NDArray[np.int32]:

@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from fprnn.tasks.groups import cayley_table, element_names
-from fprnn.tasks.streams import Seeds, Streams
-from fprnn.tasks.task import GeneratedTask, LengthRange, SequenceBatch
-from fprnn.tasks.vocabulary import Vocabulary
+from fprnn.tasks.task import GeneratedTask, LengthRange, Seeds, SequenceBatch, Streams, Vocabulary
 
 __all__ = ["WordProblem", "cayley_table", "prefix_products"]
 
@@ -55,9 +53,7 @@ class WordProblem(GeneratedTask):
 
     def __init__(self, group: str, bos: bool = False, score_specials: bool = False) -> None:
         self.table = cayley_table(group)
-        self.order = len(self.table)
-        self.bos = bos
-        self.score_specials = score_specials
+        self.order, self.bos, self.score_specials = len(self.table), bos, score_specials
         self.vocabulary = Vocabulary((*element_names(group), *SPECIALS))
         self.num_targets = self.vocab_size if score_specials else self.order
 

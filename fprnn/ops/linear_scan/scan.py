@@ -8,7 +8,7 @@ coefficient (theirs uses the next token's).
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -99,17 +99,8 @@ def _expanded(tensor: Tensor, shape: torch.Size) -> Tensor:
     return tensor if tensor.shape == shape else tensor.expand(shape)
 
 
-class _Kernels(Protocol):
-    """What a backend module offers; ``torch_backend`` documents both."""
-
-    def forward(self, inputs: Tensor, coeffs: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor: ...
-
-    def backward(
-        self, grad: Tensor, coeffs: Tensor, outputs: Tensor, initial: Tensor | None, dim: int, reverse: bool
-    ) -> tuple[Tensor, Tensor]: ...
-
-
-def _kernels(backend: str, inputs: Tensor) -> _Kernels:
+def _kernels(backend: str, inputs: Tensor) -> Any:
+    """The backend's module, whose ``forward`` and ``backward`` ``torch_backend`` documents."""
     return triton_kernels("linear_scan.triton_backend", backend, inputs) or torch_backend
 
 

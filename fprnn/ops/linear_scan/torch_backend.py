@@ -26,18 +26,7 @@ FLUSH_EVERY = 4  # steps, between two checks for products that will soon be subn
 
 
 def forward(inputs: Tensor, coeffs: Tensor, initial: Tensor | None, dim: int, reverse: bool) -> Tensor:
-    """Every state of ``h_t = coeffs_t * h_{t-1} + inputs_t``.
-
-    Args:
-        inputs: ``(..., T, ...)``, time at ``dim``.
-        coeffs: the inputs' shape.
-        initial: the inputs' shape without ``dim``; None is zero.
-        dim: not negative.
-        reverse: run from the last token to the first.
-
-    Returns:
-        Contiguous, in the inputs' shape and dtype.
-    """
+    """Every state, contiguous; arguments and result as of :func:`fprnn.ops.linear_scan.reference.linear_scan`."""
     dtype = state_dtype(inputs, coeffs)
     x, c = _rows(inputs, dim, dtype), _rows(coeffs, dim, dtype)
     states = torch.empty(x.shape, dtype=dtype, device=x.device)
@@ -52,16 +41,8 @@ def backward(
 
     ``d_inputs_t = grad_t + coeffs_{t+1} * d_inputs_{t+1}`` and ``d_coeffs_t = outputs_{t-1} * d_inputs_t``.
 
-    Args:
-        grad: with respect to the outputs, in their shape; at least one token.
-        coeffs: as in the forward pass.
-        outputs: what the forward pass returned.
-        initial: as in the forward pass.
-        dim: not negative.
-        reverse: of the forward pass.
-
-    Returns:
-        The gradients with respect to inputs and coefficients, each contiguous and in its own dtype.
+    From ``grad`` with respect to the outputs, in their shape, of at least one token; the rest is as :func:`forward` had
+    it. Returns the gradients with respect to inputs and coefficients, each contiguous and in its own dtype.
     """
     dtype = state_dtype(grad, coeffs)
     g, c, y = (_rows(tensor, dim, dtype) for tensor in (grad, coeffs, outputs))
@@ -90,21 +71,15 @@ def _start(initial: Tensor | None, rows: Tensor) -> Tensor:
 
 def _scan_into(out: Tensor, inputs: Tensor, coeffs: Tensor, start: Tensor, reverse: bool) -> None:
     """Writes the states to ``out``, all ``(outer, T, lanes)`` but the start, ``(outer, lanes)``."""
-    blocks = _block_count(inputs.shape[1], inputs.shape[0] * inputs.shape[2])
+    length, lanes, blocks = inputs.shape[1], inputs.shape[0] * inputs.shape[2], 1
+    if length >= BLOCKED_LENGTH and lanes <= min(BLOCKED_LANES, 16 * length):
+        # Blocks enough for wide operations, few enough for a short loop over them, with a small remainder. Their length
+        # is odd: a stride of a power of two maps the tokens of one step to a few sets of the cache.
+        target = min(math.isqrt(2 * length), BLOCKED_ELEMENTS // max(lanes, 1))
+        near = [count for count in range(target - target // 4, target + target // 4 + 1) if length // count % 2]
+        blocks = min(near, key=lambda count: length % count, default=1)
     if blocks < 2 or not _blocks_into(out, inputs, coeffs, start, reverse, blocks):
         _loop_into(out, inputs, coeffs, start, reverse)
-
-
-def _block_count(length: int, lanes: int) -> int:
-    """Blocks enough for wide operations, few enough for a short loop over them, with a small remainder; or 1.
-
-    Their length is odd: a stride of a power of two maps the tokens of one step to a few sets of the cache.
-    """
-    if length < BLOCKED_LENGTH or lanes > min(BLOCKED_LANES, 16 * length):
-        return 1
-    target = min(math.isqrt(2 * length), BLOCKED_ELEMENTS // max(lanes, 1))
-    near = [blocks for blocks in range(target - target // 4, target + target // 4 + 1) if length // blocks % 2]
-    return min(near, key=lambda blocks: length % blocks, default=1)
 
 
 def _steps(rows: Tensor, reverse: bool, dim: int = 1) -> tuple[Tensor, ...]:
@@ -123,7 +98,17 @@ def _blocks_into(out: Tensor, inputs: Tensor, coeffs: Tensor, start: Tensor, rev
     body = length - length % blocks
     cut, rest = (slice(length - body, None), slice(length - body)) if reverse else (slice(body), slice(body, None))
     y, x, c = (rows[:, cut].view(outer, blocks, body // blocks, lanes) for rows in (out, inputs, coeffs))
-    ends, products = _block_ends(_steps(x, reverse, dim=2), _steps(c, reverse, dim=2))
+    # State at the end of each block, from a zero start, and the product of its coefficients.
+    (first_x, *xs), (first_c, *cs) = (_steps(rows, reverse, dim=2) for rows in (x, c))
+    ends, products = (step.clone(memory_format=torch.contiguous_format) for step in (first_x, first_c))
+    # Arithmetic on subnormal numbers is a hundred times slower. So a product that falls below the square root of the
+    # smallest normal number is made zero, before a few more coefficients can make it subnormal.
+    negligible = math.sqrt(torch.finfo(ends.dtype).tiny)
+    for step, (token, decay) in enumerate(zip(xs, cs, strict=True), start=1):
+        torch.addcmul(token, decay, ends, out=ends)
+        products.mul_(decay)
+        if step % FLUSH_EVERY == 0:
+            products = F.hardshrink(products, negligible)
     # An infinite product times a zero state is not a number, though the recurrence has one: then the loop decides.
     # Only the CPU can look at no cost.
     if inputs.device.type == "cpu" and not math.isfinite(products.sum().item()):
@@ -133,17 +118,3 @@ def _blocks_into(out: Tensor, inputs: Tensor, coeffs: Tensor, start: Tensor, rev
     _loop_into(y, x, c, torch.cat(starts, 1), reverse, dim=2)
     _loop_into(out[:, rest], inputs[:, rest], coeffs[:, rest], ends[:, 0 if reverse else -1], reverse)
     return True
-
-
-def _block_ends(inputs: tuple[Tensor, ...], coeffs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-    """State at the end of each block, from a zero start, and the product of its coefficients."""
-    ends, products = (steps[0].clone(memory_format=torch.contiguous_format) for steps in (inputs, coeffs))
-    # Arithmetic on subnormal numbers is a hundred times slower. So a product that falls below the square root of the
-    # smallest normal number is made zero, before a few more coefficients can make it subnormal.
-    negligible = math.sqrt(torch.finfo(ends.dtype).tiny)
-    for step, (x, c) in enumerate(zip(inputs[1:], coeffs[1:], strict=True), start=1):
-        torch.addcmul(x, c, ends, out=ends)
-        products.mul_(c)
-        if step % FLUSH_EVERY == 0:
-            products = F.hardshrink(products, negligible)
-    return ends, products

@@ -7,7 +7,6 @@ are long.
 """
 
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def forward(
         for index, tokens in enumerate(chunk_slices(inputs.shape[1], CHUNK)):
             if record:
                 saved[rows, index] = state.mT
-            tile = _Tile.load(operands, slope, rows, tokens)
+            tile = _Tile(operands, slope, rows, tokens)
             states = tile.states(state)
             outputs[rows, tokens] = (tile.c.unsqueeze(2) @ states).squeeze(2)
             state = states[:, -1]
@@ -56,18 +55,9 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of :func:`forward`: a scan from the last token to the first, over states made again tile by tile.
 
-    Args:
-        grad: with respect to the outputs, in their shape.
-        grad_final: with respect to the last state.
-        inputs: as in the forward pass.
-        delta: as in the forward pass.
-        rates: as in the forward pass.
-        b: as in the forward pass.
-        c: as in the forward pass.
-        saved: what the forward pass returned.
-
-    Returns:
-        The gradients of inputs, delta, rates, b, c and the initial state, each in its own shape and dtype.
+    From ``grad`` with respect to the outputs, in their shape, ``grad_final`` with respect to the last state, and what
+    :func:`forward` took and kept. Returns the gradients of inputs, delta, rates, b, c and the initial state, each in
+    its own shape and dtype.
     """
     slope, d_initial = _slope(rates, saved), torch.empty_like(grad_final)
     d_slope = torch.zeros_like(slope)
@@ -77,7 +67,7 @@ def backward(
     for rows in _row_slices(grad_final):
         carried = grad_final[rows].mT
         for index, tokens in reversed(list(enumerate(chunk_slices(inputs.shape[1], CHUNK)))):
-            tile = _Tile.load((inputs, delta, b, c), slope, rows, tokens)
+            tile = _Tile((inputs, delta, b, c), slope, rows, tokens)
             d_v, d_step, d_rate, d_write, d_read, carried = tile.gradients(
                 saved[rows, index].mT, grad[rows, tokens].to(slope.dtype), carried, slope
             )
@@ -103,19 +93,13 @@ def _slope(rates: Tensor, like: Tensor) -> Tensor:
     return rates.to(like.dtype).mT.contiguous()
 
 
-class _Tile(NamedTuple):
-    """Some tokens of some sequences, in the state's precision."""
+class _Tile:
+    """Some tokens of some sequences, in the state's precision: v, delta ``(B, L, d)``, b, c ``(B, L, N)``, decays."""
 
-    v: Tensor  # (B, L, d)
-    delta: Tensor  # (B, L, d)
-    b: Tensor  # (B, L, N)
-    c: Tensor  # (B, L, N)
-    decay: Tensor  # (B, L, N, d)
-
-    @classmethod
-    def load(cls, operands: tuple[Tensor, ...], slope: Tensor, rows: slice, tokens: slice) -> "_Tile":
-        v, delta, b, c = (tensor[rows, tokens].to(slope.dtype) for tensor in operands)
-        return cls(v, delta, b.squeeze(2), c.squeeze(2), (delta.unsqueeze(2) * slope).exp_())
+    def __init__(self, operands: tuple[Tensor, ...], slope: Tensor, rows: slice, tokens: slice) -> None:
+        self.v, self.delta, b, c = (tensor[rows, tokens].to(slope.dtype) for tensor in operands)
+        self.b, self.c = b.squeeze(2), c.squeeze(2)
+        self.decay = (self.delta.unsqueeze(2) * slope).exp_()  # (B, L, N, d)
 
     def states(self, start: Tensor) -> Tensor:
         """All of them, ``(B, L, N, d)``, from the one before the tile, ``(B, N, d)``."""

@@ -6,7 +6,6 @@ after token s, up to token t. Runs on any device.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,28 +20,18 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Outputs, last state and what the backward pass needs.
 
-    Args:
-        inputs: ``(B, T, d)``.
-        delta: ``(B, T, heads)``.
-        rates: ``(heads,)``.
-        b: ``(B, T, G, N)``.
-        c: ``(B, T, G, N)``.
-        initial: ``(B, d, N)``, in the state's precision.
-        record: whether a backward pass will follow.
-
-    Returns:
-        Outputs ``(B, T, d)`` in the inputs' dtype, the last state ``(B, d, N)``, and the states before every
-        ``CHUNK``-th token, ``(B, ceil(T / CHUNK), d, N)``, none of them without ``record``.
+    As :func:`fprnn.ops.selective_scan.channels.forward`, but with delta ``(B, T, heads)``, rates ``(heads,)``, and b
+    and c ``(B, T, G, N)``.
     """
     outputs = torch.empty_like(inputs, memory_format=torch.contiguous_format)
     chunks = chunk_slices(inputs.shape[1], CHUNK)
     saved = initial.new_empty(initial.shape[0], len(chunks) if record else 0, *initial.shape[1:])
-    shape = Heads.of(inputs, delta, b)
+    shape = Heads(inputs, delta, b)
     state = shape.split_state(initial)
     for index, tokens in enumerate(chunks):
         if record:
             saved[:, index] = state.reshape(initial.shape)
-        out, state = _Chunk.load(shape, (inputs, delta, b, c), rates, tokens, initial.dtype).advance(state)
+        out, state = _Chunk(shape, (inputs, delta, b, c), rates, tokens, initial.dtype).advance(state)
         outputs[:, tokens] = shape.join(out)
     return outputs, state.reshape(initial.shape).clone(), saved
 
@@ -52,26 +41,15 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of :func:`forward`, chunk by chunk from the last to the first, each made again from its first state.
 
-    Args:
-        grad: with respect to the outputs, in their shape.
-        grad_final: with respect to the last state.
-        inputs: as in the forward pass.
-        delta: as in the forward pass.
-        rates: as in the forward pass.
-        b: as in the forward pass.
-        c: as in the forward pass.
-        saved: what the forward pass returned.
-
-    Returns:
-        The gradients of inputs, delta, rates, b, c and the initial state, each in its own shape and dtype.
+    Takes and returns what :func:`fprnn.ops.selective_scan.channels.backward` does.
     """
-    shape, dtype = Heads.of(inputs, delta, b), saved.dtype
+    shape, dtype = Heads(inputs, delta, b), saved.dtype
     d_rates, carried = torch.zeros_like(rates, dtype=dtype), shape.split_state(grad_final)
     d_inputs, d_delta, d_b, d_c = (
         torch.empty_like(x, memory_format=torch.contiguous_format) for x in (inputs, delta, b, c)
     )
     for index, tokens in reversed(list(enumerate(chunk_slices(inputs.shape[1], CHUNK)))):
-        chunk = _Chunk.load(shape, (inputs, delta, b, c), rates, tokens, dtype)
+        chunk = _Chunk(shape, (inputs, delta, b, c), rates, tokens, dtype)
         start = shape.split_state(saved[:, index])
         d_v, d_step, d_logs, d_write, d_read, carried = chunk.gradients(
             start, shape.split(grad[:, tokens].to(dtype)), carried
@@ -84,22 +62,22 @@ def backward(
     return d_inputs, d_delta, d_rates.to(rates.dtype), d_b, d_c, carried.reshape(grad_final.shape).clone()
 
 
-class Heads(NamedTuple):
-    """How channels are split: into G groups that share b and c, of m heads that share a rate, of P channels."""
+class Heads:
+    """How channels are split: into G groups that share b and c, of m heads that share a rate, of P channels.
 
-    groups: int
-    heads: int
-    channels: int
+    Args:
+        inputs: ``(B, T, d)``.
+        delta: ``(B, T, heads)``.
+        b: ``(B, T, G, N)``.
+    """
 
-    @classmethod
-    def of(cls, inputs: Tensor, delta: Tensor, b: Tensor) -> "Heads":
-        """From ``(B, T, d)``, ``(B, T, heads)`` and ``(B, T, G, N)``."""
+    def __init__(self, inputs: Tensor, delta: Tensor, b: Tensor) -> None:
         heads, groups = delta.shape[2], b.shape[2]
-        return cls(groups, heads // groups, inputs.shape[2] // heads)
+        self.sizes = (groups, heads // groups, inputs.shape[2] // heads)
 
     def split(self, sequence: Tensor) -> Tensor:
         """``(B, L, d)`` to ``(B, G, m, L, P)``."""
-        return torch.unflatten(sequence, 2, self).permute(0, 2, 3, 1, 4)
+        return torch.unflatten(sequence, 2, self.sizes).permute(0, 2, 3, 1, 4)
 
     def join(self, sequence: Tensor) -> Tensor:
         """The inverse of :meth:`split`."""
@@ -107,35 +85,28 @@ class Heads(NamedTuple):
 
     def split_state(self, state: Tensor) -> Tensor:
         """``(B, d, N)`` to ``(B, G, m, P, N)``."""
-        return torch.unflatten(state, 1, self)
+        return torch.unflatten(state, 1, self.sizes)
 
     def split_rates(self, rates: Tensor) -> Tensor:
         """``(heads,)`` to ``(G, m, 1)``."""
-        return rates.reshape(self.groups, self.heads, 1)
+        return rates.reshape(*self.sizes[:2], 1)
 
 
-class _Chunk(NamedTuple):
-    """Some tokens of all sequences, in the state's precision."""
+class _Chunk:
+    """Some tokens of all sequences, in the state's precision.
 
-    v: Tensor  # (B, G, m, L, P)
-    delta: Tensor  # (B, G, m, L)
-    b: Tensor  # (B, G, 1, L, N)
-    c: Tensor  # (B, G, 1, L, N)
-    sums: Tensor  # of the log decays so far, (B, G, m, L)
+    v is ``(B, G, m, L, P)``; delta, and the sums of the log decays so far, ``(B, G, m, L)``; b and c
+    ``(B, G, 1, L, N)``.
+    """
 
-    @classmethod
-    def load(
-        cls, shape: Heads, operands: tuple[Tensor, ...], rates: Tensor, tokens: slice, dtype: torch.dtype
-    ) -> "_Chunk":
+    def __init__(
+        self, shape: Heads, operands: tuple[Tensor, ...], rates: Tensor, tokens: slice, dtype: torch.dtype
+    ) -> None:
         v, delta, b, c = (tensor[:, tokens].to(dtype) for tensor in operands)
-        delta = torch.unflatten(delta.mT, 1, (shape.groups, shape.heads))
-        sums = (delta * shape.split_rates(rates).to(dtype)).cumsum(-1)
-        b, c = (vectors.transpose(1, 2).unsqueeze(2) for vectors in (b, c))
-        return cls(shape.split(v), delta, b, c, sums)
-
-    @property
-    def written(self) -> Tensor:
-        return self.delta.unsqueeze(-1) * self.v
+        self.v, self.delta = shape.split(v), torch.unflatten(delta.mT, 1, shape.sizes[:2])
+        self.b, self.c = (vectors.transpose(1, 2).unsqueeze(2) for vectors in (b, c))
+        self.sums = (self.delta * shape.split_rates(rates).to(dtype)).cumsum(-1)
+        self.written = self.delta.unsqueeze(-1) * self.v
 
     def decays(self) -> tuple[Tensor, Tensor, Tensor]:
         """From each token to each later one ``(..., L, L)``, from the start to each, from each to the end."""
@@ -171,24 +142,14 @@ class _Chunk(NamedTuple):
         d_c = d_scores @ self.b.squeeze(2) + (reads @ start).sum(2)
         d_written = (between * scores).mT @ grad + to_end * (self.b @ carried.mT)
         d_start = since_start[..., -1:, :] * carried + reads.mT @ self.c
-        passed = torch.linalg.vecdot(reads, self.c @ start.mT), torch.linalg.vecdot(writes, self.b @ carried.mT)
+        from_start = torch.linalg.vecdot(reads, self.c @ start.mT)
+        past_end = torch.linalg.vecdot(writes, self.b @ carried.mT)
         through = since_start[..., -1, :] * (carried * start).sum((-2, -1)).unsqueeze(-1)
-        d_logs = _crossing(d_weights * scores, *passed) + through
+        # Each token's log decay gets all that passes it from a token to a later one. Sums only: a difference of running
+        # sums would need no matrix, but loses what is small beside them.
+        later = torch.ones(between.shape[-2:], dtype=between.dtype, device=between.device).triu()
+        crossing = (later @ (d_weights * scores)).tril(-1).sum(-1) + from_start.flip(-1).cumsum(-1).flip(-1)
+        crossing[..., 1:] += past_end[..., :-1].cumsum(-1)
+        d_logs = crossing + through
         d_delta = torch.linalg.vecdot(self.v, d_written)
         return self.delta.unsqueeze(-1) * d_written, d_delta, d_logs, d_b, d_c, d_start
-
-
-def _crossing(between: Tensor, since_start: Tensor, to_end: Tensor) -> Tensor:
-    """The gradient of each token's log decay: all that passes it, of what goes from one token to a later one.
-
-    Sums only: a difference of running sums would need no matrix, but loses what is small beside them.
-
-    Args:
-        between: from token s to token t at ``[t, s]``, ``(..., L, L)``.
-        since_start: from the chunk's start to each token, ``(..., L)``.
-        to_end: from each token to the chunk's end, ``(..., L)``.
-    """
-    later = torch.ones(between.shape[-2:], dtype=between.dtype, device=between.device).triu()
-    crossing = (later @ between).tril(-1).sum(-1) + since_start.flip(-1).cumsum(-1).flip(-1)
-    crossing[..., 1:] += to_end[..., :-1].cumsum(-1)
-    return crossing

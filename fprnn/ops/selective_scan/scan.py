@@ -6,7 +6,7 @@ each channel, never exist for all tokens at once, neither forward nor backward. 
 length, an initial state, any device, and no skip connection or output gate, which are elementwise and stay outside.
 """
 
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -95,11 +95,7 @@ def _check(inputs: Tensor, **operands: Tensor | None) -> None:
             )
         if tensor.device != inputs.device:
             raise ValueError(f"{name} is on {tensor.device} but inputs are on {inputs.device}: move one")
-    _check_shapes(inputs, present)
-
-
-def _check_shapes(inputs: Tensor, operands: dict[str, Tensor]) -> None:
-    (batch, length, channels), rates, b = inputs.shape, operands["rates"], operands["b"]
+    (batch, length, channels), rates, b = inputs.shape, present["rates"], present["b"]
     if rates.ndim not in (1, 2) or not len(rates) or channels % len(rates):
         raise ValueError(
             f"rates of shape {tuple(rates.shape)} must be (channels, N) or (heads,) for {channels} channels"
@@ -119,34 +115,13 @@ def _check_shapes(inputs: Tensor, operands: dict[str, Tensor]) -> None:
         "c": b.shape,
         "initial": (batch, channels, states),
     }
-    for name, tensor in operands.items():
+    for name, tensor in present.items():
         if tuple(tensor.shape) != tuple(expected[name]):
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not fit inputs: want {tuple(expected[name])}")
 
 
-class _Kernels(Protocol):
-    """What a backend module offers; ``selective_channels`` documents it."""
-
-    CHUNK: int
-
-    def forward(
-        self, inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, initial: Tensor, record: bool
-    ) -> tuple[Tensor, Tensor, Tensor]: ...
-
-    def backward(
-        self,
-        grad: Tensor,
-        grad_final: Tensor,
-        inputs: Tensor,
-        delta: Tensor,
-        rates: Tensor,
-        b: Tensor,
-        c: Tensor,
-        saved: Tensor,
-    ) -> tuple[Tensor, ...]: ...
-
-
-def _kernels(backend: str, inputs: Tensor, rates: Tensor) -> _Kernels:
+def _kernels(backend: str, inputs: Tensor, rates: Tensor) -> Any:
+    """The backend's module: ``forward``, ``backward`` and ``CHUNK``, which ``selective_channels`` documents."""
     if rates.ndim == 2:
         return triton_kernels("selective_scan.triton_backend", backend, inputs) or selective_channels
     if backend == "triton":
@@ -174,7 +149,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     kernels = _kernels(backend, inputs, rates)
     with torch.autocast(inputs.device.type, enabled=False):
-        return kernels.backward(grad, grad_final, inputs, delta, rates, b, c, saved)  # type: ignore[return-value]
+        return kernels.backward(grad, grad_final, inputs, delta, rates, b, c, saved)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -208,24 +183,21 @@ class _SelectiveScan(torch.autograd.Function):
         return _gradients(ctx, grads[0], grads[1], _backward)
 
 
-def _fake_forward(
+_scan_operator = torch.library.custom_op("fprnn::selective_scan", _forward, mutates_args=())
+_gradient_operator = torch.library.custom_op("fprnn::selective_scan_backward", _backward, mutates_args=())
+_gradient_operator.register_fake(
+    lambda grad, grad_final, *operands: tuple(x.new_empty(x.shape) for x in (*operands[:5], grad_final))
+)
+_scan_operator.register_autograd(
+    lambda ctx, grad, grad_final, _: _gradients(ctx, grad, grad_final, _gradient_operator), setup_context=_save
+)
+
+
+@_scan_operator.register_fake
+def _(
     inputs: Tensor, delta: Tensor, rates: Tensor, b: Tensor, c: Tensor, initial: Tensor, backend: str, record: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     size = _kernels(backend, inputs, rates).CHUNK
     chunks = (inputs.shape[1] + size - 1) // size if record else 0
     saved = initial.new_empty(initial.shape[0], chunks, *initial.shape[1:])
     return inputs.new_empty(inputs.shape), initial.new_empty(initial.shape), saved
-
-
-def _fake_backward(grad: Tensor, grad_final: Tensor, *operands: Any) -> tuple[Tensor, ...]:
-    shapes = (*operands[:5], grad_final)
-    return tuple(tensor.new_empty(tensor.shape) for tensor in shapes)
-
-
-_scan_operator = torch.library.custom_op("fprnn::selective_scan", _forward, mutates_args=())
-_gradient_operator = torch.library.custom_op("fprnn::selective_scan_backward", _backward, mutates_args=())
-_scan_operator.register_fake(_fake_forward)
-_gradient_operator.register_fake(_fake_backward)
-_scan_operator.register_autograd(
-    lambda ctx, grad, grad_final, _: _gradients(ctx, grad, grad_final, _gradient_operator), setup_context=_save
-)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from fprnn.tasks import BracketedArithmetic, LengthRange, ModularArithmetic, constant_answer_accuracy, scaled_accuracy
 from fprnn.tasks.arithmetic import random_formulas
-from fprnn.tasks.streams import Streams
-from fprnn.tasks.task import SequenceBatch
+from fprnn.tasks.task import SequenceBatch, Streams
 
 TASK = BracketedArithmetic()
 

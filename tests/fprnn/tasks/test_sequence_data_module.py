@@ -21,7 +21,7 @@ from fprnn.tasks import (
     SequenceDataModule,
     WordProblem,
 )
-from fprnn.tasks.loaders import FixedLoader, TrainingLoader
+from fprnn.tasks.data import FixedLoader, TrainingLoader
 
 # Lightning 2.6 asks torch's tree of batches in a way that torch 2.15 is about to drop.
 pytestmark = pytest.mark.filterwarnings(

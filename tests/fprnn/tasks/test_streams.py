@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dinopl.core.random import stream_seed
-from fprnn.tasks.streams import Streams, sequence_seeds
+from fprnn.tasks.task import Streams, sequence_seeds
 
 EDGE_SEEDS = [0, 1, 2**32 - 1, 2**32, 2**63 + 7, 2**64 - 1]
 SEEDS = st.lists(st.integers(0, 2**64 - 1) | st.sampled_from(EDGE_SEEDS), min_size=1, max_size=4)
