@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dinopl.core.random import stream_seed
-from dinopl.reports.run import Run
+from dinopl.reports import Run
 from kd.features import collect_features, refit_head
 from kd.metrics import cka, cka_matrix, feature_alignment
 from kd.networks import build, draw_classifier, penultimate

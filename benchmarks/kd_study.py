@@ -30,11 +30,8 @@ from kd_students import featured, logits_of, pair_rows, refitted, risk_rows
 from numpy.typing import NDArray
 
 from dinopl.core.statistics import Summary
-from dinopl.reports import Report, report_figure, save_report_figure, summarize
-from dinopl.reports.groups import Group
+from dinopl.reports import Group, Report, Run, framed, report_figure, row_of, save_report_figure, summarize
 from dinopl.reports.options import shown
-from dinopl.reports.report_figures import Line, Point
-from dinopl.reports.run import Run
 from kd import study
 from kd.theory import (
     GaussianClasses,
@@ -96,22 +93,22 @@ class Curve:
     @cached_property
     def keys(self) -> dict[float, set[Any]]:
         """Seeds that have finished, by fraction."""
-        return {fraction: set(group.samples(ACCURACY)) for fraction, group in self.groups.items()}
+        return {fraction: set(group.samples(ACCURACY).index) for fraction, group in self.groups.items()}
 
     def table(self, metric: str, keys: Sequence[Any], fractions: Sequence[float]) -> Array:
         """Values of a metric, ``(S, K)``; NaN where a run has none."""
-        columns = [self.groups[fraction].samples(metric) for fraction in fractions]
+        columns = [self.groups[fraction].samples(metric).to_dict() for fraction in fractions]
         return np.array([[column.get(key, np.nan) for column in columns] for key in keys])
 
 
 def fraction_of(group: Group) -> float:
     """The fraction of a group, also where a study has only one, which then distinguishes no groups."""
-    return float(group.trials[0].value(FRACTION))
+    return float(group.runs[FRACTION].iloc[0])
 
 
 def finished(group: Group) -> list[Run]:
     """The finished runs of a group, one per seed."""
-    return [trial.run for trial in group.trials if trial.run and trial.status == "finished"]
+    return [Run.load(folder, history=False) for folder in group.finished["run"]]
 
 
 def curves_of(groups: Iterable[Group]) -> list[Curve]:
@@ -331,20 +328,23 @@ def draw(pairs: Mapping[str, Comparison], path: Path) -> None:
     """Accuracy against fraction, with the teacher; gaps against fraction, with their intervals."""
     reached = [float(value) for pair in pairs.values() for value in pair.values(TEACHER).flatten()]
     accuracy = [
-        Line(ACCURACY, name, [Point(f, pair.curve.groups[f].summary(ACCURACY)) for f in pair.fractions])
+        row_of(ACCURACY, name, fraction, pair.curve.groups[fraction].summary(ACCURACY))
         for name, pair in pairs.items()
+        for fraction in pair.fractions
     ]
     known = sorted({value for value in reached if value == value})
-    accuracy += [Line(ACCURACY, "teacher", [Point(None, summarize([statistics.mean(known)]))])] if known else []
+    accuracy += [row_of(ACCURACY, "teacher", None, summarize([statistics.mean(known)]))] if known else []
     gaps = [
-        Line(GAP, name, [Point(f, gap) for f, gap in zip(pair.fractions, pair.gaps, strict=True)])
+        row_of(GAP, name, fraction, gap)
         for name, pair in pairs.items()
         if not pair.is_labels
+        for fraction, gap in zip(pair.fractions, pair.gaps, strict=True)
     ]
-    for kind, lines, band in (("accuracy", accuracy, "sd"), ("gap", gaps, "interval")):
-        if lines:
-            figure = report_figure(lines, FRACTION, band=band, log=True)  # type: ignore[arg-type]
-            made, _ = save_report_figure(figure, path.parent / f"{path.name}_{kind}.png", lines, FRACTION)
+    for kind, rows, band in (("accuracy", accuracy, "sd"), ("gap", gaps, "interval")):
+        points = framed(rows)
+        if not points.empty:
+            figure = report_figure(points, FRACTION, band=band, log=True)  # type: ignore[arg-type]
+            made, _ = save_report_figure(figure, path.parent / f"{path.name}_{kind}.png", points, FRACTION)
             print(f"figure: {made}")
 
 

@@ -30,8 +30,7 @@ from hardware import results_file, write_csv
 from lightning.pytorch import Callback, LightningModule, Trainer
 from state_tracking import Plan, lengths, steps, tuned
 
-from dinopl.reports import Run, report_figure, save_report_figure, summarize
-from dinopl.reports.report_figures import Line, Point
+from dinopl.reports import Run, framed, report_figure, row_of, save_report_figure, summarize
 from fprnn.counting import layer_statistics
 from fprnn.tasks import bits_per_character
 
@@ -208,34 +207,26 @@ def filled(rows: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [{name: row.get(name) for name in names} for row in rows]
 
 
-def lines_of(rows: Sequence[Row], names: Iterable[str], x: str) -> list[Line]:
-    """A line for each number and variant, its runs' values against x; empty where none was recorded."""
-    found = [
-        Line(name, variant, list(points_of([row for row in rows if row["variant"] == variant], name, x)))
-        for name in names
-        for variant in dict.fromkeys(row["variant"] for row in rows)
-    ]
-    return [line for line in found if line.points]
-
-
-def points_of(rows: Sequence[Row], name: str, x: str) -> Iterator[Point]:
-    """Mean and spread of a number over runs at each x."""
-    for place in sorted({row[x] for row in rows}):
-        values = [row[name] for row in rows if row[x] == place and row.get(name) is not None]
-        if values:
-            yield Point(place, summarize(values))
+def points_of(rows: Sequence[Row], names: Iterable[str], x: str) -> Iterator[Row]:
+    """Mean and spread over runs of each number and variant, at each x; nothing where none was recorded."""
+    for name in names:
+        for variant in dict.fromkeys(row["variant"] for row in rows):
+            same = [row for row in rows if row["variant"] == variant and row.get(name) is not None]
+            for place in sorted({row[x] for row in same}):
+                yield row_of(name, variant, place, summarize([row[name] for row in same if row[x] == place]))
 
 
 def draw(folder: Path, name: str, scores: Sequence[Row], steps: Sequence[Row]) -> None:
     """The figures of one configuration, at the learning rates that were chosen."""
     shortest = min(row["length"] for row in scores)
     panels = [panel for panel in PANELS if any(row.get(panel) for row in scores)]  # no whole line of a text is right
-    for kind, lines, x in (
-        ("scores", lines_of(scores, panels, "length"), "length"),
-        ("course", lines_of(steps, [*TRAINING, f"val/loss/length={shortest}"], "step"), "step"),
+    for kind, rows, x in (
+        ("scores", points_of(scores, panels, "length"), "length"),
+        ("course", points_of(steps, [*TRAINING, f"val/loss/length={shortest}"], "step"), "step"),
     ):
-        if lines:
-            path, _ = save_report_figure(report_figure(lines, x), folder / f"{name}_{kind}.png", lines, x)
+        points = framed(rows)
+        if not points.empty:
+            path, _ = save_report_figure(report_figure(points, x), folder / f"{name}_{kind}.png", points, x)
             print(f"figure: {path}")
 
 

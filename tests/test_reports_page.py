@@ -13,7 +13,8 @@ from tests.dinopl.reports.run_trees import alpha_config, write_run
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "reports.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, flags=re.DOTALL)
-CONSOLE = [block.removeprefix("$ ").split("\n", 1) for language, block in BLOCKS if language == "console"]
+SHOWN = [block for language, block in BLOCKS if language == "console"]
+CONSOLE = [block.removeprefix("$ ").split("\n", 1) for block in SHOWN if block.startswith("$ ")]
 
 
 @pytest.fixture
@@ -38,13 +39,13 @@ def test_a_command_prints_what_the_page_says(command: str, shown: str, capsys: p
 
 
 @pytest.mark.usefixtures("_runs")
-def test_the_python_runs() -> None:
+def test_the_python_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = [block for language, block in BLOCKS if language == "python"]
-    scope: dict[str, object] = {}
-    exec(code, scope)
-    runs = scope["runs"]
-    assert isinstance(runs, list)
-    assert len(runs) == 9
+    ((line, printed),) = [block.removeprefix(">>> ").split("\n", 1) for block in SHOWN if block.startswith(">>> ")]
+    exec(f"{code}\n{line}", {})
+    assert [row.split() for row in capsys.readouterr().out.splitlines()] == [
+        row.split() for row in printed.splitlines()
+    ]
 
 
 def test_the_other_commands_are_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

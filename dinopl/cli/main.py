@@ -15,7 +15,7 @@ from typing import Any
 from dinopl.core.errors import UserMistake, did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
-TOOLS = ("sweep", "configs", "export", "report", "cite", "doctor")
+TOOLS = ("sweep", "configs", "export", "report", "runs", "cite", "doctor")
 
 HELP = """\
 usage: dinopl COMMAND [--config FILE ...] [--OPTION VALUE ...]
@@ -31,6 +31,7 @@ runs:
 tools:
   sweep      many runs from one file, on any number of processes and machines; go on where it stopped
   report     runs or a study as a table over seeds, differences, a figure; or two runs side by side
+  runs       ls [FOLDER] | best --metric METRIC [FOLDER]: the runs of a study or folder, one per line; the best ones
   configs    ls | show NAME | cp NAME [DIRECTORY] | schema: the shipped configurations, and their JSON schema
   export     a checkpoint's encoders and heads to safetensors, for dinopl.load_encoder
   cite       BibTeX of what a configuration or a run uses

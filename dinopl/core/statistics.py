@@ -5,7 +5,6 @@ bootstrap from ten values on, which needs no such assumption but has too narrow 
 mean. The bootstrap has a seed of its own, so that a report comes out the same each time.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
@@ -64,23 +63,42 @@ def summarize(values: Sequence[float], level: float = 0.95) -> Summary:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """``mean ± t * sd / sqrt(n)``, with Student's quantile ``t`` at ``n - 1`` degrees of freedom; ``n`` from 2 on."""
-    from scipy.special import stdtrit  # scikit-learn brings scipy
+    """``mean ± t * sd / sqrt(n)``, with the quantile ``t`` of Student's distribution at ``n - 1`` degrees of freedom.
 
-    array = np.asarray(values, dtype=np.float64)
-    quantile = float(stdtrit(array.size - 1, 0.5 + level / 2))
-    half = quantile * float(array.std(ddof=1)) / math.sqrt(array.size)
-    return Interval(float(array.mean()) - half, float(array.mean()) + half, "t")
+    Args:
+        values: at least two.
+        level: between 0 and 1.
+    """
+    from scipy import stats  # scikit-learn brings scipy
+
+    # Not t.interval with a scale of 0, which is not a number: equal values have an interval of no width.
+    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * float(stats.sem(values))
+    mean = float(np.mean(values))
+    return Interval(mean - half, mean + half, "t")
 
 
 def bootstrap_interval(
     values: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
-    """Percentiles of the means of resamples, each as large as the sample and drawn from it with replacement."""
-    array = np.asarray(values, dtype=np.float64)
-    rows = np.random.default_rng(seed).integers(array.size, size=(resamples, array.size))
-    low, high = np.quantile(array[rows].mean(axis=1), [0.5 - level / 2, 0.5 + level / 2])
-    return Interval(float(low), float(high), "bootstrap")
+    """Percentiles of the means of resamples, each as large as the sample and drawn from it with replacement.
+
+    Args:
+        values: at least two.
+        level: between 0 and 1.
+        resamples: how many are drawn.
+        seed: of the draws.
+    """
+    from scipy import stats
+
+    found = stats.bootstrap(
+        (np.asarray(values, dtype=np.float64),),
+        np.mean,
+        n_resamples=resamples,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(float(found.low), float(found.high), "bootstrap")
 
 
 def paired_differences(values: Mapping[K, float], baseline: Mapping[K, float]) -> dict[K, float]:

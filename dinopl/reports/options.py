@@ -2,25 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from dinopl.core.moved import flatten
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SEED = "seed_everything"
 
 # Where a run goes and how it is shown: no part of what is compared. A name ends here or goes on with a dot.
 BOOKKEEPING = (
-    *(
-        "name",
-        "threads",
-        "ckpt_path",
-        "weights_only",
-        "test_after_fit",
-        "data.root",
-        "data.num_workers",
-        "data.download",
-    ),
+    *("name", "threads", "ckpt_path", "weights_only", "test_after_fit"),
+    *("data.root", "data.num_workers", "data.download"),
     *("trainer.default_root_dir", "trainer.logger", "trainer.profiler", "trainer.log_every_n_steps"),
     *("trainer.enable_progress_bar", "trainer.enable_model_summary", "trainer.enable_checkpointing"),
 )
@@ -55,6 +50,7 @@ def option_name(name: str) -> str:
 
 def number(value: Any) -> Any:
     """The value, but for text that reads as a number: YAML takes ``1e-3`` for text, the command for a number."""
+    value = value.item() if hasattr(value, "item") else value  # of a column of numbers
     if isinstance(value, str):
         try:
             read = float(value)
@@ -65,12 +61,13 @@ def number(value: Any) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """Text that is equal for equal values, also for lists."""
-    return json.dumps(value, sort_keys=True, default=str)
+    """Text that is equal for equal values, also for lists; a whole number of a column of fractions is the integer."""
+    return json.dumps(number(value), sort_keys=True, default=str)
 
 
 def shown(value: Any) -> str:
-    """A value for people; "-" for one that is null or absent."""
+    """A value for people; "-" for one that is absent."""
+    value = value.item() if hasattr(value, "item") else value
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -83,33 +80,32 @@ def is_bookkeeping(option: str) -> bool:
     return any(option == name or option.startswith(f"{name}.") for name in BOOKKEEPING)
 
 
-def varying(options: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names with more than one value over several runs; an absent one counts as null. Bookkeeping is left out."""
-    names = dict.fromkeys(name for run in options for name in run)
-    return [
-        name for name in names if not is_bookkeeping(name) and len({canonical(run.get(name)) for run in options}) > 1
-    ]
+def varying(runs: "DataFrame", names: Iterable[str]) -> list[str]:
+    """Columns with more than one value; bookkeeping is left out."""
+    found = []
+    for name in names:
+        column = runs[name]
+        texts = column.map(canonical) if column.dtype == object else column  # True is not 1, and lists have no hash
+        if not is_bookkeeping(name) and texts.nunique() > 1:
+            found.append(name)
+    return found
 
 
-def without_implied(names: Iterable[str], value: Callable[[int, str], Any], count: int) -> list[str]:
+def without_implied(runs: "DataFrame", names: Iterable[str]) -> list[str]:
     """Leaves out options that follow from the class that their object has, or from the variant.
 
     With ``model.optimizer`` in SGD and AdamW, ``model.optimizer.momentum`` says nothing more if it has one value for
     each of the two.
 
     Args:
+        runs: with the options as columns.
         names: of options that vary, "variant" being one that everything may follow from.
-        value: of a run, by its position, and an option.
-        count: number of runs.
     """
+    names = list(names)
+    texts = runs[names].map(canonical)
     kept: list[str] = []
     for name in sorted(names, key=lambda name: (name != "variant", name.count("."))):
         above = [other for other in kept if other == "variant" or name.startswith(f"{other}.")]
-        if not any(_follows(name, other, value, count) for other in above):
+        if not any((texts.groupby(other)[name].nunique() == 1).all() for other in above):
             kept.append(name)
     return [name for name in names if name in kept]
-
-
-def _follows(name: str, other: str, value: Callable[[int, str], Any], count: int) -> bool:
-    pairs = {(canonical(value(run, other)), canonical(value(run, name))) for run in range(count)}
-    return len(pairs) == len({first for first, _ in pairs})

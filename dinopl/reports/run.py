@@ -1,14 +1,70 @@
-"""A run folder as the command leaves it, finished or not."""
+"""A run folder as the command leaves it, finished or not, and what its run logged over time."""
 
+import csv
+import io
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dinopl.reports.history import History
-
 FILES = ("results.json", "metrics.csv", "config.yaml")
+
+
+@dataclass(frozen=True)
+class History:
+    """Rows of ``metrics.csv`` by column. Rows differ in what they hold: an absent value is None.
+
+    Attributes:
+        columns: values by column name, all of the same length.
+    """
+
+    columns: dict[str, list[float | None]]
+
+    @classmethod
+    def read(cls, path: str | Path) -> "History":
+        """Reads a CSV file of numbers; a last line without its line end was cut short and is left out.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        columns: dict[str, list[float | None]] = {}
+        for name in rows[0] if rows else ():
+            for row in rows if name is not None else ():
+                try:
+                    value = float(row.get(name) or "nan")
+                except ValueError:
+                    value = math.nan
+                columns.setdefault(name, []).append(value if math.isfinite(value) else None)
+        return cls(columns)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def __len__(self) -> int:
+        return max((len(column) for column in self.columns.values()), default=0)
+
+    def rows(self, *names: str) -> list[tuple[float, ...]]:
+        """Values of several columns, from the rows that have them all; empty if a column is missing."""
+        if any(name not in self.columns for name in names):
+            return []
+        rows = zip(*(self.columns[name] for name in names), strict=True)
+        return [row for row in rows if None not in row]
+
+    def steps_per_epoch(self) -> float:
+        """Optimiser steps per epoch, as far as the rows show it.
+
+        A row with ``probe/epoch`` gives it directly: it has both the steps taken and the epochs completed. Else a row
+        logged at step ``s`` (from 0) of epoch ``e`` (from 0) shows that an epoch has at least ``(s + 1) / (e + 1)``
+        steps; it has exactly as many where the row ends an epoch.
+        """
+        if points := [(step, epochs) for step, epochs in self.rows("step", "probe/epoch") if step and epochs]:
+            step, epochs = points[-1]
+            return step / epochs
+        return max(((step + 1) / (epoch + 1) for step, epoch in self.rows("step", "epoch")), default=1.0)
 
 
 @dataclass(frozen=True)
@@ -23,11 +79,12 @@ class Run:
         seed: the run's seed, if it is known.
         versions: of the packages that made the run.
         config: the run's complete configuration.
-        resumed_from: the checkpoint that the run took up, if it did.
+        resumed_from: the checkpoint that the run resumed from, if it did.
         history: what was logged over time.
         command: "fit", "validate", "test" or "predict", whichever began the folder, if it is known.
         started: when, as ISO 8601 with the offset from UTC, if it is known.
         duration_s: seconds from the start to the end, if it has ended.
+        family: the mark of the module's family; of runs without one, the name of their model's class.
     """
 
     path: Path
@@ -41,6 +98,7 @@ class Run:
     command: str | None = None
     started: str | None = None
     duration_s: float | None = None
+    family: str | None = None
 
     @classmethod
     def load(cls, path: str | Path, history: bool = True) -> "Run":
@@ -59,9 +117,10 @@ class Run:
             raise FileNotFoundError(f"no run folder {path}: give a folder that a run made, such as runs/NAME")
         if not any((path / name).is_file() for name in FILES):
             raise FileNotFoundError(f"{path} is no run folder: it holds none of {', '.join(FILES)}")
-        results = _read_results(path / "results.json")
+        results_file, metrics_file = path / "results.json", path / "metrics.csv"
+        remedy = ", delete it to read the rest of the run"
+        results = read_object(results_file, remedy) if results_file.is_file() else {}
         config = results.get("config") or _read_config(path / "config.yaml")
-        metrics_file = path / "metrics.csv"
         return cls(
             path=path,
             status=results.get("status", "unfinished") if is_whole(results) else "unfinished",
@@ -74,11 +133,12 @@ class Run:
             command=results.get("command"),
             started=results.get("started"),
             duration_s=results.get("duration_s"),
+            family=results.get("family") or _class_name(config.get("model")),
         )
 
 
 def is_whole(results: Mapping[str, Any]) -> bool:
-    """Whether nothing is to come after what ``results.json`` tells of.
+    """Whether nothing is to come after what ``results.json`` holds.
 
     Each stage that ends writes it. So a fit that is to end with a test calls itself finished before that test, for good
     if it is killed in between.
@@ -90,20 +150,28 @@ def is_whole(results: Mapping[str, Any]) -> bool:
     tests = config.get("test_after_fit") and not (config.get("trainer") or {}).get("fast_dev_run")
     if results.get("status") != "finished" or results.get("command") != "fit" or not tests:
         return True
-    stages = results.get("stages")  # results of an earlier version have none, and tell by their metrics
+    stages = results.get("stages")  # results of an earlier version have none: their metrics show it
     return "test" in stages if stages else any(name.startswith("test/") for name in results.get("metrics") or {})
 
 
-def _read_results(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+        ValueError: if the file is damaged, in one line.
+    """
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is damaged, delete it to read the rest of the run: {error}") from error
-    if not isinstance(results, dict):
-        raise ValueError(f"{path} must hold an object with metrics and status, got {type(results).__name__}")
-    return results
+        raise ValueError(f"{path} is damaged{remedy}: {error}") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path} must hold an object, got {type(facts).__name__}")
+    return facts
+
+
+def _class_name(model: Any) -> str | None:
+    path = model.get("class_path") if isinstance(model, Mapping) else None
+    return path.rpartition(".")[2] if isinstance(path, str) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class RunFolder(Callback):
             "seed": None if seed is None else int(seed),
             "versions": versions(),
             "command": command,
+            "family": getattr(pl_module, "family", None),
             "stages": [],
             "resumed_from": source if source is None or "://" in source else os.path.abspath(source),
             "started": _now(),

@@ -1,9 +1,11 @@
 """``dinopl report``: tables, differences and figures from run folders; ``dinopl.reports`` has what is computed."""
 
 import argparse
+import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from dinopl.cli.tools import ToolParser
@@ -49,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "its name alone), paired over the seeds that both have")  # fmt: skip
     add("--level", type=float, default=0.95, help="of intervals, 0.95 by default: Student's t below 10 seeds, the "
         "percentile bootstrap from 10 on")  # fmt: skip
-    add("--csv", type=Path, metavar="FILE", help="write a row a run: options and metrics by their names")
+    add("--csv", type=Path, metavar="FILE", help="write a row per run: options and metrics by their names")
     add("--markdown", type=Path, metavar="FILE", help="write the tables as Markdown")
+    add("--latex", type=Path, metavar="FILE", help="write the tables for LaTeX, with the rules of booktabs")
     add("--figure", type=Path, metavar="FILE", help="draw a .png, .pdf or .svg; its numbers go into a .csv beside it")
     add("--x", metavar="OPTION", help="what is on the figure's horizontal axis: an option, or a key in the metrics' "
         "names such as length; by default what the study says, or the option with the most values")  # fmt: skip
@@ -64,27 +67,44 @@ def report(arguments: Sequence[str]) -> int:
     """Runs ``dinopl report`` with the arguments after the word ``report``."""
     options = parser().parse_args(arguments)
 
-    from dinopl.reports import Run, UnknownNameError, collect, compare
+    with one_line("report"):
+        if options.compare:
+            sys.stdout.write(_compare(*options.compare) + "\n")
+        else:
+            _report(options)
+    return 0
+
+
+@contextmanager
+def one_line(tool: str) -> Iterator[None]:
+    """Turns what reading and writing refuse into the user's mistake, arguments under the names of their options.
+
+    Args:
+        tool: the word after ``dinopl``.
+    """
+    from dinopl.reports import UnknownNameError
 
     try:
-        if not options.compare:
-            _report(options)
-            return 0
-        runs: list[Run] = []
-        for folder in options.compare:
-            found = [trial.run for trial in collect(folder).trials if trial.run]
-            if len(found) != 1:
-                raise UserMistake(f"report: --compare {folder}: holds {len(found)} runs; name the folder of one.")
-            runs += found
-        sys.stdout.write(f"A: {runs[0].path}\nB: {runs[1].path}\n\n{compare(*runs).text()}\n")
-    except UnknownNameError as error:
-        raise UserMistake(f"report: {error}{did_you_mean(error.name, error.known)}") from error
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-        raise UserMistake(f"report: {reason}") from error
-    except ValueError as error:
-        raise UserMistake(f"report: {error}") from error
-    return 0
+        yield
+    except (OSError, ValueError) as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
+        text = re.sub(r"^(by|metric|baseline|level|x)s?=(.*?): ", r"--\1 \2: ", text)
+        near = did_you_mean(error.name, error.known) if isinstance(error, UnknownNameError) else ""
+        raise UserMistake(f"{tool}: {text}{near}") from error
+
+
+def _compare(*folders: Path) -> str:
+    from dinopl.reports import Run, compare, comparison_text, runs
+
+    found: list[Run] = []
+    for folder in folders:
+        rows = runs(folder).query("status != 'waiting'")
+        if len(rows) != 1:
+            raise UserMistake(f"report: --compare {folder}: holds {len(rows)} runs; name the folder of one.")
+        found.append(Run.load(rows["run"].iloc[0], history=False))
+    return "\n".join([f"A: {found[0].path}", f"B: {found[1].path}", "", comparison_text(compare(*found))])
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -105,15 +125,20 @@ def _report(options: argparse.Namespace) -> None:
         plot = made.plot(options.x)
     sys.stdout.write(made.text(shutil.get_terminal_size((120, 24)).columns) + "\n")
     if options.csv:
-        columns = dict.fromkeys([*differing(made.collection), *made.groups[0].values, *paths_by_seed(made.collection)])
+        columns = dict.fromkeys([*differing(made.runs), *made.groups[0].values, *paths_by_seed(made.runs)])
         chosen = made.metrics if options.metric else ()
-        sys.stdout.write(f"\nruns: {write_runs(options.csv, made.collection.trials, list(columns), chosen)}\n")
-    if options.markdown:
-        options.markdown.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(options.markdown) as temporary:
-            temporary.write_text(made.markdown() + "\n", encoding="utf-8")
-        sys.stdout.write(f"\nmarkdown: {options.markdown}\n")
+        sys.stdout.write(f"\nruns: {write_runs(options.csv, made.runs, list(columns), chosen)}\n")
+    for name, file, layout in (
+        ("markdown", options.markdown, made.markdown),
+        ("latex", options.latex, made.latex),
+    ):
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as temporary:
+                temporary.write_text(layout() + "\n", encoding="utf-8")
+            sys.stdout.write(f"\n{name}: {file}\n")
     if plot:
-        figure = report_figure(plot.lines, plot.x, options.band, plot.marks, plot.log, options.level)
-        path, numbers = save_report_figure(figure, options.figure, plot.lines, plot.x, plot.marks)
+        points, x, log = plot
+        figure = report_figure(points, x, options.band, log, options.level)
+        path, numbers = save_report_figure(figure, options.figure, points, x)
         sys.stdout.write(f"\nfigure: {path}\nits numbers: {numbers}\n")

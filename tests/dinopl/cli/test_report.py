@@ -35,7 +35,16 @@ def test_a_table_a_csv_and_a_figure_of_fits(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs = fits[1, 0].parent.parent
-    files = ("--csv", "out/runs.csv", "--markdown", "out/report.md", "--figure", "out/alpha.png")
+    files = (
+        "--csv",
+        "out/runs.csv",
+        "--markdown",
+        "out/report.md",
+        "--latex",
+        "out/report.tex",
+        "--figure",
+        "out/alpha.png",
+    )
     assert main(["report", str(runs), "--baseline", "model.student.alpha=0.1", *files]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{runs}: 3 runs: 3 finished\n")
@@ -54,6 +63,11 @@ def test_a_table_a_csv_and_a_figure_of_fits(
     assert float(drawn[1]["mean"]) == pytest.approx(statistics.fmean(pair))
     assert Path("out/alpha.png").read_bytes().startswith(b"\x89PNG")
     assert "| model.student.alpha | n |" in Path("out/report.md").read_text()
+    assert "latex: out/report.tex" in out
+    latex = Path("out/report.tex").read_text()
+    assert latex.count("\\begin{tabular}") == latex.count("\\end{tabular}") == 2
+    assert f"model.student.alpha & n & {KNN}" in latex
+    assert {Run.load(folder).family for folder in fits.values()} == {"SelfDistillation"}
 
 
 def test_two_fits_side_by_side(fits: dict[tuple[float, int], Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,3 +137,96 @@ def test_it_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "--baseline OPTION=VALUE" in out
     assert max(map(len, out.splitlines())) <= 120
+
+
+@pytest.fixture
+def started(study: Path) -> Path:
+    """The study, of which one more trial waits and one diverged with the best loss."""
+    write_trial(study, "20", {"model.student.alpha": 2, "seed_everything": 0})
+    trial = write_trial(study, "21", {"model.student.alpha": 2, "seed_everything": 1})
+    write_run(trial, {KNN: 0.9, "test/loss": 0.1, "val/accuracy": 0.5}, 1, "diverged", config=alpha_config(2))
+    return study
+
+
+def rows_of(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines()]
+
+
+def test_runs_ls_has_a_line_per_run(started: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "ls", "locality"]) == 0
+    first, _, head, _, *rows = rows_of(capsys.readouterr().out)
+    assert " ".join(first) == "6 runs: 4 finished, 1 waiting, 1 diverged"
+    assert head == ["run", "status", "seed", "model.student.alpha", KNN]
+    assert [row[1:] for row in rows] == [
+        *(["finished", str(seed), str(alpha), str(0.5 + seed / 10)] for alpha in (0, 1) for seed in (0, 1)),
+        ["waiting", "0", "2", "-"],
+        ["diverged", "1", "2", "0.9"],
+    ]
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert rows[4][0] == "locality/trials/20"
+    assert main(["runs", "ls", "locality/trials/00", "--metric", "test/*", KNN]) == 0
+    assert rows_of(capsys.readouterr().out)[2] == ["run", "status", "seed", "test/loss", KNN]
+
+
+@pytest.mark.parametrize(
+    ("words", "direction", "seeds", "which"),
+    [
+        (["--metric", KNN], {}, ["1", "1", "0", "0"], "largest"),
+        (["--metric", KNN, "--mode", "min"], {}, ["0", "0", "1", "1"], "smallest"),
+        (["--metric", KNN], {"metric": KNN, "direction": "minimize"}, ["0", "0", "1", "1"], "smallest"),
+        (["--metric", KNN, "--number", "1"], {"metric": "other", "direction": "minimize"}, ["1"], "largest"),
+        (["--metric", "test/l*"], {}, ["0", "1", "0", "1"], "smallest"),
+    ],
+)
+def test_runs_best_sorts_finished_runs(
+    started: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    direction: dict[str, str],
+    seeds: list[str],
+    which: str,
+) -> None:
+    write_study(started, axes={"model.student.alpha": [0, 1]}, **direction)
+    assert main(["runs", "best", *words, "locality"]) == 0
+    title, _, head, _, *rows, _, best = rows_of(capsys.readouterr().out)
+    assert title[0] == which
+    assert title[2:] == ["of", "4", "finished", "runs"]
+    assert head[:3] == ["run", "status", "seed"]
+    assert [row[2] for row in rows] == seeds
+    assert best == ["best:", rows[0][0]]
+    assert (Path(rows[0][0]) / "results.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["lst"], "runs lst: give ls or best; did you mean 'ls'?"),
+        (["ls"], "runs ls: no folder runs: give a study, a run folder, or a folder of those"),
+        (["ls", "empty"], "runs ls: no runs in empty"),
+        (["ls", "locality", "--metric", "probe/student/kn"], f"no finished run has it; did you mean '{KNN}'?"),
+        (["ls", "--mode", "min"], "unrecognized arguments: --mode"),
+        (["best", "locality"], "the following arguments are required: --metric"),
+        (["best", "--metric", "test/los", "locality"], "no finished run has it; did you mean 'test/loss'?"),
+        (["best", "--metric", "*", "locality"], "--metric *: stands for 2 metrics; name one, such as"),
+        (["best", "--metric", KNN, "locality", "--number", "0"], "--number 0: give 1 or more."),
+        (["best", "--metric", KNN, "locality", "--mode", "best"], "invalid choice: 'best'"),
+        (["best", "--metric", KNN, "waiting"], "no finished run has a value; `dinopl runs ls` lists the runs."),
+    ],
+)
+def test_a_mistake_about_runs_is_one_line(
+    study: Path, capsys: pytest.CaptureFixture[str], words: list[str], complaint: str
+) -> None:
+    Path("empty").mkdir()
+    write_trial(write_study(Path("waiting")), "a", {"seed_everything": 0})
+    assert main(["runs", *words]) == 2
+    assert complaint in said(capsys)
+
+
+def test_runs_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["ls", "-h"]):
+        assert main(["runs", *words]) == 0
+        out = capsys.readouterr().out
+        assert "dinopl runs best --metric NAME" in out
+        assert max(map(len, out.splitlines())) <= 120
+    assert main(["run"]) == 2
+    assert "did you mean 'runs'?" in said(capsys)

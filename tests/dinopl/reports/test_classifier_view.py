@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from dinopl.reports import Run, save_figure, views_of
-from dinopl.reports.views.classifiers import classifier_table, has_classifier
+from dinopl.reports import History, Report, Run, report_figure, save_figure, views_of
+from dinopl.reports.views.knowledge_distillation import applies, classifier_table
+from tests.dinopl.reports.run_trees import write_run, write_study, write_trial
 
 METRICS = {
     "test/accuracy": 0.906,
@@ -41,8 +43,10 @@ def test_the_table() -> None:
 def test_a_label_run_has_no_teacher_in_its_table() -> None:
     found = {name: METRICS[name] for name in ("test/accuracy", "test/nll", "test/brier")}
     assert classifier_table(found).splitlines()[2:] == ["accuracy (%)   90.6", "NLL (nats)    0.393"]
-    assert has_classifier(found)
-    assert not has_classifier({"test/accuracy/length=8": 1.0, "probe/student/knn": 0.5, "val/loss": 1.0})
+    others = {"test/accuracy/length=8": 1.0, "probe/student/knn": 0.5, "val/loss": 1.0}
+    assert [applies(Run(Path(), "finished", metrics, 0, {}, {}, None, History({}))) for metrics in (found, others)] == [
+        *(True, False)
+    ]
 
 
 def test_the_figure_draws_the_metrics_of_training(tmp_path: Path) -> None:
@@ -58,3 +62,28 @@ def test_the_figure_draws_the_metrics_of_training(tmp_path: Path) -> None:
         drawn = {(row["metric"], float(row["step"])): float(row["value"]) for row in csv.DictReader(file)}
     expected = {(name, row[0]): row[i] for i, name in enumerate(rows[0]) if i for row in rows[1:]}
     assert drawn == {key: np.float64(value) for key, value in expected.items()}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("family", ["KnowledgeDistillation", "SequenceModeling"])
+def test_a_report_draws_the_gap_over_labels_against_the_fraction(tmp_path: Path, family: str) -> None:
+    """Paired seed by seed: what seeds have in common is no part of its band."""
+    axes = {"data.fraction": [0.1, 1]}
+    study = write_study(tmp_path, variants=["labels", "distilled"], axes=axes, x="data.fraction", by=["variant"])
+    for variant, gain in (("labels", 0.0), ("distilled", 0.1)):
+        for fraction in (0.1, 1):
+            for seed in (0, 1, 2):
+                options = {"data.fraction": fraction, "seed_everything": seed}
+                trial = write_trial(study, f"{variant}{fraction}{seed}", options, variant)
+                accuracy = 0.5 + 0.1 * seed + gain / fraction / 10 + 0.001 * seed * (variant == "distilled")
+                write_run(trial, {"test/accuracy": accuracy}, seed, family=family)
+    points, x, _ = Report.of([study]).plot()
+    gaps = points[points["metric"] != "test/accuracy"]
+    figure = report_figure(points, x)
+    if family != "KnowledgeDistillation":
+        assert gaps.empty
+        return
+    assert gaps["line"].tolist() == ["distilled", "distilled"]
+    np.testing.assert_allclose(gaps["mean"], [0.101, 0.011])
+    np.testing.assert_allclose(gaps["sd"], [0.001, 0.001])
+    titles = [" ".join(panel.get_ylabel().split()) for panel in figure.axes]
+    assert titles == ["accuracy, test split (%)", "accuracy gained over labels, test split (percentage points)"]

@@ -1,6 +1,6 @@
 """Two runs side by side."""
 
-from dinopl.reports import Run, compare
+from dinopl.reports import Run, compare, comparison_text
 from tests.dinopl.reports.run_trees import alpha_config, write_run
 
 
@@ -13,16 +13,21 @@ def test_what_differs(tmp_path):
         tmp_path, {"test/loss": 1.5, "new": 3.0, "same": 1.0}, 1, "interrupted", config=other, duration_s=20.0
     )
     found = compare(Run.load(a), Run.load(b))
-    assert found.options == [
+
+    def differing(kind):
+        rows = found[(found["kind"] == kind) & ~found["equal"].astype(bool)]
+        return list(rows[["name", "A", "B"]].itertuples(index=False, name=None))
+
+    assert differing("option") == [
         ("seed_everything", 0, 1),
         ("model.student.alpha", 0.5, 1),
         ("model.optimizer", "AdamW", "SGD"),
         ("model.optimizer.momentum", None, 0.9),
     ]
-    assert found.metrics == [("test/loss", 2.0, 1.5), ("new", None, 3.0)]
-    assert found.facts == [("status", "finished", "interrupted"), ("duration_s", 10.0, 20.0)]
-    assert (found.equal_options, found.equal_metrics) == (3, 2)
-    lines = found.text().splitlines()
+    assert differing("metric") == [("test/loss", 2.0, 1.5), ("new", None, 3.0)]
+    assert differing("run") == [("status", "finished", "interrupted"), ("duration_s", 10.0, 20.0)]
+    assert [found[found["kind"] == kind]["equal"].sum() for kind in ("option", "metric")] == [3, 2]
+    lines = comparison_text(found).splitlines()
     assert ["test/loss", "2", "1.5", "-0.5"] in [line.split() for line in lines]
     assert ["new", "-", "3", "-"] in [line.split() for line in lines]
     assert "(3 other options equal)" in lines
@@ -30,4 +35,4 @@ def test_what_differs(tmp_path):
 
 def test_equal_runs(tmp_path):
     run = Run.load(write_run(tmp_path, {"test/loss": 2.0}))
-    assert compare(run, run).text() == "(1 option equal)\n\n(1 metric equal)"
+    assert comparison_text(compare(run, run)) == "(1 option equal)\n\n(1 metric equal)"

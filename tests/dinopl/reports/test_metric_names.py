@@ -1,8 +1,9 @@
 """Which metrics a report shows first, what patterns stand for, and numbers in names."""
 
+import pandas as pd
 import pytest
 
-from dinopl.reports.metrics import headline, keys_of, matching, metric_value, names_of, natural, place
+from dinopl.reports.metrics import headline, keys_of, matching, metric_values, names_of, natural, place
 
 PROBES = ["probe/input/knn", "probe/teacher/knn", "probe/student/knn", "probe_val/student/knn"]
 LENGTHS = [f"test/{kind}/length={n}" for kind in ("sequence_accuracy", "iterated_sequence_accuracy") for n in (16, 8)]
@@ -34,10 +35,10 @@ def test_patterns():
 
 
 def test_values_and_differences():
-    metrics = {"a": 3.0, "b": 1.0, "c": None, "a - c": 7.0}
-    assert [metric_value(metrics, name) for name in ("a", "c", "d", "a - b", "a - c", "b - c", "a - d")] == [
-        *(3.0, None, None, 2.0, 7.0, None, None)
-    ]
+    nan = float("nan")
+    frame = pd.DataFrame({"a": [3.0], "b": [1.0], "c": [nan], "a - c": [7.0], "duration_s": [1.0]})
+    found = [metric_values(frame, name).item() for name in ("a", "c", "d", "a - b", "a - c", "b - c", "a - d")]
+    assert found == pytest.approx([3.0, nan, nan, 2.0, 7.0, nan, nan], nan_ok=True)
 
 
 def test_names_are_in_order_and_without_counters():

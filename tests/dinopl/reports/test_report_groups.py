@@ -2,11 +2,12 @@
 
 import statistics
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.reports import collect, differing, group
+from dinopl.reports import Group, differing, group, runs
 from dinopl.reports.groups import baseline_of, mean_by_seed, paths_by_seed
 from tests.dinopl.reports.run_trees import alpha_config, write_run, write_study, write_trial
 
@@ -17,7 +18,7 @@ def test_plain_runs_are_told_apart_by_what_varies(tmp_path):
     for alpha in (0.5, 0.1, 10):
         for seed in (0, 1):
             write_run(tmp_path, {METRIC: alpha + seed}, seed, config=alpha_config(alpha))
-    found = collect(tmp_path)
+    found = runs(tmp_path)
     assert differing(found) == ["model.student.alpha"]
     groups = group(found)
     assert [dict(member.values) for member in groups] == [{"model.student.alpha": alpha} for alpha in (0.1, 0.5, 10)]
@@ -30,7 +31,7 @@ def test_another_class_is_one_difference(tmp_path):
     for name, arguments in (("AdamW", {"lr": 0.1, "betas": [0.9, 0.99]}), ("SGD", {"lr": 0.2, "momentum": 0.9})):
         optimizer = {"class_path": f"torch.optim.{name}", "init_args": arguments}
         write_run(tmp_path, {METRIC: 1.0}, config={"model": {"class_path": "M", "init_args": {"optimizer": optimizer}}})
-    assert differing(collect(tmp_path)) == ["model.optimizer"]
+    assert differing(runs(tmp_path)) == ["model.optimizer"]
 
 
 def test_a_study_orders_its_variants_and_values(tmp_path):
@@ -42,7 +43,7 @@ def test_a_study_orders_its_variants_and_values(tmp_path):
     ):
         options = {"model.head": {"class_path": head}, "o.lr": lr, "o": "Adam" if variant == "paper" else "SGD"}
         write_run(write_trial(study, f"t{position:02}", options, variant), {METRIC: 1.0})
-    found = collect(study)
+    found = runs(study)
     assert differing(found) == ["variant", "model.head", "o.lr"]  # `o` follows from the variant
     order = [tuple(member.values.values()) for member in group(found)]
     assert order == [(v, h, lr) for v in ("paper", "ablation") for h in ("Wide", "Narrow") for lr in (1, 2, 10)]
@@ -52,7 +53,7 @@ def test_axes_are_kept_though_few_runs_are_done(tmp_path):
     study = write_study(tmp_path, variants=["a", "b"], axes={"o.lr": [1, 2]})
     for variant, lr in (("a", 1), ("b", 2)):
         write_run(write_trial(study, variant, {"o.lr": lr}, variant), {METRIC: 1.0})
-    assert differing(collect(study)) == ["variant", "o.lr"]
+    assert differing(runs(study)) == ["variant", "o.lr"]
 
 
 def test_only_finished_runs_and_numbers_count(tmp_path):
@@ -60,10 +61,10 @@ def test_only_finished_runs_and_numbers_count(tmp_path):
         [("finished", 1.0), ("finished", None), ("diverged", 99.0), ("failed", 98.0), ("finished", 3.0)]
     ):
         write_run(tmp_path, {METRIC: value}, seed, status)
-    (member,) = group(collect(tmp_path))
+    (member,) = group(runs(tmp_path))
     assert member.summary(METRIC)[:2] == (2, 2.0)
     assert member.seeds == 3
-    assert member.statuses() == {"finished": 3, "diverged": 1, "failed": 1}
+    assert member.runs["status"].value_counts().to_dict() == {"finished": 3, "diverged": 1, "failed": 1}
     assert member.summary("test/unheard_of").n == 0
 
 
@@ -72,7 +73,7 @@ def test_several_runs_of_a_seed_are_one_sample(tmp_path):
     values = {(0, 0.1): 1.0, (0, 0.2): 3.0, (1, 0.1): 2.0, (1, 0.2): 6.0, (2, 0.1): 50.0}
     for (seed, alpha), value in values.items():
         write_run(tmp_path, {METRIC: value}, seed, config=alpha_config(alpha))
-    (member,) = group(collect(tmp_path), by=[])
+    (member,) = group(runs(tmp_path), by=[])
     assert member.within == ("model.student.alpha",)
     assert member.summary(METRIC)[:2] == (2, pytest.approx((2 + 4) / 2))
     assert member.seeds == 3
@@ -88,14 +89,14 @@ def test_a_path_that_goes_with_the_seed_tells_no_groups_apart(tmp_path):
     for seed in (0, 1, 2):
         for fraction in (0.1, 1):
             run(seed, fraction, f"teacher{seed}")
-    found = collect(tmp_path)
+    found = runs(tmp_path)
     assert differing(found) == ["data.fraction"]
     assert paths_by_seed(found) == ["model.teacher.path"]
     assert [member.seeds for member in group(found)] == [3, 3]
     assert all(member.within == () for member in group(found))
     # two teachers under one seed are two groups
     run(0, 1, "other")
-    assert differing(collect(tmp_path)) == ["data.fraction", "model.teacher.path"]
+    assert differing(runs(tmp_path)) == ["data.fraction", "model.teacher.path"]
 
 
 @settings(max_examples=40, deadline=None)
@@ -104,7 +105,9 @@ def test_means_by_seed(samples):
     cells = {cell for _, cell in samples}
     complete = {seed for seed, _ in samples if all((seed, cell) in samples for cell in cells)}
     expected = {seed: statistics.fmean(samples[seed, cell] for cell in cells) for seed in complete}
-    assert mean_by_seed(samples) == pytest.approx(expected)
+    index = pd.MultiIndex.from_arrays([[key[level] for key in samples] for level in (0, 1)], names=["seed", "cell"])
+    found = mean_by_seed(pd.Series(list(samples.values()), index, dtype=float))
+    assert found.to_dict() == pytest.approx(expected)
 
 
 def test_differences_are_paired_by_seed(tmp_path):
@@ -113,7 +116,7 @@ def test_differences_are_paired_by_seed(tmp_path):
     for alpha, by_seed in values.items():
         for seed, value in by_seed.items():
             write_run(tmp_path, {METRIC: value}, seed, config=alpha_config(alpha))
-    baseline, other = group(collect(tmp_path))
+    baseline, other = group(runs(tmp_path))
     difference = other.difference(baseline, METRIC)
     assert (difference.n, difference.mean) == (2, pytest.approx((0.5 + 0.1) / 2))
     assert difference.interval.method == "t"
@@ -121,9 +124,7 @@ def test_differences_are_paired_by_seed(tmp_path):
 
 def rows(*values):
     """Groups by options, without runs."""
-    from dinopl.reports import Group
-
-    return [Group(value, []) for value in values]
+    return [Group(value, pd.DataFrame()) for value in values]
 
 
 @pytest.mark.parametrize(

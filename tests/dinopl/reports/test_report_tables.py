@@ -3,11 +3,12 @@
 import csv
 import statistics
 
+import pandas as pd
 import pytest
 
 from dinopl.core.statistics import Interval, Summary
-from dinopl.reports import Report, UnknownNameError, collect, write_runs
-from dinopl.reports.report_tables import Table, decimals, mean_and_deviation, mean_and_interval
+from dinopl.reports import Report, UnknownNameError, runs, write_runs
+from dinopl.reports.tables import as_latex, as_markdown, as_text, decimals, mean_and_deviation, mean_and_interval
 from tests.dinopl.reports.run_trees import alpha_config, write_run, write_study, write_trial
 
 
@@ -62,6 +63,11 @@ def study(tmp_path):
     return study
 
 
+def index_of(table):
+    """Columns that tell rows from each other, by their headings."""
+    return {name: table.index.get_level_values(name).tolist() for name in table.index.names}
+
+
 def shown(*values, places=3):
     return f"{statistics.fmean(values):.{places}f} ± {statistics.stdev(values):.{places}f}"
 
@@ -75,14 +81,14 @@ def test_a_study(study):
     ]
     ((title, table),) = report.tables()
     assert title == ""
-    assert table.index == {
+    assert index_of(table) == {
         "variant": ["adam", "adam", "sgd", "sgd"],
         "model.student.alpha": ["0", "1", "0", "1"],
         "n": ["3", "2", "3", "2"],
         "diverged": ["0", "1", "0", "0"],
         "waiting": ["0", "0", "0", "1"],
     }
-    assert table.cells == {
+    assert table.to_dict("list") == {
         KNN: [shown(0.71, 0.75, 0.74), shown(0.52, 0.50), shown(0.61, 0.64) + " (n=2)", shown(0.41, 0.45)]
     }
 
@@ -90,8 +96,8 @@ def test_a_study(study):
 def test_differences(study):
     (_, (title, table)) = Report.of([study], baseline="sgd", level=0.9).tables()
     assert title.startswith("difference from variant=sgd, paired over shared seeds: mean [90 % interval]")
-    assert table.index == {"variant": ["adam", "adam"], "model.student.alpha": ["0", "1"]}
-    cells = table.cells[KNN]
+    assert index_of(table) == {"variant": ["adam", "adam"], "model.student.alpha": ["0", "1"]}
+    cells = table[KNN].tolist()
     assert cells[0].startswith("+0.1000 [")
     assert [cell[-5:] for cell in cells] == ["(n=2)", "(n=1)"]
     assert cells[1] == "+0.0900 (n=1)"
@@ -102,8 +108,8 @@ def test_grouped_by_less(study):
     assert report.heading()[2].startswith("averaged within each seed over variant")
     ((_, table),) = report.tables()
     both = [(0.71 + 0.61) / 2, (0.74 + 0.64) / 2]  # seed 1 of sgd is null
-    assert table.cells[KNN][0] == shown(*both, places=4) + " (n=2)"
-    assert table.cells[f"{KNN} - probe/teacher/knn"][0] == shown(*(value - 0.3 for value in both), places=4) + " (n=2)"
+    assert table[KNN].iloc[0] == shown(*both, places=4) + " (n=2)"
+    assert table[f"{KNN} - probe/teacher/knn"].iloc[0] == shown(*(value - 0.3 for value in both), places=4) + " (n=2)"
 
 
 def test_nothing_has_finished_yet(tmp_path):
@@ -121,7 +127,7 @@ def test_the_studys_metric_and_reference_values(tmp_path):
     assert report.metrics == ["val/loss", KNN]
     title, table = report.tables()[1]
     assert title == "reference values"
-    assert (table.index["at"], table.cells["value"]) == (["0", "1"], ["0.5", "0.45"])
+    assert (index_of(table)["at"], table["value"].tolist()) == (["0", "1"], ["0.5", "0.45"])
 
 
 @pytest.mark.parametrize(
@@ -172,8 +178,9 @@ def test_a_baseline_that_two_options_have(tmp_path):
 
 def test_families_have_blocks_of_their_own_and_no_line_is_too_long():
     names = ["test/loss", *(f"test/accuracy/length={length}" for length in (8, 16, 32)), "test/noise=1", "x - a/b=1"]
-    table = Table({"layer": ["FPRNN", "LSTM"], "n": ["3", "3"]}, {name: ["0.5000 ± 0.0100", "-"] for name in names})
-    wide, narrow = table.text(200), table.text(40)
+    index = {"layer": ["FPRNN", "LSTM"], "n": ["3", "3"]}
+    table = pd.DataFrame(index | {name: ["0.5000 ± 0.0100", "-"] for name in names}).set_index(["layer", "n"])
+    wide, narrow = as_text(table, 200), as_text(table, 40)
     assert [block.splitlines()[0].split() for block in wide.split("\n\n")] == [
         ["layer", "n", "test/loss", "test/noise=1", "x", "-", "a/b=1"],
         ["test/accuracy"],
@@ -185,13 +192,38 @@ def test_families_have_blocks_of_their_own_and_no_line_is_too_long():
 
 
 def test_markdown():
-    table = Table({"layer": ["a|b"], "n": ["3"]}, {"test/loss": ["0.5"]})
-    assert table.markdown().splitlines() == ["| layer | n | test/loss |", "| --- | --- | ---: |", "| a\\|b | 3 | 0.5 |"]
+    table = pd.DataFrame({"layer": ["a|b"], "n": ["3"], "test/loss": ["0.5"]}).set_index(["layer", "n"])
+    assert as_markdown(table).splitlines() == [
+        "| layer | n | test/loss |",
+        "| --- | --- | ---: |",
+        "| a\\|b | 3 | 0.5 |",
+    ]
+
+
+def test_latex():
+    index = {"model.n_layers": ["1", "2"], "n": ["3", "1"]}
+    table = pd.DataFrame(index | {"test/accuracy (50%)": ["0.50 ± 0.01", "-"]}).set_index(list(index))
+    assert [line.split() for line in as_latex(table).splitlines()] == [
+        ["\\begin{tabular}{llr}"],
+        ["\\toprule"],
+        [*("model.n\\_layers", "&", "n", "&"), "test/accuracy", "(50\\%)", "\\\\"],
+        ["\\midrule"],
+        ["1", "&", "3", "&", "0.50", "$\\pm$", "0.01", "\\\\"],
+        ["2", "&", "1", "&", "-", "\\\\"],
+        ["\\bottomrule"],
+        ["\\end{tabular}"],
+    ]
+
+
+def test_a_report_in_latex_has_its_heading_in_comments(study):
+    lines = Report.of([study], baseline="sgd").latex().splitlines()
+    assert lines[:2] == ["% needs \\usepackage{booktabs}", "% locality: 12 runs: 10 finished, 1 diverged, 1 waiting"]
+    assert sum(line.startswith("\\begin{tabular}") for line in lines) == 2
+    assert sum(line.startswith("% difference from variant=sgd") for line in lines) == 1
 
 
 def test_a_row_a_run(study, tmp_path):
-    found = collect(study)
-    path = write_runs(tmp_path / "new" / "runs.csv", found.trials, ["model.student.alpha", "variant"])
+    path = write_runs(tmp_path / "new" / "runs.csv", runs(study), ["model.student.alpha", "variant"])
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:7] == [

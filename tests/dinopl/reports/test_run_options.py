@@ -1,5 +1,6 @@
 """Options by dotted name: how they are flattened, which vary, which follow from others."""
 
+import pandas as pd
 import pytest
 
 from dinopl.reports.options import canonical, flatten_options, is_bookkeeping, shown, varying, without_implied
@@ -69,7 +70,8 @@ def test_what_varies():
         {"model.lr": 0.1, "model.width": 3, "name": "a", "trainer.logger.save_dir": "x"},
         {"model.lr": 0.2, "model.width": 3, "name": "b", "model.alpha": 0.5},
     ]
-    assert varying(runs) == ["model.lr", "model.alpha"]
+    frame = pd.DataFrame(runs, dtype=object)
+    assert varying(frame, frame.columns) == ["model.lr", "model.alpha"]
     assert is_bookkeeping("trainer.logger.save_dir")
     assert not is_bookkeeping("trainer.max_epochs")
 
@@ -86,5 +88,5 @@ def test_what_varies():
     ],
 )
 def test_what_follows_from_a_class_or_a_variant(runs, kept):
-    found = {name for run in runs for name in run if len({run.get(name) for run in runs}) > 1}
-    assert sorted(without_implied(sorted(found), lambda run, name: runs[run].get(name), len(runs))) == sorted(kept)
+    frame = pd.DataFrame(runs, dtype=object)
+    assert sorted(without_implied(frame, varying(frame, frame.columns))) == sorted(kept)

@@ -2,15 +2,18 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import dinopl.reports
 from dinopl.reports import (
     History,
     Run,
     accuracy_figure,
+    all_views,
     iterations_figure,
     other_layers,
     save_figure,
@@ -160,3 +163,23 @@ def test_other_runs_have_other_views() -> None:
     (view,) = views_of(make_run({"probe/student/knn": 0.5}))
     assert view.table(make_run({"probe/student/knn": 0.5})).startswith("Probe accuracy")
     assert views_of(make_run({"train/loss": 1.0})) == []
+
+
+def test_the_mark_of_the_family_chooses_the_view() -> None:
+    """Its file of the folder ``views``; runs without a mark, such as another project's, are shown by their metrics."""
+    metrics = METRICS | {"probe/student/knn": 0.5}
+
+    def families(mark: str | None) -> list[str]:
+        return [view.family for view in views_of(replace(make_run(metrics), family=mark))]
+
+    assert families("SequenceModeling") == ["SequenceModeling"]
+    assert families("SelfDistillation") == ["SelfDistillation"]
+    assert families("KnowledgeDistillation") == []
+    assert families(None) == families("MyModule") == ["SelfDistillation", "SequenceModeling"]
+
+
+def test_the_general_code_names_no_family() -> None:
+    folder = Path(dinopl.reports.__file__).parent
+    general = "".join(path.read_text() for path in folder.glob("*.py") if path.name != "__init__.py")
+    assert {view.family for view in all_views()} == {"KnowledgeDistillation", "SelfDistillation", "SequenceModeling"}
+    assert not [view.family for view in all_views() if view.family in general]

@@ -73,11 +73,12 @@ def test_results_hold_the_last_value_of_every_metric(tmp_path: Path) -> None:
     run = RunFolder(config=CONFIG, seed=7)
     trainer = fit(tmp_path, run)
     results = read(run)
-    order = "status metrics seed versions command stages resumed_from started finished duration_s config"
+    order = "status metrics seed versions command family stages resumed_from started finished duration_s config"
     assert list(results) == order.split()
     assert results["status"] == "finished"
     assert results["seed"] == 7
     assert results["command"] == "fit"
+    assert results["family"] is None  # of a module of no family
     assert results["resumed_from"] is None
     assert results["config"] == CONFIG
     assert set(results["versions"]) == {
