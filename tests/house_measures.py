@@ -8,6 +8,7 @@ import ast
 import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -114,9 +115,9 @@ def package_circles() -> list[str]:
     return sorted(f"{a} <-> {b}" for a, b in arrows if a < b and (b, a) in arrows)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prints each measure with its limit; ``-v`` lists what it counts. Exit code 1 where a limit is passed."""
-    details = "-v" in sys.argv
+    details = "-v" in (sys.argv[1:] if arguments is None else arguments)
     failed = False
 
     def show(label: str, value: float, limit: float, listed: list[str]) -> None:

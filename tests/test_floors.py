@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import house_measures
+
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(path for package in ("dinopl", "fprnn", "kd") for path in (ROOT / package).rglob("*.py"))
 HEAVY = {
@@ -162,3 +164,7 @@ def test_importing_the_packages_is_light() -> None:
     seconds, heavy = done.stdout.split("\n")[:2]
     assert float(seconds) < 0.3
     assert heavy == ""
+
+
+def test_the_house_keeps_its_measures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert house_measures.main([]) == 0, capsys.readouterr().out

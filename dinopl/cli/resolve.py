@@ -48,9 +48,7 @@ class Resolver(DinoplCLI):
         super().parse_arguments(parser, args)
 
 
-@functools.cache
-def _resolver() -> Resolver:
-    return Resolver()
+_resolver = functools.cache(Resolver)
 
 
 def compose(words: Sequence[str]) -> Config:

@@ -72,7 +72,11 @@ def runs(folder: str | Path | Iterable[str | Path], keep: Sequence[str] = ()) ->
     same: dict[str, list[dict[str, Any]]] = {}
     for trial in trained or found.values():
         same.setdefault(_identity(trial, keep), []).append(trial)
-    counting = [_counting(attempts) for attempts in same.values()]
+    # Of several attempts at one plain run, the last to end counts.
+    counting = [
+        each[0] if len(each) == 1 else max(each, key=lambda trial: _by_end(trial["run"])) | {"earlier": len(each) - 1}
+        for each in same.values()
+    ]
     frame = _framed(counting)
     frame.attrs["studies"] = list(studies.values())
     frame.attrs["evaluations"] = len(found) - len(trained) if trained else 0
@@ -154,13 +158,6 @@ def _by_end(run: Run) -> tuple[bool, float, str]:
     else:
         start = datetime.strptime(match[1], "%Y%m%d-%H%M%S").timestamp() if match else 0.0
     return run.status in ENDED, start, run.path.name
-
-
-def _counting(same: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The attempt that counts of several at one plain run."""
-    if len(same) == 1:
-        return same[0]
-    return max(same, key=lambda trial: _by_end(trial["run"])) | {"earlier": len(same) - 1}
 
 
 def _seed(trial: dict[str, Any]) -> int | None:

@@ -121,6 +121,8 @@ class Run:
         remedy = ", delete it to read the rest of the run"
         results = read_object(results_file, remedy) if results_file.is_file() else {}
         config = results.get("config") or _read_config(path / "config.yaml")
+        model = config.get("model")
+        path_of_model = model.get("class_path") if isinstance(model, Mapping) else None
         return cls(
             path=path,
             status=results.get("status", "unfinished") if is_whole(results) else "unfinished",
@@ -133,7 +135,7 @@ class Run:
             command=results.get("command"),
             started=results.get("started"),
             duration_s=results.get("duration_s"),
-            family=results.get("family") or _class_name(config.get("model")),
+            family=results.get("family") or (path_of_model or "").rpartition(".")[2] or None,
         )
 
 
@@ -167,11 +169,6 @@ def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise ValueError(f"{path} must hold an object, got {type(facts).__name__}")
     return facts
-
-
-def _class_name(model: Any) -> str | None:
-    path = model.get("class_path") if isinstance(model, Mapping) else None
-    return path.rpartition(".")[2] if isinstance(path, str) else None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

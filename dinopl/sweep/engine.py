@@ -137,6 +137,8 @@ def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
         # A run starts processes that load data as `dinopl fit` does; a worker of Dask may have none, and begins others.
         multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
         multiprocessing.set_start_method(None, force=True)
+        import torch
+
         try:
             os.chdir(study.directory)
             while (outcome := study.outcome(job)) is None:
@@ -152,7 +154,11 @@ def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
                     study.note(job, error=error[0], again=error[1])
                 elif study.outcome(job) is None:
                     study.note(job, error="the run left no results", again=True)
-                _free_memory()
+                gc.collect()
+                if gc.get_freeze_count() == 0:
+                    gc.freeze()  # what is left after the first run are modules, which need not be looked through again
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
         except OSError as error:
             return {"run": job.id, "status": "stopped", "error": str(error)}
         return outcome | {"name": job.variant or ""}
@@ -202,16 +208,6 @@ def output_to(path: Path) -> Iterator[None]:
             for descriptor, before in zip((1, 2), kept, strict=True):
                 os.dup2(before, descriptor)
                 os.close(before)
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if gc.get_freeze_count() == 0:
-        gc.freeze()  # what is left after the first run are modules, which need not be looked through again
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 class Driver:

@@ -12,7 +12,9 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
+
+import yaml
 
 from dinopl.cli.config import Arguments, Config, read_config
 from dinopl.core.errors import UserMistake, did_you_mean
@@ -147,7 +149,8 @@ def plan(file: Sweep, points: Sequence[Point], arguments: Arguments) -> tuple[St
         raise UserMistake("--print_config: of which run? --print-commands prints them all, to add it to one.")
     values = {".".join(path): value for path, value in arguments.pairs()}
     beside = [each for group in grouped(arguments.options) if plain_name(group[0]) not in PLACE for each in group]
-    given = {plain_name(option): _parsed(value) for option, value in values.items() if plain_name(option) not in PLACE}
+    plain = {plain_name(option): value for option, value in values.items()}
+    given = {option: yaml.safe_load(value) for option, value in plain.items() if option not in PLACE}
     file = replace(file, name=values.get("name", file.name))
     try:
         check_name(file.name)
@@ -162,12 +165,6 @@ def plan(file: Sweep, points: Sequence[Point], arguments: Arguments) -> tuple[St
     for job in jobs.values():
         refuse_several_devices(job.config)
     return study, planner, jobs
-
-
-def _parsed(text: str) -> Any:
-    import yaml
-
-    return yaml.safe_load(text)
 
 
 def refuse_several_devices(config: Config) -> None:
