@@ -94,7 +94,7 @@ def sequences(**options: Any) -> tuple[BaseModule, LightningDataModule]:
     data = SequenceDataModule(WordProblem("Z2"), train_length=8, eval_lengths=[4], curriculum=curriculum, **sizes)
     layer = partial(FPRNN, solver=PicardSolver())
     given = {"d_model": 4, "optimizer": ADAM, "random_max_iterations": GammaIterations()}
-    return SequenceModeling(data.vocab_size, data.num_targets, layer, **given | options), data
+    return SequenceModeling(data.vocab_size, data.num_targets, layer=layer, **given | options), data
 
 
 def student(shape: Any, classes: int) -> nn.Module:

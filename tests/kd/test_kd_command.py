@@ -102,8 +102,8 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--model.teacher=null"], "--model.teacher None: KLDistillation needs a teacher; give RunTeacher"),
-        (["--model.teacher.path=none"], "--model.teacher.path none: no file 'none'"),
+        (["--model.teacher=null"], "--model.teacher null: KLDistillation needs a teacher; give RunTeacher"),
+        (["--model.teacher.path=none"], "--model.teacher.path none: no such file"),
         (
             ['--model.teacher.network={"class_path": "EncoderClassifier"}'],
             "is not of this network: encoder.1.weight is (40, 64) there and (32, 64) here; give the one that it was",

@@ -152,7 +152,10 @@ def rows_of(out: str) -> list[list[str]]:
     return [line.split() for line in out.splitlines()]
 
 
-def test_runs_ls_has_a_line_per_run(started: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_ls_has_a_line_per_run(
+    started: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a narrow terminal gets the columns in several blocks
     assert main(["runs", "ls", "locality"]) == 0
     first, _, head, _, *rows = rows_of(capsys.readouterr().out)
     assert " ".join(first) == "6 runs: 4 finished, 1 waiting, 1 diverged"
