@@ -321,11 +321,13 @@ def readme_state_tracking() -> str:
         cells = [f"**{mean:.3f}**" if bold else f"{mean:.3f}" for mean in means]
         cells[-1] += f" (at {lengths[-1]})"
         times = seconds(f"state_tracking_{stem}", variant)
-        return [task, label, *cells, span(times) if len(times) > 1 else spell(times.item())]
+        chosen = rows(f"state_tracking_{stem}", variant=variant, chosen=True)
+        trained = f"{chosen['steps'].iloc[0]:,}, {chosen['threads'].iloc[0]}"
+        return [task, label, *cells, trained, span(times) if len(times) > 1 else spell(times.item())]
 
     parity, s3, a5 = (16, 32, 64), (10, 20, 40), (16, 32, 50)
     return markdown(
-        ["task, trained at", "layer", "at that length", "at twice the length", "longest", "time"],
+        ["task, trained at", "layer", "at that length", "at twice the length", "longest", "steps, threads", "time"],
         [
             line("parity, 16", "FP-RNN, exact solver", "parity", "fprnn", parity, bold=True),
             line("", "diagonal control", "parity", "diagonal-1", parity),

@@ -26,7 +26,8 @@
     linear recurrence of the diagonal RNN, sec. 3       fprnn/ops/linear_scan/reference.py:linear_scan
     fixed-point map, eq. 5                              fprnn/layers/equation.py:FPRNNEquation.state (with gate = 1)
     channel mixing, then sequence mixing, eq. 6         fprnn/layers/equation.py:FPRNNEquation.state
-    one iteration of FP-RNN, eq. 8                      fprnn/layers/equation.py:FPRNNEquation.step
+    one iteration of FP-RNN, eq. 8                      fprnn/layers/equation.py:FPRNNEquation.state
+    the same with a norm in the loop                    fprnn/layers/equation.py:FPRNNEquation.step
     Householder product, sec. 3.3                       fprnn/mixers/householder.py:householder_product
     diagonal plus low rank, sec. 3.3                    fprnn/mixers/low_rank.py:diagonal_low_rank
     Kronecker product, sec. 3.3                         fprnn/mixers/kronecker.py:kronecker

@@ -37,6 +37,7 @@ Formulas, each with the function that computes it::
     smoothing matched to the teacher's entropy               kd/targets/smoothing.py:smoothing_of_entropy
     smoothing matched to the teacher's confidence            kd/targets/smoothing.py:smoothing_of_confidence
     nested stratified subsets                                kd/fractions.py:draw_subset
+    their rule, the first of each class in turn              dinopl/data/subsets.py:first_of_each_class
     label noise that is nested with them                     kd/fractions.py:noisy_labels
     centred kernel alignment (CKA)                           kd/metrics/features.py:linear_cka
     CKA as a loss                                            kd/features/kernels.py:kernel_cka

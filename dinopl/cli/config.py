@@ -183,6 +183,16 @@ def _with_arguments(node: Any) -> Any:
     return [_with_arguments(item) for item in node] if isinstance(node, list) else node
 
 
+def whole_numbers(trainer: Namespace, composed: Config, arguments: Arguments) -> Config:
+    """The Trainer's arguments for which an integer was given and a float was read.
+
+    To its limits 1 is one batch, and 1.0 is all of them. jsonargparse reads 1 as 1.0 where an argument takes either.
+    """
+    given = dict(composed["trainer"]) if isinstance(composed.get("trainer"), dict) else {}
+    given |= {path[1]: int(text) for path, text in arguments.pairs() if path[:1] == ["trainer"] and text.isdecimal()}
+    return {name: x for name, x in given.items() if type(x) is int and type(trainer.get(name)) is float}
+
+
 def merge(base: Any, override: Any) -> Any:
     """Lays one configuration over another: mappings merge, everything else is replaced.
 

@@ -46,6 +46,7 @@ from dinopl.cli.config import (
     merge,
     read_config,
     reset_defaults,
+    whole_numbers,
 )
 from dinopl.cli.messages import MISTAKES, construct, forget_failures, mistake, parser_message, unknown_metric
 from dinopl.cli.terminal import quiet, show_differences, show_summary
@@ -185,6 +186,9 @@ class DinoplCLI(LightningCLI):
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
         self.config = parser.parse_args([command, *text, *self.arguments.options])
         reset_defaults(expand_home(self.config[command]), explicit)
+        self.whole_numbers = whole_numbers(self.config[command].trainer, composed, self.arguments)
+        for name, number in self.whole_numbers.items():
+            self.config[command].trainer[name] = number
         check_bounds(self.config[command])
         check_nulls(self.config[command], explicit - {("model", name) for name in LINKS})
         if not self.config[command].name:  # the first configuration's, or else the model's
@@ -203,6 +207,7 @@ class DinoplCLI(LightningCLI):
         """The complete configuration as plain values."""
         dumped = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         config: Config = dumped[self.arguments.subcommand]
+        config["trainer"].update(self.whole_numbers)  # which the dump makes floats again
         return config
 
     def instantiate_classes(self) -> None:

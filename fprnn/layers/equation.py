@@ -77,14 +77,14 @@ class FPRNNEquation(NamedTuple):
         return torch.zeros_like(self.drive)
 
     def state(self, hidden: Tensor) -> Tensor:
-        """Channel mixing by Q, then sequence mixing by the diagonal recurrence: the state before the norm."""
+        """Channel mixing by Q, then sequence mixing by the diagonal recurrence (eq. 8): the state before the norm."""
         previous = shift(hidden, self.before and self.before.hidden)
         q = self.mixer.condition(self.context, previous) if self.parameters is None else self.parameters
         v = self.mixer.mix(q, self.drive - hidden) + hidden
         return linear_scan(self.gate * v, self.decay, self.before and self.before.state)
 
     def step(self, state: Tensor) -> Tensor:
-        """One iteration."""
+        """One iteration: eq. 8, then the norm in the loop, if there is one."""
         return normalized(self.norm, self.state(state))
 
     def closed_form(self) -> tuple[Any, ...] | None:

@@ -1,6 +1,6 @@
 """Parallel solvers: iterate the map on whole sequences until each sequence stops changing.
 
-:func:`fprnn.solvers.reference.picard` is the iteration in eight lines, which these are tested against.
+:func:`fprnn.solvers.reference.picard` is the plain iteration to read, which these are tested against.
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), section 3.4 and appendix D.3. A sequence has converged once its best
 residual ``max_t |new_t - old_t|_inf / |new_t|_inf`` is below the tolerance. Different from the released code:

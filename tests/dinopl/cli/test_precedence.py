@@ -164,3 +164,22 @@ def test_a_tilde_is_the_home_folder_in_files_and_options(
     assert used["name"] == "~x"
     assert main(["fit", "--ckpt_path=~/none.ckpt"]) == 2
     assert f"'{tmp_path}/none.ckpt': no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "used"), [("1", 1), ("1.0", 1.0), ("2", 2), ("0.5", 0.5)], ids=["one", "all", "two", "half"]
+)
+def test_a_limit_of_one_is_one_batch(
+    given: str,
+    used: float,
+    capsys: pytest.CaptureFixture[str],
+    run_main: Callable[..., int],
+    config: str,
+    tmp_path: Path,
+) -> None:
+    """A float is a share of the batches and an integer their number, in an option as in a file."""
+    file = tmp_path / "limit.yaml"
+    file.write_text(f"trainer: {{limit_test_batches: {given}}}")
+    for words in (["--trainer.limit_test_batches", given], ["--config", file]):
+        value = printed(capsys, run_main, "fit", "--config", config, *words)["trainer"]["limit_test_batches"]
+        assert (type(value), value) == (type(used), used)
