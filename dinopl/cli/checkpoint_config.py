@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from dinopl.cli.config import Config, class_name
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
-from dinopl.core.moved import current_paths
 from dinopl.core.trust import checked_run
 
 
@@ -49,7 +48,7 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
     except (ValueError, OSError) as error:
         raise UserMistake(f"--ckpt_path {error}") from error
     ours = checkpoint.get("dinopl", {})
-    config = current_paths(ours.get("config") or {}) if isinstance(ours, dict) else None
+    config = (ours.get("config") or {}) if isinstance(ours, dict) else None
     if not isinstance(config, dict) or "pytorch-lightning_version" not in checkpoint:
         raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
     if command == "fit" and not checkpoint.get("optimizer_states"):

@@ -189,7 +189,9 @@ def whole_numbers(trainer: Namespace, composed: Config, arguments: Arguments) ->
     To its limits 1 is one batch, and 1.0 is all of them. jsonargparse reads 1 as 1.0 where an argument takes either.
     """
     given = dict(composed["trainer"]) if isinstance(composed.get("trainer"), dict) else {}
-    given |= {path[1]: int(text) for path, text in arguments.pairs() if path[:1] == ["trainer"] and text.isdecimal()}
+    for path, text in arguments.pairs():  # an option wins over a file, also where it is no integer
+        if path[:1] == ["trainer"] and len(path) == 2:
+            given[path[1]] = int(text) if text.isdecimal() else text
     return {name: x for name, x in given.items() if type(x) is int and type(trainer.get(name)) is float}
 
 

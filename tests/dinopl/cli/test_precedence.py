@@ -183,3 +183,20 @@ def test_a_limit_of_one_is_one_batch(
     for words in (["--trainer.limit_test_batches", given], ["--config", file]):
         value = printed(capsys, run_main, "fit", "--config", config, *words)["trainer"]["limit_test_batches"]
         assert (type(value), value) == (type(used), used)
+
+
+@pytest.mark.parametrize(("in_file", "option", "used"), [("1", "1.0", 1.0), ("1.0", "1", 1)], ids=["all", "one"])
+def test_an_options_limit_wins_over_a_files(
+    in_file: str,
+    option: str,
+    used: float,
+    capsys: pytest.CaptureFixture[str],
+    run_main: Callable[..., int],
+    config: str,
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "limit.yaml"
+    file.write_text(f"trainer: {{limit_test_batches: {in_file}}}")
+    words = ["--config", config, "--config", file, "--trainer.limit_test_batches", option]
+    value = printed(capsys, run_main, "fit", *words)["trainer"]["limit_test_batches"]
+    assert (type(value), value) == (type(used), used)
