@@ -4,10 +4,8 @@ A factory is called with the shape of a sample and the number of classes. It may
 are what this study needs. ``build`` makes a network from the plain values that a run keeps of its configuration.
 """
 
-import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -18,6 +16,7 @@ from dinopl.core.random import seeded
 from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size, evaluation
+from dinopl.encoders.library import timm_network, torchvision_network
 
 
 class TextShape(NamedTuple):
@@ -95,16 +94,7 @@ class TorchvisionClassifier(LibraryClassifier):
         weights: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        from torchvision.models import get_model
-
-        if len(input_shape) != 3 or input_shape[0] != 3:
-            raise ValueError(
-                f"input_shape={list(input_shape)}: {type(self).__name__} takes images of 3 channels; give gray images "
-                "three by the option rgb of the data"
-            )
-        with _refused(type(self).__name__, name):
-            network = get_model(name, weights=weights, num_classes=num_classes, **(arguments or {}))
-        super().__init__(network)
+        super().__init__(torchvision_network(name, input_shape, num_classes, weights, arguments, type(self).__name__))
 
 
 class TimmClassifier(LibraryClassifier):
@@ -129,26 +119,8 @@ class TimmClassifier(LibraryClassifier):
         pretrained: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
-        try:
-            timm = importlib.import_module("timm")
-        except ImportError:
-            raise ValueError(f"name={name}: TimmClassifier needs timm; `pip install timm` gets it") from None
         channels = as_shape(input_shape)[0]
-        with _refused(type(self).__name__, name):
-            network = timm.create_model(
-                name, pretrained=pretrained, num_classes=num_classes, in_chans=channels, **(arguments or {})
-            )
-        super().__init__(network)
-
-
-@contextmanager
-def _refused(owner: str, name: str) -> Iterator[None]:
-    """Turns an error of a library's factory into one line."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"name={name}: {reason}; correct name, weights or arguments of {owner}") from error
+        super().__init__(timm_network(name, channels, num_classes, pretrained, arguments, type(self).__name__))
 
 
 def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, seed: int) -> nn.Module:

@@ -157,6 +157,17 @@ ARGUMENTS: dict[str, tuple[str, Any]] = {
             "init_args": {"name": "vit", "arguments": {"checkpoint_path": "second.ckpt"}},
         },
     ),
+    "timm's hub, for an encoder": (
+        "model.encoder",
+        {"class_path": "dinopl.encoders.TimmEncoder", "init_args": {"name": "hf-hub:evil/net"}},
+    ),
+    "timm's file, for an encoder": (
+        "model.encoder",
+        {
+            "class_path": "dinopl.encoders.TimmEncoder",
+            "init_args": {"name": "vit", "arguments": {"checkpoint_path": "second.ckpt"}},
+        },
+    ),
     "no mapping of arguments": ("model.encoder", {"class_path": "dinopl.encoders.MiniVGG", "init_args": "./evil.yaml"}),
     "trainer as text": ("trainer", "./evil.yaml"),
 }

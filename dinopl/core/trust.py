@@ -292,9 +292,10 @@ def _check_reach(option: set[str], value: Any, place: str) -> None:
         reads = module == "torchvision.datasets" and name not in CALLING_DATA_SETS and not name.startswith("_")
         if not (reads or value in _NAMED.get() or _is_admitted(module)):
             raise ValueError(_refusal(value, "not a data set of torchvision's that reads checked files", place))
-    if "TimmClassifier.name" in option and not re.fullmatch(r"[\w.-]+", str(value)):
+    if option & {"TimmClassifier.name", "TimmEncoder.name"} and not re.fullmatch(r"[\w.-]+", str(value)):
         raise ValueError(f"gives {place} {_shown(value)}, which is not a model of timm's own")
-    if "TimmClassifier.arguments" in option and isinstance(value, Mapping) and LOADING_ARGUMENTS & value.keys():
+    arguments = option & {"TimmClassifier.arguments", "TimmEncoder.arguments"}
+    if arguments and isinstance(value, Mapping) and LOADING_ARGUMENTS & value.keys():
         raise ValueError(f"gives {place} {min(LOADING_ARGUMENTS & value.keys())}, which loads another file")
     if "Trainer.model_registry" in option and value is not None:
         raise ValueError(f"gives {place} {_shown(value)}, which sends checkpoints away")

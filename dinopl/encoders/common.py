@@ -1,12 +1,46 @@
-"""What every encoder family shares: the initialisation and the size of the embedding."""
+"""What every encoder family shares: the initialisation, normalisation layers and the size of the embedding."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from dinopl.core.types import ImageShape
+
+NormFactory = Callable[[int], nn.Module]
+"""Makes a normalisation layer for a number of channels, as ``torch.nn.BatchNorm2d`` does."""
+
+
+class GroupedNorm(nn.GroupNorm):
+    """Group normalisation in groups of a fixed number of channels, with a weight and a bias per channel.
+
+    "Random Teachers are Good Teachers", appendix B.1, compares BatchNorm with three norms that do not look at the rest
+    of the batch, and with none. All three are this one: in groups of 8 channels ("GroupNorm8"), of one channel
+    ("InstanceNorm"), and of all channels ("LayerNorm").
+
+    Args:
+        channels: number of channels.
+        group_size: channels of a group: 1 for instance normalisation; None takes all, for layer normalisation.
+
+    Raises:
+        ValueError: if the groups do not divide the channels.
+
+    Example:
+        >>> [GroupedNorm(64, size).num_groups for size in (8, 1, None)]
+        [8, 64, 1]
+    """
+
+    def __init__(self, channels: int, group_size: int | None = 8) -> None:
+        size = channels if group_size is None else group_size
+        if size < 1 or channels % size:
+            raise ValueError(f"group_size={group_size}: must divide the {channels} channels of each layer; try 1")
+        super().__init__(channels // size, channels)
+
+
+def normalization(norm: NormFactory | None, channels: int) -> nn.Module:
+    """A normalisation layer for ``channels``, or the identity where ``norm`` is None."""
+    return nn.Identity() if norm is None else norm(channels)
 
 
 def init_convolutions(module: nn.Module) -> None:
