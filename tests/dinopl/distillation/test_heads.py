@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 from dinopl.core.divergences import cross_entropy, entropy
 from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
-from dinopl.distillation.heads import ProjectionHead, plain_unit_rows, unit_rows
+from dinopl.distillation.heads import BottleneckLayer, ProjectionHead, plain_unit_rows, unit_rows
 from dinopl.distillation.network import draw_network
 from dinopl.encoders import VGG11
 
@@ -88,6 +89,118 @@ def test_equals_numpy(hidden, weight_norm):
     np.testing.assert_allclose(module.bottleneck(x).detach().numpy(), z, atol=1e-12)
     np.testing.assert_allclose(module(x).detach().numpy(), logits, atol=1e-12)
     assert torch.equal(module(x), module.classify(module.bottleneck(x)))
+
+
+CONFIGS = ["/".join(fields) for fields in product(*((("wn", "-"), ("l", "lb", "-"), ("fn", "fnd", "-")) * 2))]
+ABLATION = [  # appendix B.2, figure 12, and one more of the published code
+    *("-/lb/fn/wn/l/-", "wn/lb/-/wn/l/-", "-/lb/fn/-/l/fn", "-/lb/-/-/l/fn", "-/lb/-/-/l/-", "-/-/-/-/l/fn"),
+    "-/-/-/-/l/-",
+]
+
+
+def naive_bottleneck(config, x, weights):
+    """The published code's ``L2Bottleneck``, as the paper's appendix A describes it, field by field."""
+    wn1, lin1, fn1, wn2, lin2, fn2 = config.split("/")
+    for wn, lin, fn, name in ((wn1, lin1, fn1, "neck"), (wn2, lin2, fn2, "last_layer")):
+        if lin != "-":
+            weight = weights[f"{name}.weight"]
+            x = x @ (weight / weight.norm(dim=1, keepdim=True) if wn == "wn" else weight).t()
+            x = x + weights[f"{name}.bias"] if lin == "lb" else x
+        if fn != "-":
+            norm = x.norm(dim=1, keepdim=True)
+            x = x / (norm.detach() if fn == "fnd" else norm)
+    return x
+
+
+@pytest.mark.parametrize("wn1", ["wn", "-"])
+def test_every_legal_bottleneck_equals_its_formula(wn1):
+    embeddings, upstream = torch.randn(5, 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
+    for config in (each for each in CONFIGS if each.startswith(wn1)):
+        first, second = BottleneckLayer.pair(config)
+        # without linear maps the width stays; where there is one map, its output has out_dim
+        module = head(6, (), 4, 6, first=first, second=second, dtype=torch.float64)
+        for parameter in module.parameters():
+            nn.init.normal_(parameter)
+        weights = {name: p.detach().clone().requires_grad_() for name, p in module.named_parameters()}
+        x, y = embeddings.clone().requires_grad_(), embeddings.clone().requires_grad_()
+        ours, theirs = module(x), naive_bottleneck(config, y, weights)
+        torch.testing.assert_close(ours, theirs)
+        ours.backward(upstream)
+        theirs.backward(upstream)
+        torch.testing.assert_close(x.grad, y.grad)
+        for name, parameter in module.named_parameters():
+            torch.testing.assert_close(parameter.grad, weights[name].grad)
+        assert torch.equal(module.classify(module.bottleneck(x)), ours)
+    assert len(CONFIGS) == 324
+
+
+@pytest.mark.parametrize("config", ABLATION)
+def test_the_ablation_of_the_bottleneck_keeps_its_shapes(config):
+    first, second = BottleneckLayer.pair(config)
+    module = head(8, (7, 5), 3, 16, first=first, second=second)
+    assert module.bottleneck(torch.randn(2, 8)).shape == (2, 3 if first.linear else 5)
+    logits = module(torch.randn(2, 8))
+    assert logits.shape == (2, 16)
+    assert ((logits.norm(dim=1) - 1).abs().max() < 1e-6) == config.endswith("fn")
+
+
+def test_the_published_default_is_the_papers_head():
+    first, second = BottleneckLayer.pair("-/lb/fn/wn/l/-")
+    given, default = head(first=first, second=second), head()
+    x = torch.randn(3, 6)
+    assert given.state_dict().keys() == default.state_dict().keys()
+    assert torch.equal(given(x), default(x))
+    first, second = BottleneckLayer.pair("-/lb/fn/-/l/-")
+    assert torch.equal(head(first=first, second=second)(x), head(weight_norm=False)(x))
+
+
+def test_the_plain_linear_map():
+    first, second = BottleneckLayer.pair("-/-/-/-/lb/-")
+    module = head(6, (), 99, None, first=first, second=second, init_std=None)
+    with seeded(0):
+        linear = nn.Linear(6, 6)
+    x = torch.randn(3, 6)
+    assert [name for name, _ in module.named_parameters()] == ["last_layer.weight", "last_layer.bias"]
+    assert torch.equal(module(x), linear(x))
+
+
+def test_initial_values_of_torch():
+    module = head(100, (64,), 32, 500, init_std=None)
+    for layer in (module.mlp[0], module.neck, module.last_layer):
+        bound = 1 / math.sqrt(layer.in_features)
+        assert bound * 0.98 < layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert layer.bias is None or 0 < layer.bias.abs().max() <= bound
+
+
+def test_hidden_layers_with_norm_and_another_activation():
+    module = head(6, (7, 5), norm=nn.BatchNorm1d, activation=nn.ReLU)
+    kinds = ["Float32Linear", "BatchNorm1d", "ReLU"]
+    assert [type(part).__name__ for part in module.mlp] == kinds * 2
+    x = torch.randn(9, 6)
+    h = x
+    for linear, norm in ((module.mlp[0], module.mlp[1]), (module.mlp[3], module.mlp[4])):
+        h = linear(h)
+        h = ((h - h.mean(0)) / (h.var(0, correction=0) + 1e-5).sqrt() * norm.weight + norm.bias).relu()
+    torch.testing.assert_close(module(x), module.last_layer(nn.functional.normalize(module.neck(h))))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert module.eval()(x.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("out_dim", [2, 65536])
+def test_any_number_of_outputs(out_dim):
+    logits = head(8, (), 4, out_dim)(torch.randn(2, 8))
+    assert logits.shape == (2, out_dim)
+    assert logits.abs().max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize(
+    "config", ["", "-/lb/fn/wn/l", "x/lb/fn/wn/l/-", "-/lb/wn/wn/l/-", "-/lb/fn/wn/l/-/-", "fn/lb/-/-/l/-"]
+)
+def test_an_illegal_bottleneck_is_said_in_one_line(config):
+    with pytest.raises(ValueError, match=f"config={config}: must be six fields") as caught:
+        BottleneckLayer.pair(config)
+    assert "\n" not in str(caught.value)
 
 
 @settings(max_examples=30, deadline=None)
@@ -175,12 +288,21 @@ def test_double_precision_stays():
         ({"bottleneck_dim": -1}, "bottleneck_dim=-1: must"),
         ({"hidden": (8, 0)}, r"hidden=\[8, 0\]: must"),
         ({"init_std": 0.0}, "init_std=0.0: must"),
+        (
+            {"first": BottleneckLayer(linear=False), "second": BottleneckLayer(linear=False)},
+            "out_dim=11: a bottleneck without linear maps returns its 5 inputs",
+        ),
     ],
 )
 def test_bad_options_are_named_in_one_line(kwargs, option):
     with pytest.raises(ValueError, match=option) as caught:
         head(**kwargs)
     assert "\n" not in str(caught.value)
+
+
+def test_a_norm_that_is_not_there_cannot_be_detached():
+    with pytest.raises(ValueError, match="detach_norm=True: there is no norm to detach"):
+        BottleneckLayer(detach_norm=True)
 
 
 class TestNetwork:
