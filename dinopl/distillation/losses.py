@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dinopl.core.divergences import cross_entropy_of_probs, kl_of_probs, mean_squared_error
+from dinopl.core.divergences import cross_entropy_and_kl, cross_entropy_of_probs, kl_of_probs, mean_squared_error
 from dinopl.core.precision import at_least_float32
 
 Pairing = Literal["same", "opposite", "all"]
@@ -115,6 +115,8 @@ class ViewLoss(nn.Module, ABC):
         pairs = view_pairs(len(teacher), len(student), self.pairing)
         s = [tempered(logits, self.student_temperature) for logits in student]
         t = [tempered(logits, self.teacher_temperature) for logits in teacher]
+        if type(self) is CrossEntropyViews and len(pairs) == 1:
+            return cross_entropy_and_kl(s[pairs[0][1]], t[pairs[0][0]])
         # Once per view, in however many pairs it is.
         log_p, log_q = [F.log_softmax(x, dim=-1) for x in s], [F.log_softmax(x, dim=-1) for x in t]
         # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2

@@ -11,6 +11,7 @@ difference moves a student that starts at its teacher, so there nothing is kept 
 and KL such a student leaves by rounding anyway.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class TeacherCache:
         self.wanted = wanted
         self.active = False
         self._codes: IndexedValues | None = None
+        self._classify: Callable[[Tensor], Tensor]
 
     @property
     def filled(self) -> bool:
@@ -69,11 +71,12 @@ class TeacherCache:
             with torch.no_grad(), precision.forward_context():
                 codes.put(batch["index"].to(device), teacher.bottleneck(images))
         self._codes = codes
+        self._classify = getattr(teacher.head, "fixed_classifier", lambda: teacher.classify)()
 
     def logits(self, teacher: Network, index: Tensor) -> Tensor:
         """The teacher's logits of the samples ``index``, ``(B,) -> (B, m)``."""
         assert self._codes is not None
-        return teacher.classify(self._codes.take(index))
+        return self._classify(self._codes.take(index))
 
 
 def _why_not(rule: TeacherRule, teacher: Network, trainer: Trainer) -> str | None:

@@ -203,6 +203,17 @@ def test_an_illegal_bottleneck_is_said_in_one_line(config):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("config", ["-/lb/fn/wn/l/-", "-/lb/fn/wn/lb/fn", "-/lb/fn/-/l/-", "-/lb/fn/-/-/-"])
+def test_a_fixed_classifier_computes_the_same(config):
+    first, second = BottleneckLayer.pair(config)
+    module = head(first=first, second=second, init_std=None)
+    z = module.bottleneck(torch.randn(3, 6))
+    fixed = module.fixed_classifier()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(fixed(z), module.classify(z))
+    assert len(list(module.parameters())) == len(list(head(first=first, second=second).parameters()))
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     rows=st.integers(1, 5),
