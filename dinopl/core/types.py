@@ -31,6 +31,12 @@ class ImageBatch(TypedDict):
     visit: NotRequired[int]
     """How many passes over the data came before this one; missing in the first. What is drawn in every pass, and must
     not depend on the trainer's epochs, is keyed by it and the index."""
+    teacher_views: NotRequired[list[int]]
+    """Which of the views the teacher sees; missing where it sees all."""
+    student_views: NotRequired[list[int]]
+    """Likewise, of the student."""
+    target: NotRequired[Tensor]
+    """Logits to learn instead of the label, ``(B, m)``: noise, or the image itself."""
 
 
 def as_batch(batch: Any) -> ImageBatch:
@@ -57,3 +63,9 @@ def as_batch(batch: Any) -> ImageBatch:
     missing = torch.full((len(views[0]),), -1, device=views[0].device)
     label, index = (*rest, missing, missing)[:2] if len(rest) < 2 else rest[:2]
     return {"views": views, "label": label, "index": index}
+
+
+def views_seen(batch: ImageBatch) -> tuple[list[int], list[int]]:
+    """The numbers of the views that the teacher sees, and of those that the student sees."""
+    every = list(range(len(batch["views"])))
+    return batch.get("teacher_views", every), batch.get("student_views", every)

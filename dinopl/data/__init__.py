@@ -23,7 +23,8 @@ from dinopl.data.sources import (
     TorchvisionImages,
 )
 from dinopl.data.subsets import stratified_split, stratified_subset
-from dinopl.data.views import CropFlip, ImageView, WholeImage
+from dinopl.data.targets import InputTargets, LabelNoise, LogitNoise, Targets
+from dinopl.data.views import Chain, CropFlip, DINOAugmentation, ImageView, MultiCrop, RandomResizedCrop, WholeImage
 
 __all__ = [
     "BatchOrder",
@@ -31,7 +32,9 @@ __all__ = [
     "CIFAR5mImages",
     "CIFAR10Images",
     "CIFAR100Images",
+    "Chain",
     "CropFlip",
+    "DINOAugmentation",
     "DigitsImages",
     "EvalSampler",
     "FashionMNISTImages",
@@ -43,12 +46,18 @@ __all__ = [
     "ImageSource",
     "ImageView",
     "IndexedDataModule",
+    "InputTargets",
+    "LabelNoise",
+    "LogitNoise",
     "MNISTImages",
+    "MultiCrop",
     "NoiseImages",
     "NpzImages",
     "OrderSampler",
+    "RandomResizedCrop",
     "STL10Images",
     "SourceInfo",
+    "Targets",
     "TinyImageNetImages",
     "TorchvisionImages",
     "WholeImage",

@@ -5,7 +5,7 @@ images are tiny. So the same code serves a tensor on a GPU and files that worker
 random numbers belong to the samples, the batches do not depend on the number of workers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from dinopl.core.types import ImageBatch
 from dinopl.data.images import ImageStore
 from dinopl.data.indexed import IndexedLoader
 from dinopl.data.order import BatchOrder, BatchSlice
-from dinopl.data.views import ImageView
+from dinopl.data.views import SIDES, ImageView
 
 _TOGETHER = 1 << 18  # numbers in the views that are made at once, unless a single batch has more
 _FIRST_VIEW = 1 << 20  # draws below this number are a view's own, those from it on give each view its key
@@ -61,6 +61,7 @@ class ImageLoader(IndexedLoader):
         seed: of the augmentation.
         cycle: how many augmentations of an image there are, which follow one another from pass to pass; None: a new one
             in every pass.
+        learn: changes what each batch says is to be learned; None leaves the labels.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ImageLoader(IndexedLoader):
         channels: int,
         seed: int = 0,
         cycle: int | None = None,
+        learn: Callable[[ImageBatch], ImageBatch] | None = None,
     ) -> None:
         super().__init__(sampler)
         self.store = store
@@ -85,11 +87,17 @@ class ImageLoader(IndexedLoader):
         self.label = label[rows].to(device)
         self.device = device
         self.views = views
+        self._roles = {  # named only where a side does not see all views
+            f"{side}_views": [number for number, view in enumerate(views) if side in view.seen_by]
+            for side in SIDES
+            if not all(side in view.seen_by for view in views)
+        }
         self.scale = scale
         self.mean, self.std = (torch.tensor(numbers, device=device).view(-1, 1, 1) for numbers in (mean, std))
         self.channels = channels
         self.seed = seed
         self.cycle = cycle
+        self.learn = learn
 
     def __iter__(self) -> Iterator[ImageBatch]:
         # A generator: the epoch and the offset are read at the first batch, not when the iterator is made.
@@ -97,7 +105,7 @@ class ImageLoader(IndexedLoader):
             if parts:
                 for part, batch in zip(parts, self._batches(order, visits, parts), strict=True):
                     self.sampler.advance(part)
-                    yield batch
+                    yield batch if self.learn is None else self.learn(batch)
 
     def _batches(self, order: Tensor, visits: Tensor, parts: list[BatchSlice]) -> Iterator[ImageBatch]:
         """The batches of a block. What is not images is looked up for all of them at once."""
@@ -117,7 +125,8 @@ class ImageLoader(IndexedLoader):
             counts = [part.stop - part.start for part in group]
             split = zip(*(torch.split(column, counts) for column in (own_index, label, *views)), strict=True)
             for part, (batch_index, batch_label, *batch_views) in zip(group, split, strict=True):
-                yield self.batch(batch_views, batch_label, batch_index, share=part.share, visit=next(visit))
+                batch = self.batch(batch_views, batch_label, batch_index, share=part.share, visit=next(visit))
+                yield {**batch, **self._roles}  # type: ignore[typeddict-item]
 
     def _groups(self, parts: Sequence[BatchSlice]) -> list[list[BatchSlice]]:
         """Batches whose views are made at once: one, or several where images are so small that calls cost more."""

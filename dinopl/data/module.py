@@ -9,8 +9,9 @@ training device; order and augmentation are functions of (seed, epoch, sample).
 import math
 import os
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from dinopl.data.loader import ImageLoader
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
 from dinopl.data.sources import DigitsImages, ImageSource
 from dinopl.data.splits import Normalization, Split, SplitImages, nested_subset
-from dinopl.data.views import ImageView, WholeImage
+from dinopl.data.targets import Targets
+from dinopl.data.views import SIDES, ImageView, MultiCrop, WholeImage
 
 
 class ImageDataModule(IndexedDataModule):
@@ -49,8 +51,11 @@ class ImageDataModule(IndexedDataModule):
         normalization: what is subtracted and divided by: ``source``, the set's published constants, or else as with
             ``train``; ``train``, mean and deviation of each channel over "train", before ``train_size`` cuts it; or
             ``[mean, std]``, numbers or lists of one number per channel.
-        views: how each image is seen in training, one object per view; None is the whole image. Evaluation always sees
-            the whole image, at the first view's size.
+        samples_per_epoch: training images of one epoch, drawn anew for each; None: all.
+        targets: what is learned instead of the labels, for a supervised ``SelfDistillation``: noisy labels, random
+            logits, the image; None leaves the labels. Probes always get the labels.
+        views: how each image is seen in training, one object per view, or ``MultiCrop`` for several crops by name; None
+            is the whole image. Evaluation always sees the whole image, at the first view's size.
         predict_split: the split of ``dataset`` that ``predict`` runs over.
         drop_last: leave out a last training batch that is not full.
         download: fetch missing data, where they have a source.
@@ -75,7 +80,9 @@ class ImageDataModule(IndexedDataModule):
         train_size: int | float | None = None,
         probe_train_size: int | float | None = None,
         normalization: Normalization = "source",
-        views: list[ImageView] | None = None,
+        samples_per_epoch: int | None = None,
+        targets: Targets | None = None,
+        views: list[ImageView] | MultiCrop | None = None,
         predict_split: Literal["train", "val", "test"] = "test",
         drop_last: bool = False,
         download: bool = True,
@@ -84,6 +91,7 @@ class ImageDataModule(IndexedDataModule):
     ) -> None:
         super().__init__()
         numbers = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "image_size": image_size}
+        numbers["samples_per_epoch"] = samples_per_epoch
         for name, value in numbers.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value}: give a number of at least 1")
@@ -91,6 +99,10 @@ class ImageDataModule(IndexedDataModule):
             raise ValueError(f"num_workers={num_workers}: give 0 or more processes")
         if views is not None and not views:
             raise ValueError("views=[]: give at least one view, or None for the whole image")
+        views = views.views if isinstance(views, MultiCrop) else views
+        for side in SIDES:
+            if views and not any(side in view.seen_by for view in views):
+                raise ValueError(f"views: leave the {side} without any; give one whose role is {side} or both")
         if predict_split == "val" and not val_size:
             raise ValueError("predict_split=val: val_size is 0; set it, or predict another split")
         self.dataset = dataset
@@ -105,6 +117,8 @@ class ImageDataModule(IndexedDataModule):
         self.train_size = train_size
         self.probe_train_size = probe_train_size
         self.normalization = normalization
+        self.samples_per_epoch = samples_per_epoch
+        self.targets = targets
         self.views: list[ImageView] = [WholeImage()] if views is None else views
         self.predict_split = predict_split
         self.drop_last = drop_last
@@ -199,6 +213,11 @@ class ImageDataModule(IndexedDataModule):
             self._read()
         shared: tuple[Split, ...] = ("test", self.predict_split, *(("val",) if self.val_size else ()))
         self.check_stage(stage, {split: len(self._rows(split)) for split in shared})
+        if self.samples_per_epoch is not None and not self.batch_size <= self.samples_per_epoch <= self.num_train:
+            raise ValueError(
+                f"samples_per_epoch={self.samples_per_epoch}: give from {self.batch_size}, the batch size, to "
+                f"{self.num_train}, the training images"
+            )
 
     def teardown(self, stage: str) -> None:
         """Frees the device's copies of the images."""
@@ -208,8 +227,12 @@ class ImageDataModule(IndexedDataModule):
         """Shuffled training batches of this process."""
         _, rank, processes = self.place()
         order = stream_seed("order", self._stream)
-        sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order, drop_last=self.drop_last)
-        return self.indexed_loader(sampler)
+        options: Any = {"seed": order, "drop_last": self.drop_last, "count": self.samples_per_epoch}
+        sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, **options)
+        label = None
+        if self.targets is not None:
+            label = self.targets.labels(self.train_label, self.num_classes, stream_seed("targets/train", self._stream))
+        return self._loader(False, "train", sampler, self.views, label=label, targets=self.targets)
 
     def indexed_loader(
         self,
@@ -286,7 +309,8 @@ class ImageDataModule(IndexedDataModule):
     def _eval_loader(self, split: Split, *, probe: bool = False) -> ImageLoader:
         rank, processes = (0, 1) if probe else self.place()[1:]
         sampler = EvalSampler(len(self._rows(split, probe=probe)), self.eval_batch_size, rank, processes)
-        return self._loader(probe, split, sampler, [self._whole])
+        targets = None if probe or (self.targets is not None and not self.targets.everywhere) else self.targets
+        return self._loader(probe, split, sampler, [self._whole], targets=targets)
 
     def _rows(self, split: Split, *, probe: bool = False) -> Tensor:
         """Where the samples of a split are, after the cut to a subset."""
@@ -305,6 +329,7 @@ class ImageDataModule(IndexedDataModule):
         label: Tensor | None = None,
         seed: int | None = None,
         cycle: int | None = None,
+        targets: Targets | None = None,
     ) -> ImageLoader:
         splits, rows, device = self._of(probe=probe), self._rows(split, probe=probe), self.place()[0]
         images = splits.images(split)
@@ -313,6 +338,7 @@ class ImageDataModule(IndexedDataModule):
         else:  # loaders share a tensor
             store = self._stores.get((id(images), device)) or open_store(images, 0, device)
             self._stores[id(images), device] = store
+        noise = stream_seed(f"targets/{split}", self._stream)
         return ImageLoader(
             store,
             rows,
@@ -326,6 +352,7 @@ class ImageDataModule(IndexedDataModule):
             channels=self.image_shape.channels,
             seed=stream_seed("augmentation", self._stream) if seed is None else seed,
             cycle=cycle,
+            learn=None if targets is None else partial(targets, num_classes=self.num_classes, seed=noise),
         )
 
     def _stored_shape(self, source: ImageSource) -> ImageShape:

@@ -138,6 +138,7 @@ class OrderSampler(BatchOrder):
         world_size: how many there are.
         seed: of the order; None is the data set's own order in every epoch.
         drop_last: leave out a last global batch that is not full.
+        count: samples of each epoch, the first of its order; None: all.
     """
 
     def __init__(
@@ -149,8 +150,10 @@ class OrderSampler(BatchOrder):
         *,
         seed: int | None = None,
         drop_last: bool = False,
+        count: int | None = None,
     ) -> None:
         self.n = n
+        self.count = n if count is None else count
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
@@ -168,8 +171,9 @@ class OrderSampler(BatchOrder):
             yield order[part.start : part.stop]
 
     def order(self) -> Tensor:
-        """The current epoch's order over all processes, ``(n,)`` int64 on the CPU."""
-        return torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, self.epoch)
+        """The current epoch's order over all processes, ``(count,)`` int64 on the CPU."""
+        order = torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, self.epoch)
+        return order[: self.count]
 
     def blocks(self) -> Iterator[Block]:
         """The epoch in one block."""
@@ -186,7 +190,8 @@ class OrderSampler(BatchOrder):
         self.offset = part.end
 
     def _slices(self, start: int) -> list[BatchSlice]:
-        return train_slices(self.n, self.batch_size, self.rank, self.world_size, start=start, drop_last=self.drop_last)
+        size, rank, processes = self.batch_size, self.rank, self.world_size
+        return train_slices(self.count, size, rank, processes, start=start, drop_last=self.drop_last)
 
 
 class EvalSampler(OrderSampler):

@@ -5,15 +5,27 @@ whole image, without augmentation. Each object makes one view, of a whole batch 
 numbers come from the samples' keys, never from a generator, so that a view of a sample does not depend on what else is
 in the batch. What differs from the authors' code: a whole image is a plain resize, where theirs is a random crop whose
 area is always 1.
+
+Several crops with roles, and augmentation, are those of DINO (Caron et al., ICCV 2021) as the authors' code has them.
+The operations are torchvision's v2: on the whole batch where they take one (mirroring, grey, solarising), on one image
+at a time, under a generator seeded by the image's key, where they draw numbers (colours, blur). v2 crops a batch at one
+place only; ``resized_crop`` gives each image its own, with the same result.
 """
 
+import math
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dinopl.core.random import integers
+from dinopl.core.random import derived_keys, integers, uniform
+
+Role = Literal["both", "teacher", "student"]
+SIDES = ("teacher", "student")
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
@@ -42,8 +54,59 @@ def crop_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: 
     return padded.flatten(2).gather(2, pixels.expand(-1, channels, -1)).view_as(images)
 
 
+def resized_crop(images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+    """Crops each image ``(B, C, H, W)`` at its own place and resizes it: ``(B, C, size, size)``.
+
+    The result is that of torchvision's ``resized_crop`` for each image, bilinear and anti-aliased: a resize is a matrix
+    of weights from the left, over rows, and one from the right, over columns.
+
+    Args:
+        images: ``(B, C, H, W)``, floating point.
+        top: first row of each crop, ``(B,)``.
+        left: first column, ``(B,)``.
+        height: rows of each crop, ``(B,)``.
+        width: columns, ``(B,)``.
+        size: side of the result.
+    """
+
+    def weights(first: Tensor, count: Tensor, pixels: int) -> Tensor:
+        """A triangle around the centre of each new pixel, cut at the crop's ends: ``(B, size, pixels)``."""
+        first, count = first.to(images)[:, None, None], count.to(images)[:, None, None]
+        new, old = torch.arange(size).to(images)[:, None], torch.arange(pixels).to(images)
+        step = count / size  # old pixels per new one; the triangle spans two of the larger
+        triangle = (1 - (old + 0.5 - first - (new + 0.5) * step).abs() / step.clamp(min=1)).clamp(min=0)
+        triangle = triangle * ((old >= first) & (old < first + count))
+        return triangle / triangle.sum(dim=-1, keepdim=True)
+
+    rows, columns = weights(top, height, images.shape[-2]), weights(left, width, images.shape[-1])
+    return rows[:, None] @ images @ columns[:, None].mT
+
+
+def each_image(transform: Callable[[Tensor], Tensor], images: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
+    """Applies a transform that draws from torch's generator to some images, each with the numbers of its own key.
+
+    Args:
+        transform: of one image ``(C, H, W)``, such as torchvision's v2 have.
+        images: ``(B, C, H, W)``.
+        keys: one per image, ``(B,)`` int64.
+        chosen: which images it is applied to, ``(B,)`` bool.
+    """
+    images = images.clone()
+    with torch.random.fork_rng(devices=[]):
+        for row, key in zip(chosen.nonzero()[:, 0].tolist(), keys[chosen].tolist(), strict=True):
+            torch.default_generator.manual_seed(key)
+            images[row] = transform(images[row])
+    return images
+
+
 class ImageView(ABC):
-    """Makes one view of each image of a batch."""
+    """Makes one view of each image of a batch.
+
+    Attributes:
+        seen_by: which networks see the view, of "teacher" and "student".
+    """
+
+    seen_by: tuple[str, ...] = SIDES
 
     @property
     @abstractmethod
@@ -62,6 +125,10 @@ class ImageView(ABC):
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the view of an image of that height and width."""
         return height, width
+
+    def __repr__(self) -> str:
+        public = (f"{name}={value!r}" for name, value in vars(self).items() if not name.startswith("_"))
+        return f"{type(self).__name__}({', '.join(public)})"
 
 
 class WholeImage(ImageView):
@@ -115,3 +182,190 @@ class CropFlip(ImageView):
         places = 2 * self.padding + 1
         top, left, flip = integers(keys, 0, (places, places, 2 if self.flip else 1))
         return crop_flip(images, top, left, flip.bool(), self.padding)
+
+
+class RandomResizedCrop(ImageView):
+    """A random part of the image, resized: a crop of DINO.
+
+    Args:
+        size: side of the result in pixels.
+        scale: least and largest share of the image's area.
+        ratio: least and largest width over height, drawn evenly in logarithm.
+
+    Raises:
+        ValueError: if the size, the scale or the ratio cannot be.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.4, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size={size}: give a positive number of pixels")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(f"scale={list(scale)}: give two increasing shares of the area in (0, 1]")
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(f"ratio={list(ratio)}: give two increasing positive numbers")
+        self.size, self.scale, self.ratio = size, tuple(scale), tuple(ratio)
+
+    @property
+    def deterministic(self) -> bool:
+        """False."""
+        return False
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size that was chosen."""
+        return self.size, self.size
+
+    def places(self, keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Where each image is cropped: top, left, height and width, ``(B,)`` int64 each.
+
+        As torchvision's ``RandomResizedCrop`` draws them: area and ratio up to ten times until the crop fits into the
+        image; else the largest crop in its centre whose ratio is allowed.
+        """
+        tries = 10
+        area, ratio = uniform(keys, 0, 2 * tries).double().view(tries, 2, -1).unbind(1)
+        area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * area)
+        low, high = map(math.log, self.ratio)
+        ratio = torch.exp(low + (high - low) * ratio)
+        w, h = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        first = torch.where(fits.any(0), fits.int().argmax(0), tries)[None]  # of a last row: the crop that always fits
+        widest, highest = round(height * self.ratio[1]), round(width / self.ratio[0])
+        w = torch.cat([w, w.new_full(w[:1].shape, min(width, widest))]).gather(0, first)[0]
+        h = torch.cat([h, h.new_full(h[:1].shape, min(height, highest))]).gather(0, first)[0]
+        free_rows, free_columns = height - h, width - w
+        down, right = uniform(keys, 2 * tries, 2).double()
+        centre = first[0] == tries
+        top = torch.where(centre, free_rows // 2, (down * (free_rows + 1)).long())
+        return top, torch.where(centre, free_columns // 2, (right * (free_columns + 1)).long()), h, w
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Crops and resizes each image by its key."""
+        return resized_crop(images, *self.places(keys, *images.shape[-2:]), self.size)
+
+
+class DINOAugmentation(ImageView):
+    """DINO's changes of colour and sharpness, as the authors' code draws them: one of three pipelines for each image.
+
+    All mirror (probability ``flip``), jitter colours (0.8) and turn to grey (0.2). The first pipeline (probability 0.4)
+    also blurs; the second (0.4) blurs with probability 0.1 and solarises with 0.2; the third (0.2) blurs with 0.5.
+    What differs from DINO: the pipeline does not depend on whether the crop is a global one.
+
+    Args:
+        flip: probability of mirroring left and right.
+        jitter: strength of brightness, contrast, saturation and hue.
+        blur_from: side of the image, in pixels, from which on images are blurred: the code spares smaller ones.
+    """
+
+    def __init__(
+        self,
+        flip: float = 0.5,
+        jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1),
+        blur_from: int = 64,
+    ) -> None:
+        if not 0 <= flip <= 1:
+            raise ValueError(f"flip={flip}: give a probability in [0, 1]")
+        if min(jitter) < 0 or jitter[3] > 0.5:
+            raise ValueError(f"jitter={list(jitter)}: give four numbers of at least 0, the last of at most 0.5")
+        self.flip, self.jitter, self.blur_from = flip, tuple(jitter), blur_from
+
+    @property
+    def deterministic(self) -> bool:
+        """False."""
+        return False
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Changes each image by its key."""
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional as transforms
+
+        pipeline, flip, jitter, grey, blur, solarise = uniform(keys, 0, 6)
+        first, second = pipeline < 0.4, (pipeline >= 0.4) & (pipeline < 0.8)
+        colour_keys, blur_keys = derived_keys(keys, 6, 2)
+
+        def where(chosen: Tensor, changed: Tensor, others: Tensor) -> Tensor:
+            return torch.where(chosen[:, None, None, None], changed, others)
+
+        images = where(flip < self.flip, transforms.horizontal_flip(images), images)
+        images = each_image(v2.ColorJitter(*self.jitter), images, colour_keys, jitter < 0.8)
+        images = where(grey < 0.2, transforms.rgb_to_grayscale(images, images.shape[1]), images)
+        if min(images.shape[-2:]) >= self.blur_from:
+            blurred = first | (second & (blur < 0.1)) | (~first & ~second & (blur < 0.5))
+            images = each_image(v2.GaussianBlur(9, (0.1, 2.0)), images, blur_keys, blurred)
+        return where(second & (solarise < 0.2), transforms.solarize(images, 128 / 255), images)
+
+
+class MultiCrop:
+    """Several crops of one image, by the names of the published code.
+
+    ``2x32+4x32`` is two global crops of 32 pixels, of 0.4 to 1.0 of the area, for both networks, and four local ones of
+    32 pixels, of 0.05 to 0.4, for the student; ``2x32`` is two of 0.14 to 1.0 for both; ``1x32`` is the whole image,
+    resized. Other numbers of crops are formed alike.
+
+    Args:
+        spec: the name: number and size of the global crops and, after a plus, of the local ones.
+        then: what is done to each crop, in order.
+        global_scale: least and largest share of the area of the global crops; None: as above.
+        local_scale: likewise, of the local ones.
+
+    Raises:
+        ValueError: if ``spec`` is no such name, or has no crop for the teacher.
+    """
+
+    def __init__(
+        self,
+        spec: str = "2x32+4x32",
+        then: Sequence[ImageView] = (),
+        global_scale: tuple[float, float] | None = None,
+        local_scale: tuple[float, float] = (0.05, 0.4),
+    ) -> None:
+        match = re.fullmatch(r"(\d+)x(\d+)(?:\+(\d+)x(\d+))?", spec)
+        if match is None:
+            raise ValueError(f"spec={spec}: must be like 2x32+4x32, 2x32 or 1x32: numbers and sizes of crops")
+        count, size, local, local_size = (int(number or 0) for number in match.groups())
+        if count < 1:
+            raise ValueError(f"spec={spec}: leaves the teacher without a crop; give at least one global crop")
+        self.spec, self.then = spec, list(then)
+        scale = global_scale or ((0.4, 1.0) if local else (0.14, 1.0))
+        whole = count == 1 and not local and global_scale is None
+        crop = WholeImage(size) if whole else RandomResizedCrop(size, scale)
+        self.views: list[ImageView] = [Chain([crop, *then]) for _ in range(count)]
+        if local:
+            crop = RandomResizedCrop(local_size, local_scale)
+            self.views += [Chain([crop, *then], role="student") for _ in range(local)]
+
+
+_STEP = 1 << 19  # draws below this number are a view's own, those from it on give each step of a chain its key
+
+
+class Chain(ImageView):
+    """One view after another: the next sees what the one before it made.
+
+    Args:
+        steps: in order; the image's key gives each step its own.
+        role: which networks see the result: ``both``, ``teacher`` or ``student``.
+    """
+
+    def __init__(self, steps: Sequence[ImageView], role: Role = "both") -> None:
+        self.steps = list(steps)
+        self.seen_by = SIDES if role == "both" else (role,)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether every step is."""
+        return all(step.deterministic for step in self.steps)
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size after the last step."""
+        for step in self.steps:
+            height, width = step.out_size(height, width)
+        return height, width
+
+    def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
+        """Makes each view of the one before it."""
+        for number, step in enumerate(self.steps):
+            images = step(images, keys if step.deterministic else derived_keys(keys, _STEP + number)[0])
+        return images

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
 from dinopl.core.divergences import cross_entropy, entropy, kl_divergence, mean_squared_error
-from dinopl.distillation.losses import CrossEntropyViews, KLViews, MSEViews, view_pairs
+from dinopl.core.schedules import Linear
+from dinopl.distillation.losses import CrossEntropyViews, EntropyViews, KLViews, MSEViews, view_pairs
 
 LOSSES = [CrossEntropyViews, KLViews, MSEViews]
 
@@ -173,3 +174,138 @@ def test_bad_temperatures(side, temperature):
 def test_bad_view_sets_are_refused():
     with pytest.raises(ValueError, match="leaves no pair of 1 teacher and 1 student views"):
         CrossEntropyViews("opposite")([logits(2, 3)], [logits(2, 3)])
+
+
+def test_views_are_paired_by_their_numbers_whatever_their_places():
+    """The teacher sees views 1 and 2, the student 0 and 1."""
+    assert view_pairs([1, 2], [0, 1], "same") == [(0, 1)]
+    assert view_pairs([1, 2], [0, 1], "opposite") == [(0, 0), (1, 0), (1, 1)]
+    assert len(view_pairs([1, 2], [0, 1], "all")) == 4
+    with pytest.raises(ValueError, match="pairing=same: leaves no pair of 1 teacher and 2 student views"):
+        view_pairs([2], [0, 1], "same")
+
+
+@pytest.mark.parametrize("pairing", ["same", "opposite", "all"])
+def test_the_entropy_loss_is_a_mean_over_the_students_views(pairing):
+    student, teacher = [logits(5, 7, seed=j) for j in range(6)], [logits(5, 7, seed=10 + i) for i in range(2)]
+    losses, kl = EntropyViews(pairing, student_temperature=0.5)(student, teacher)
+    torch.testing.assert_close(losses, sum(entropy(view / 0.5) for view in student) / 6)
+    torch.testing.assert_close(kl, KLViews(pairing, student_temperature=0.5)(student, teacher)[0])
+    p = student[0].clone().requires_grad_()
+    EntropyViews("all")([p], teacher)[0].mean().backward()
+    descended = p.detach() - 0.1 * p.grad
+    assert entropy(descended).mean() < entropy(p.detach()).mean()
+
+
+def test_two_steps_by_hand_give_the_centre_which_moves_after_its_use():
+    student = [[logits(5, 7, seed=s + 10 * step) for s in range(3)] for step in range(2)]
+    teacher = [[logits(5, 7, seed=100 + t + 10 * step) for t in range(2)] for step in range(2)]
+    loss = CrossEntropyViews("opposite", 0.1, 0.04, student_centre_momentum=0.5, teacher_centre_momentum=0.9)
+    centres = {"student": np.zeros(7), "teacher": np.zeros(7)}
+    for s, t in zip(student, teacher, strict=True):
+        found = loss(s, t)[0].mean()
+        pairs = [(i, j) for i in range(2) for j in range(3) if i != j]
+        q = [softmax((x.numpy() - centres["teacher"]) / 0.04, axis=-1) for x in t]
+        log_p = [log_softmax((x.numpy() - centres["student"]) / 0.1, axis=-1) for x in s]
+        assert found.item() == pytest.approx(np.mean([-(q[i] * log_p[j]).sum(-1) for i, j in pairs]), rel=1e-12)
+        loss.update_centres(s, t)
+        for side, momentum, views in (("student", 0.5, s), ("teacher", 0.9, t)):
+            mean = np.mean([view.numpy() for view in views], axis=(0, 1))
+            centres[side] = momentum * centres[side] + (1 - momentum) * mean
+            np.testing.assert_allclose(getattr(loss, f"{side}_centre"), centres[side], rtol=1e-12)
+
+
+def test_without_a_momentum_there_is_no_centre():
+    loss = CrossEntropyViews()
+    loss.update_centres([logits(5, 7)], [logits(5, 7)])
+    assert loss.teacher_centre is loss.student_centre is None
+    assert not loss.state_dict()
+
+
+def test_centres_survive_a_checkpoint():
+    loss = KLViews(teacher_centre_momentum=0.9)
+    loss.update_centres([logits(5, 7)], [logits(5, 7, seed=1)])
+    other = KLViews(teacher_centre_momentum=0.9)
+    other.load_state_dict(loss.state_dict())
+    assert torch.equal(other.teacher_centre, loss.teacher_centre)
+    assert other.teacher_centre.any()
+
+
+def test_temperatures_and_momenta_follow_their_schedules():
+    loss = CrossEntropyViews(teacher_temperature=Linear(0.04, 0.07), teacher_centre_momentum=Linear(1, 0.9))
+    loss.advance(5, 11, 1)
+    assert loss.teacher_temperature == pytest.approx(0.055)
+    assert loss.teacher_centre_momentum == pytest.approx(0.95)
+    fixed = CrossEntropyViews(teacher_temperature=0.055)
+    s, t = [logits(5, 7)], [logits(5, 7, seed=1)]
+    torch.testing.assert_close(loss(s, t), fixed(s, t))
+
+
+def test_schedules_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="teacher_temperature=-1: must be positive"):
+        CrossEntropyViews(teacher_temperature=Linear(0.04, -1))
+    with pytest.raises(ValueError, match=r"student_centre_momentum=1.5: must be in \[0, 1\]"):
+        CrossEntropyViews(student_centre_momentum=1.5)
+
+
+def waves(view, phase):
+    """Logits that any program can make: ``(4, 6)`` values of a sine."""
+    return 2 * torch.sin(torch.arange(24, dtype=torch.float64).view(4, 6) * (view + 1) * 0.7 + phase)
+
+
+# lightly 1.6.0, torch 2.14.1, in float64: DINOLoss(output_dim=6, warmup_teacher_temp=0.04, teacher_temp=0.04,
+# warmup_teacher_temp_epochs=0, student_temp=0.1, center_momentum=0.9).double(), called three times with
+# (teacher_out, student_out, epoch=0) as in the test: each value, the norm of the first student view's gradient; and its
+# buffer `center` after them.
+LIGHTLY = [
+    (15.54508230071601, 1.158689938232673),
+    (14.65276627728795, 1.1356106918075937),
+    (10.016889712394708, 1.0950052106985502),
+]
+LIGHTLY_CENTRE = [
+    0.1287320596870165,
+    0.0833514830628937,
+    -0.0312642294470772,
+    -0.0635791188174924,
+    -0.012979665271251,
+    -0.0058518129345394,
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_loss_of_dino_is_that_of_lightly(dtype):
+    """2 + 2 crops over three steps, to 1e-6: lightly keeps its temperature in float32."""
+    loss = CrossEntropyViews("opposite", 0.1, 0.04, teacher_centre_momentum=0.9)
+    for step, (value, norm) in enumerate(LIGHTLY):
+        student = [waves(view, 0.3 * step).to(dtype).requires_grad_() for view in range(4)]
+        teacher = [waves(view, 0.3 * step + 1).to(dtype) for view in range(2)]
+        found = loss(student, teacher)[0].mean()
+        loss.update_centres(student, teacher)
+        found.backward()
+        assert found.item() == pytest.approx(value, rel=1e-6)
+        assert student[0].grad.norm().item() == pytest.approx(norm, rel=1e-6)
+    np.testing.assert_allclose(loss.teacher_centre, LIGHTLY_CENTRE, atol=1e-6)
+
+
+def centre_of_a_part(rank, folder, sizes, result):
+    """What one of two processes makes of its part of a batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    loss = CrossEntropyViews("opposite", teacher_centre_momentum=0.9)
+    for step in range(2):
+        views = [logits(sum(sizes), 7, seed=10 * step + v).split(sizes)[rank] for v in range(2)]
+        loss.update_centres(views, views, share=sizes[rank] * 2 / sum(sizes))
+    result[rank] = loss.teacher_centre
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_have_the_centre_of_the_global_batch(tmp_path):
+    """A ragged batch: three samples on one process, two on the other."""
+    result = torch.zeros(2, 7, dtype=torch.float64).share_memory_()
+    arguments = (tmp_path, [3, 2], result)
+    torch.multiprocessing.start_processes(centre_of_a_part, arguments, nprocs=2, start_method="fork")
+    whole = CrossEntropyViews("opposite", teacher_centre_momentum=0.9)
+    for step in range(2):
+        views = [logits(5, 7, seed=10 * step + v) for v in range(2)]
+        whole.update_centres(views, views)
+    assert torch.equal(result[0], result[1])
+    torch.testing.assert_close(result[0], whole.teacher_centre, rtol=1e-12, atol=1e-12)

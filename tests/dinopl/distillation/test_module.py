@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
 
 from dinopl import ImageDataModule, SelfDistillation
 from dinopl.core.divergences import kl_divergence
+from dinopl.core.schedules import Concatenate, Cosine, Linear, WarmupCosine
 from dinopl.core.types import ImageShape
-from dinopl.data import CropFlip, WholeImage
+from dinopl.data import Chain, CropFlip, InputTargets, LabelNoise, LogitNoise, MultiCrop, WholeImage
 from dinopl.distillation.heads import ProjectionHead
-from dinopl.distillation.losses import KLViews, MSEViews
+from dinopl.distillation.losses import CrossEntropyViews, KLViews, MSEViews
 from dinopl.distillation.student_start import IndependentStart, InterpolatedStart
-from dinopl.distillation.teachers import FrozenTeacher
+from dinopl.distillation.teachers import EMATeacher, FrozenTeacher, PreviousEpochTeacher
 from dinopl.encoders import MiniVGG, ResNet18
 from dinopl.probes import KNNProbe
 
@@ -352,3 +353,200 @@ def test_bad_options_are_refused_by_the_constructor(options: dict[str, Any], com
 def test_data_without_an_image_shape_are_told_apart() -> None:
     with pytest.raises(ValueError, match="image_shape: is not known from the data; give"):
         SelfDistillation(None)  # type: ignore[arg-type]
+
+
+def dino(**options: Any) -> SelfDistillation:
+    """DINO at the size of a test: every part moves."""
+    defaults: dict[str, Any] = {
+        "teacher": EMATeacher(Cosine(0.9, 1.0)),
+        "loss": CrossEntropyViews("opposite", 0.1, Linear(0.04, 0.07), teacher_centre_momentum=0.9),
+        "learning_rate": Concatenate(Linear(0.0, 1e-3), Cosine(1e-3, 1e-6), 1),
+        "weight_decay": Cosine(0.04, 0.4),
+        "freeze_last_layer": 1,
+    }
+    return module(**(defaults | options))
+
+
+def crops(**options: Any) -> ImageDataModule:
+    views = MultiCrop("2x8+2x8", [CropFlip(1)], local_scale=(0.2, 0.5))
+    return data(**({"views": views, "train_size": 320, "batch_size": 64} | options))  # 5 steps an epoch
+
+
+def test_dino_is_what_plain_torch_computes() -> None:
+    """Twelve steps of the algorithm as the paper of DINO has it, on the same batches."""
+    model, reference = dino(), dino()
+    fit(model, 12, crops(), precision="64-true")  # AdamW would magnify the rounding of float32
+    reference.double()
+    student, teacher, total = reference.student, reference.teacher, 12
+    weights = [p for name, p in student.named_parameters() if p.ndim > 1]
+    biases = [p for name, p in student.named_parameters() if p.ndim == 1]
+    optimizer = torch.optim.AdamW([{"params": weights}, {"params": biases, "weight_decay": 0.0}], lr=1.0)
+    datamodule = crops()
+    datamodule.setup("fit")
+    loader, centre, step = datamodule.train_dataloader(), torch.zeros(128).double(), 0
+    for epoch in range(3):
+        loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            if step == total:
+                break
+            assert batch["teacher_views"] == [0, 1]
+            assert "student_views" not in batch
+            done = step / (total - 1)
+            rise = 0.5 - 0.5 * torch.cos(torch.tensor(done * torch.pi).double()).item()
+            t = [teacher(view.double()).detach() for view in batch["views"][:2]]
+            s = [student(view.double()) for view in batch["views"]]
+            q = [((x - centre) / (0.04 + 0.03 * done)).softmax(-1) for x in t]
+            pairs = [(i, j) for i in range(2) for j in range(4) if i != j]
+            loss = sum(-(q[i] * (s[j] / 0.1).log_softmax(-1)).sum(-1).mean() for i, j in pairs) / len(pairs)
+            centre = 0.9 * centre + 0.1 * torch.cat(t).mean(0)
+            optimizer.zero_grad()
+            loss.backward()
+            if epoch == 0:
+                student.head.last_layer.weight.grad = None
+            warm, rest = step / 4, 0.5 + 0.5 * torch.cos(torch.tensor((step - 5) / 6 * torch.pi).double()).item()
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * warm if step < 5 else 1e-6 + (1e-3 - 1e-6) * rest
+            optimizer.param_groups[0]["weight_decay"] = 0.04 + 0.36 * rise
+            optimizer.step()
+            momentum = 0.9 + 0.1 * rise
+            with torch.no_grad():
+                for own, new in zip(teacher.parameters(), student.parameters(), strict=True):
+                    own.copy_(momentum * own + (1 - momentum) * new)
+            step += 1
+    torch.testing.assert_close(vector(model.student), vector(student), atol=1e-9, rtol=0)
+    torch.testing.assert_close(vector(model.teacher), vector(teacher), atol=1e-9, rtol=0)
+    torch.testing.assert_close(model.loss.teacher_centre, centre, atol=1e-9, rtol=0)
+    assert model.loss.teacher_centre is not None
+    assert model.loss.teacher_centre.any()
+
+
+@pytest.mark.parametrize(
+    ("rule", "stop"), [(EMATeacher(Cosine(0.9, 1.0)), 7), (PreviousEpochTeacher(), 7), (PreviousEpochTeacher(), 10)]
+)
+def test_dino_resumes_bit_for_bit_wherever_it_stopped(tmp_path: Path, rule: Any, stop: int) -> None:
+    """Schedules over 15 steps, the teacher, its centre and the crops continue, in an epoch's middle and at its end."""
+
+    def run(until: int, checkpoint: Path | None = None) -> SelfDistillation:
+        class Stop(Callback):
+            def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+                if trainer.global_step == until:  # as a checkpoint callback saves, before the module's hook
+                    trainer.save_checkpoint(tmp_path / "stop.ckpt")
+                    trainer.should_stop = True
+
+        seed_everything(0, verbose=False)
+        model = dino(teacher=rule)
+        runner = trainer(-1, max_epochs=3, callbacks=[Stop()])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            runner.fit(model, datamodule=crops(), ckpt_path=checkpoint, weights_only=True)
+        return model
+
+    run(stop)
+    resumed, straight = run(-1, tmp_path / "stop.ckpt"), run(-1)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+
+
+def test_the_teacher_follows_optimiser_steps_and_not_batches() -> None:
+    """Half the momentum in each step: after 2 steps of 2 batches a quarter of the start is left."""
+    model = module(teacher=EMATeacher(0.5), optimizer=partial(torch.optim.SGD, lr=0.0), student=IndependentStart())
+    start = vector(model.teacher)
+    fit(model, 2, data(batch_size=64), accumulate_grad_batches=2)
+    torch.testing.assert_close(vector(model.teacher), 0.25 * start + 0.75 * vector(model.student), atol=1e-7, rtol=0)
+
+
+def test_the_last_layer_stays_for_the_first_epochs() -> None:
+    model = dino(freeze_last_layer=2, learning_rate=None)
+    start = snapshot(model.student)
+    fit(model, 10, crops())  # two epochs
+    moved = {name for name, value in model.student.state_dict().items() if not torch.equal(value, start[name])}
+    assert moved == set(start) - {"head.last_layer.weight"}
+    model = dino(freeze_last_layer=2, learning_rate=None)
+    fit(model, 11, crops())
+    assert not torch.equal(model.student.state_dict()["head.last_layer.weight"], start["head.last_layer.weight"])
+
+
+def test_a_cosine_schedule_lasts_for_the_whole_training_by_itself() -> None:
+    model = module(lr_scheduler=WarmupCosine, lr_scheduler_interval="step")
+    runner = fit(model, 6, data(batch_size=128))
+    assert runner.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.0)
+
+
+def test_evaluation_shows_both_the_whole_image_and_leaves_centre_and_teacher() -> None:
+    model = dino()
+    runner = fit(model, 5, crops(), limit_val_batches=1.0)
+    assert runner.callback_metrics["val/loss"] > 0
+    before = snapshot(model)
+    runner.validate(model, datamodule=crops(), verbose=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_is_evaluated_at_the_temperatures_of_its_last_step(tmp_path: Path) -> None:
+    model = dino()
+    fit(model, 10, crops()).save_checkpoint(tmp_path / "end.ckpt")
+    other = dino()
+    other.on_load_checkpoint(torch.load(tmp_path / "end.ckpt", weights_only=True))
+    assert other.loss.teacher_temperature == model.loss.teacher_temperature == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize(
+    ("options", "datamodule", "why"),
+    [
+        ({"learning_rate": Linear(0, 1), "lr_scheduler": WarmupCosine}, {}, "learning_rate: lr_scheduler sets"),
+        ({"freeze_last_layer": 1, "head": partial(nn.Linear, out_features=8)}, {}, "freeze_last_layer=1: the head has"),
+        ({}, {"views": MultiCrop("1x8")}, "pairing=opposite: leaves no pair of 1 teacher and 1 student views"),
+        ({}, {"views": [Chain([WholeImage()], role="student")]}, "views: leave the teacher without any"),
+        ({}, {"views": [Chain([WholeImage()], role="teacher")]}, "views: leave the student without any"),
+    ],
+)
+def test_settings_of_dino_that_cannot_be_are_refused(
+    options: dict[str, Any], datamodule: dict[str, Any], why: str
+) -> None:
+    with pytest.raises(ValueError, match=why):
+        fit(dino(**options), 1, data(**datamodule))
+
+
+def test_a_schedule_needs_an_end_of_training() -> None:
+    with pytest.raises(ValueError, match="max_epochs=-1: schedules last as long as the training"):
+        fit(dino(), -1, crops(), max_epochs=-1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "width"),
+    [
+        (CrossEntropyViews(), None, 10),
+        (MSEViews(), None, 10),
+        (KLViews(), LogitNoise(0.1, 16), 16),
+        (MSEViews(), InputTargets(), 64),
+    ],
+)
+def test_a_supervised_student_learns_labels_logits_and_inputs(loss: Any, targets: Any, width: int) -> None:
+    """One step against plain torch, and 60 steps that lower the loss where there is more than noise to learn."""
+    head = partial(ProjectionHead, hidden=(32,), bottleneck_dim=16, out_dim=width, weight_norm=False)
+    model = module(loss=loss, head=head, supervised=True, num_classes=10)
+    datamodule = data(targets=targets)
+    datamodule.setup("fit")
+    batch = next(iter(datamodule.train_dataloader()))
+    model.log = lambda *_, **__: None  # type: ignore[method-assign]
+    found = model.training_step(batch, 0)
+    s = model.student(batch["views"][0])
+    target = batch.get("target", torch.nn.functional.one_hot(batch["label"], 10).float())
+    q = target.softmax(-1) if "target" in batch else target
+    expected = (s - target).square().mean() if isinstance(loss, MSEViews) else -(q * s.log_softmax(-1)).sum(-1).mean()
+    if isinstance(loss, KLViews):
+        expected = expected + (q * q.log()).sum(-1).mean()
+    torch.testing.assert_close(found, expected)
+    del model.log
+    model.optimizer = partial(torch.optim.AdamW, lr=1e-2)
+    runner = fit(model, 60, data(targets=targets), limit_val_batches=1.0)
+    assert isinstance(targets, LogitNoise) or runner.callback_metrics["train/loss"] < 0.9 * found
+    assert ("val/accuracy" in runner.callback_metrics) == (targets is None)
+
+
+def test_labels_that_are_all_noise_teach_no_class_but_features() -> None:
+    """Validation accuracy is chance; a probe on the encoder finds the classes all the same."""
+    head = partial(ProjectionHead, hidden=(32,), bottleneck_dim=16, out_dim=10, weight_norm=False)
+    model = module(head=head, supervised=True, num_classes=10, probes=[KNNProbe(k=5)])
+    runner = fit(model, 60, data(targets=LabelNoise(1.0)), limit_val_batches=1.0)
+    assert runner.callback_metrics["val/accuracy"] < 0.25  # of 130 images by chance 0.1; five deviations are 0.13
+    assert runner.callback_metrics["probe_val/student/knn"] > 0.5
