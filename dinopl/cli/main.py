@@ -15,7 +15,7 @@ from typing import Any
 from dinopl.core.errors import UserMistake, did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
-TOOLS = ("sweep", "configs", "export", "report", "runs", "cite", "doctor")
+TOOLS = ("sweep", "configs", "export", "probe", "report", "runs", "cite", "doctor")
 
 HELP = """\
 usage: dinopl COMMAND [--config FILE ...] [--OPTION VALUE ...]
@@ -34,6 +34,7 @@ tools:
   runs       ls [FOLDER] | best --metric METRIC [FOLDER]: the runs of a study or folder, one per line; the best ones
   configs    ls | show NAME | cp NAME [DIRECTORY] | schema: the shipped configurations, and their JSON schema
   export     a checkpoint's encoders and heads to safetensors, for dinopl.load_encoder
+  probe      probes of a finished run, or of any encoder by name, on any data set
   cite       BibTeX of what a configuration or a run uses
   doctor     versions, devices, threads, data found: what to put into an issue
 

@@ -23,7 +23,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import dinopl.distillation.module  # noqa: F401  (the families: their classes are found by short name once imported)
+import dinopl.distillation.module
+import dinopl.distillation.monitors  # noqa: F401  (the families: their classes are found by short name once imported)
 import fprnn.baselines
 import fprnn.module
 import fprnn.tasks  # noqa: F401

@@ -6,11 +6,15 @@ probe says itself whether it standardises.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dinopl.core.precision import at_least_float32
+
+FeatureName = Literal["encoder", "bottleneck", "logits"]
+"""An output of a network: the encoder's embedding, the head's bottleneck vector, the head's logits."""
 
 
 class Probe(ABC):
@@ -19,13 +23,30 @@ class Probe(ABC):
     Args:
         name: last part of the probe's metric names, as in ``probe/student/linear``; no slash.
         standardize: whether features are standardised first, with the training split's statistics.
+        features: which output of a network is probed: the encoder's, the head's bottleneck vectors, or its logits. A
+            probe of the head does not probe the input.
+
+    Attributes:
+        splits_queries: whether a prediction depends on the training features and its own query alone, and training
+            costs nothing: then processes share the queries, and otherwise the probes.
     """
 
-    def __init__(self, name: str, standardize: bool = False) -> None:
+    splits_queries: ClassVar[bool] = False
+    features: FeatureName = "encoder"
+
+    def __init__(self, name: str, standardize: bool = False, features: FeatureName = "encoder") -> None:
         if not name or "/" in name:
             raise ValueError(f"name={name}: must be a word without '/', since metric names end with it; give another")
+        if features not in get_args(FeatureName):
+            raise ValueError(f"features={features}: must be one of {', '.join(get_args(FeatureName))}")
         self.name = name
         self.standardize = standardize
+        self.features = features
+
+    def check_samples(self, samples: int) -> None:
+        """Raises a ``ValueError`` if the probe cannot be trained on so few samples; called before anything runs."""
+        if samples < 1:
+            raise ValueError(f"probes: there is no sample to train {self.name!r} on; probe on more samples")
 
     def predict(self, train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int, seed: int) -> Tensor:
         """Trains on the first two, predicts for the third.

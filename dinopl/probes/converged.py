@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dinopl.probes.base import Probe
+from dinopl.probes.base import FeatureName, Probe
 
 
 class LogisticRegressionProbe(Probe):
@@ -21,6 +21,7 @@ class LogisticRegressionProbe(Probe):
         standardize: whether features are standardised first, with the training split's statistics.
         inverse_penalty: scikit-learn's ``C``: larger values penalise less.
         max_iter: iterations at which the solver gives up, with scikit-learn's ``ConvergenceWarning``.
+        features: which output of a network is probed; see :class:`Probe`.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class LogisticRegressionProbe(Probe):
         standardize: bool = False,
         inverse_penalty: float = 1.0,
         max_iter: int = 10_000,
+        features: FeatureName = "encoder",
     ) -> None:
-        super().__init__(name, standardize)
+        super().__init__(name, standardize, features)
         if not inverse_penalty > 0:
             raise ValueError(f"inverse_penalty={inverse_penalty}: probe {name!r} needs a number above 0")
         if max_iter < 1:
@@ -50,10 +52,11 @@ class LDAProbe(Probe):
 
     Args:
         name: last part of the probe's metric names.
+        features: which output of a network is probed; see :class:`Probe`.
     """
 
-    def __init__(self, name: str = "lda") -> None:
-        super().__init__(name)  # the method standardises within classes by itself
+    def __init__(self, name: str = "lda", features: FeatureName = "encoder") -> None:
+        super().__init__(name, features=features)  # the method standardises within classes by itself
 
     def fit_predict(self, train_x: Tensor, train_y: Tensor, x: Tensor, num_classes: int, seed: int) -> Tensor:
         """See :meth:`Probe.predict`; nothing is random."""

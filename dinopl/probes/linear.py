@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from dinopl.core.precision import at_least_float32
-from dinopl.probes.base import Probe
+from dinopl.probes.base import FeatureName, Probe
 
 
 def linear_probe(
@@ -105,6 +105,7 @@ class LinearProbe(Probe):
         weight_decay: AdamW's weight decay, on weights and biases alike.
         frozen_order: the reference's quirk: every epoch has the same batches in the same order.
         seed: of initialisation and order; None takes the stream "probe" of the run's seed.
+        features: which output of a network is probed; see :class:`Probe`.
     """
 
     def __init__(
@@ -117,8 +118,9 @@ class LinearProbe(Probe):
         weight_decay: float = 0.01,
         frozen_order: bool = False,
         seed: int | None = None,
+        features: FeatureName = "encoder",
     ) -> None:
-        super().__init__(name, standardize)
+        super().__init__(name, standardize, features)
         for option, value in (("epochs", epochs), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{option}={value}: probe {name!r} needs at least 1")

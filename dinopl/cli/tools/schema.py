@@ -24,7 +24,7 @@ Schema = dict[str, Any]
 HOMES = (
     *("dinopl", "dinopl.training", "dinopl.data", "dinopl.encoders", "dinopl.distillation.heads"),
     *("dinopl.distillation.student_start", "dinopl.distillation.losses", "dinopl.probes"),
-    "dinopl.distillation.teachers",
+    *("dinopl.distillation.teachers", "dinopl.distillation.monitors"),
     *("fprnn", "fprnn.baselines", "fprnn.iteration_caps", "fprnn.layers", "fprnn.mixers", "dinopl.core.schedules"),
     *("fprnn.solvers", "fprnn.tasks"),
     *("kd", "kd.features", "kd.losses", "kd.targets"),

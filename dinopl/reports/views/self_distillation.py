@@ -29,8 +29,10 @@ PROBES = {"knn": "k-NN"}
 
 
 def applies(run: Run) -> bool:
-    """Whether a student was probed."""
-    return any(name.startswith(tuple(headline.values())) for name in run.metrics)
+    """Whether a student was probed, or an encoder without a teacher."""
+    return any(
+        name.startswith((*headline.values(), *(f"{split}/encoder/" for split in SPLITS))) for name in run.metrics
+    )
 
 
 def words(name: str) -> tuple[str, str] | None:
@@ -57,6 +59,8 @@ def figures(run: Run) -> dict[str, "Figure"]:
 def distillation_table(metrics: Mapping[str, float | None]) -> str:
     """Rows are probes, columns are input, teacher, student and the student's gain over the teacher in points.
 
+    Where an encoder was probed without a teacher, the columns are input and encoder.
+
     Args:
         metrics: fractions named ``probe/SUBJECT/NAME`` (test split) and ``probe_val/SUBJECT/NAME`` (validation split);
             other names are passed over.
@@ -70,8 +74,13 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
         found: dict[str, dict[str, float | None]] = {}
         for name, value in metrics.items():
             match name.split("/"):
-                case [first, subject, probe] if first == prefix and subject in SUBJECTS:
+                case [first, subject, probe] if first == prefix and subject in (*SUBJECTS, "encoder"):
                     found.setdefault(probe, {})[subject] = value
+        if any("encoder" in values for values in found.values()):
+            alone = ("input", "encoder")
+            cells = [[probe, *(percent(values.get(subject)) for subject in alone)] for probe, values in found.items()]
+            blocks.append(f"Probe accuracy, {split} (percent)\n" + aligned([["probe", *alone], *cells]))
+            continue
         rows = [["probe", *SUBJECTS, "gain"]]
         for probe, values in found.items():
             teacher, student = values.get("teacher"), values.get("student")

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from dinopl.core.random import stream_seed
 from dinopl.data import ImageDataModule
 from dinopl.probes import KNNProbe, LinearProbe, ProbeCallback, extract_features
-from dinopl.probes.callback import on_first_process
 from dinopl.training import ExactResume
 
 CPU = torch.device("cpu")
@@ -488,7 +487,9 @@ def test_loaders_given_to_the_trainer(tmp_path):
             (tested,) = trainer.test(module, data.test_dataloader(), verbose=False)
             assert measure_by_hand(module, "student", "test")["knn"] == tested["probe/student/knn"]
     fit(tmp_path / "ours", max_epochs=2)
+    measures = ("rankme", "alpha_req", "effective_rank")
     keys = names("probe_val") | {"probe/epoch", "step"}
+    keys |= {f"collapse/{network}/{measure}" for network in ("teacher", "student") for measure in measures}
     assert [{key: row[key] for key in keys} for row in points(tmp_path / "ours")] == found
     assert all(torch.equal(weights[name], value) for name, value in module.student.state_dict().items())
 
@@ -520,20 +521,6 @@ def test_wrong_arguments(arguments, message):
         ProbeCallback(*arguments)
 
 
-def test_an_error_reaches_every_process():
-    """The first process tells the others what it raised, and measures only once."""
-    wire = []
-    strategy = SimpleNamespace(broadcast=lambda value: wire.append(value) or wire[0])
-
-    def measure():
-        raise ValueError("k=20 is too much")
-
-    for first in (True, False):
-        with pytest.raises(ValueError, match="too much"):
-            on_first_process(SimpleNamespace(is_global_zero=first, strategy=strategy), measure)
-    assert len(wire) == 2
-
-
 class Tell(Callback):
     """Writes what each process knows at the end."""
 
@@ -542,26 +529,28 @@ class Tell(Callback):
 
     def on_fit_end(self, trainer, pl_module):
         known = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("probe")}
-        text = json.dumps({"known": known, "embeds": pl_module.teacher.embeds})
+        embeds = pl_module.teacher.embeds  # before they are counted here too
+        by_hand = {subject: measure_by_hand(pl_module, subject, "test") for subject in SUBJECTS}
+        text = json.dumps({"known": known, "embeds": embeds, "by_hand": by_hand})
         (self.path / f"{trainer.global_rank}.json").write_text(text)
 
 
-def test_two_processes_know_the_same(tmp_path):
+def test_two_processes_share_the_work_and_know_what_one_would(tmp_path):
     if torch.cuda.is_initialized():
         pytest.skip("CUDA, used by an earlier test, does not survive the fork")
     seed_everything(0, verbose=False)
     trainer = make_trainer(
         tmp_path, devices=2, strategy="ddp_fork", callbacks=[Tell(tmp_path)], max_epochs=1, limit_val_batches=0
     )
-    module = Module()
-    trainer.fit(module, datamodule=Data())
+    trainer.fit(Module(), datamodule=Data())
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["known"] == second["known"]
     assert first["known"].keys() == names("probe") | {"probe/epoch"}
-    assert (first["embeds"] > 0, second["embeds"]) == (True, 0)
-    single, _ = fit(tmp_path / "single", max_epochs=1)
-    expected = measure_by_hand(single, "teacher", "test")
-    assert {probe: first["known"][f"probe/teacher/{probe}"] for probe in expected} == expected
+    # of the four training and two test batches each process ran the teacher on half, once
+    assert (first["embeds"], second["embeds"]) == (3, 3)
+    for report in (first, second):
+        for subject, accuracy in report["by_hand"].items():
+            assert {probe: report["known"][f"probe/{subject}/{probe}"] for probe in accuracy} == accuracy
     assert len(points(tmp_path)) == 2
 
 

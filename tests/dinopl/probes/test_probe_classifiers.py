@@ -14,10 +14,13 @@ from dinopl.probes import (
     LinearProbe,
     LogisticRegressionProbe,
     Probe,
+    WeightedKNNProbe,
     knn_predict,
     linear_probe,
     standardize,
+    weighted_knn_predict,
 )
+from dinopl.probes import knn as knn_module
 from dinopl.probes.linear import softmax_regression_gradient, softmax_regression_loss
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -106,7 +109,11 @@ def test_linear_probe_in_inference_mode_and_low_precision():
 
 
 @pytest.mark.parametrize(
-    "probe", [LinearProbe(), LinearProbe(standardize=True), KNNProbe(), LogisticRegressionProbe(), LDAProbe()]
+    "probe",
+    [
+        *(LinearProbe(), LinearProbe(standardize=True), KNNProbe(), WeightedKNNProbe()),
+        *(LogisticRegressionProbe(), LDAProbe()),
+    ],
 )
 def test_inputs_stay_as_they_are(probe):
     train_x, train_y, x = random_problem()
@@ -191,6 +198,85 @@ def test_knn_is_exact_far_from_the_origin():
     np.testing.assert_array_equal(knn_predict(x, y, queries, 5, k=7), knn_by_brute_force(x, y, queries, 5, 7))
 
 
+def by_distance(train_x, x, k):
+    """Sorted distances to the k nearest in float64, by differences."""
+    a, b = train_x.double().numpy(), x.double().numpy()
+    return np.sort(((b[:, None] - a[None]) ** 2).sum(2), axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("part", [2**26, 7 * 6])
+@pytest.mark.parametrize("search", [knn_module.neighbors_in_float32, knn_module.neighbors_in_float64])
+@pytest.mark.parametrize("kind", ["overlapping", "far", "twins", "equal", "huge query", "few"])
+def test_both_searches_are_exact(monkeypatch, kind, search, part):
+    """Also where float32 alone cannot tell who is near: then its error's bound must say so."""
+    monkeypatch.setattr(knn_module, "TRAIN_ELEMENTS", part)  # 7 training features at a time
+    train_x, _, x = random_problem(n=150, d=6, m=40)
+    if kind == "far":  # within the cloud, differences are as large as float32's rounding of its place
+        train_x, x = (tensor.double() * 1e-4 + 1 for tensor in (train_x, x))
+    if kind == "twins":  # each feature again, moved by less than float32 resolves beside the largest
+        train_x = torch.cat([train_x[:75].double(), train_x[:75].double() + 1e-9, 3e3 * torch.eye(6).double()])
+    if kind == "equal":
+        train_x = torch.ones(150, 6)
+    if kind == "huge query":
+        x[0] = 1e30
+    if kind == "few":
+        train_x = train_x[:6]
+    k = min(9, len(train_x))
+    found = search(train_x, x, k, chunk_elements=500)
+    assert all(len(set(row)) == k for row in found.tolist())
+    distances = (train_x[found].double() - x[:, None].double()).square().sum(2).sort(1).values
+    # equal up to the rounding of float64, which cannot tell what is nearer by less
+    scale = 1e-7 if kind == "twins" else 1e-12
+    np.testing.assert_allclose(distances, by_distance(train_x, x, k), rtol=1e-9, atol=scale)
+
+
+def test_a_large_problem_takes_the_fast_search_and_predicts_the_same(monkeypatch):
+    train_x, train_y, x = random_problem(n=400, d=20, m=300)
+    expected = knn_predict(train_x, train_y, x, 4, k=9)
+    calls = []
+
+    def counted(*args, search=knn_module.neighbors_in_float32, **kwargs):
+        calls.append(args)
+        return search(*args, **kwargs)
+
+    monkeypatch.setattr(knn_module, "neighbors_in_float32", counted)
+    monkeypatch.setattr(knn_module, "SMALL", 1000)
+    assert torch.equal(knn_predict(train_x, train_y, x, 4, k=9), expected)
+    assert len(calls) == 1
+    torch.set_float32_matmul_precision("medium")  # products may then be in bfloat16, beyond the bound
+    try:
+        assert torch.equal(knn_predict(train_x, train_y, x, 4, k=9), expected)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0, 1e-3])
+def test_weighted_knn_equals_its_formula(temperature):
+    train_x, train_y, x = random_problem(n=200, d=5, m=100, dtype=torch.float64)
+    train_x[3], x[7] = 0, 0
+    a, b = (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (train_x.numpy(), x.numpy()))
+    cosine = b @ a.T
+    expected = []
+    for row in cosine[np.arange(100) != 7]:  # to a query of zeros all are alike
+        nearest = row.argsort()[::-1][:15]
+        votes = [np.exp((row[nearest] - 1) / temperature)[train_y.numpy()[nearest] == c].sum() for c in range(4)]
+        expected.append(int(np.argmax(votes)))
+    got = weighted_knn_predict(train_x, train_y, x, 4, k=15, temperature=temperature)
+    assert got[torch.arange(100) != 7].tolist() == expected
+    assert got[7] in range(4)
+    probe = WeightedKNNProbe(k=15, temperature=temperature)
+    assert torch.equal(probe.predict(train_x, train_y, x, 4, seed=0), got)
+    assert torch.equal(probe.predict(3 * train_x, train_y, 0.1 * x, 4, seed=0)[:7], got[:7])  # cosines know no scale
+
+
+def test_a_weighted_vote_can_beat_the_majority():
+    train_x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]])
+    train_y, query = torch.tensor([1, 0, 0]), torch.tensor([[1.0, 0.05]])
+    assert knn_predict(train_x, train_y, query, 2, k=3).tolist() == [0]
+    assert weighted_knn_predict(train_x, train_y, query, 2, k=3).tolist() == [1]
+
+
 def test_knn_votes_ties_to_the_smallest_label():
     train_x = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     predicted = KNNProbe(k=4).predict(train_x, torch.tensor([3, 1, 3, 1]), torch.tensor([[0.2], [9.0]]), 4, seed=0)
@@ -243,6 +329,8 @@ def test_logistic_regression_has_converged():
         (lambda: LinearProbe(name="a/b"), "name=a/b: must be a word without '/'"),
         (lambda: KNNProbe(k=0), "k=0: probe 'knn' needs at least 1"),
         (lambda: KNNProbe(name=""), "name=: must be a word"),
+        (lambda: WeightedKNNProbe(temperature=0), "temperature=0: probe 'knn_weighted' needs a number above 0"),
+        (lambda: LinearProbe(features="head"), "features=head: must be one of encoder, bottleneck, logits"),
         (lambda: LogisticRegressionProbe(inverse_penalty=0), "inverse_penalty=0: probe 'logistic_regression' needs"),
         (lambda: LogisticRegressionProbe(max_iter=0), "max_iter=0: probe 'logistic_regression' needs"),
     ],
