@@ -43,7 +43,8 @@ class DataFraction(LightningDataModule):
     batch has "visit", the number of the pass over the fraction, in passes after the first.
 
     Args:
-        data: where the samples come from; what a last batch that is not full comes to is decided here, not there.
+        data: where the samples come from. Its ``drop_last`` leaves out a last batch of a pass that is not full, as
+            ``steps_per_epoch`` always does.
         fraction: how many samples the student is trained on, as a multiple of what ``fraction_of`` says.
         fraction_of: what ``fraction`` multiplies: the number of samples that the ``teacher`` is trained on, or that the
             ``pool`` has.
@@ -169,7 +170,7 @@ class DataFraction(LightningDataModule):
         """What a result must say about the data, in plain values."""
         size, teacher, pool = len(self.index), len(self.teacher_index), self.num_train
         batch = self.data.batch_size * self.data.place()[2]
-        whole = self.steps_per_epoch is not None
+        whole = self.steps_per_epoch is not None or getattr(self.data, "drop_last", False)
         return {
             "fingerprint": self.data.fingerprint(),
             "pool_size": pool,
@@ -221,12 +222,19 @@ class DataFraction(LightningDataModule):
                 f"({state_dict['subset_sha1']}); go on with the data options of its config.yaml"
             )
 
-    def train_dataloader(self) -> IndexedLoader:
-        """Batches of the fraction in shuffled order, this process's part."""
+    def train_sampler(self) -> PassSampler:
+        """The order of the training batches of this process."""
         _, rank, processes = self.data.place()
         steps = None if self.steps_per_epoch is None else self.num_steps
-        order = stream_seed("order", self._seed("order"))
-        return self._loader(PassSampler(self.index, self.data.batch_size, rank, processes, seed=order, steps=steps))
+        order, drop_last = stream_seed("order", self._seed("order")), getattr(self.data, "drop_last", False)
+        size = self.data.batch_size
+        sampler = PassSampler(self.index, size, rank, processes, seed=order, steps=steps, drop_last=drop_last)
+        sampler.repeats = self.data.overfits
+        return sampler
+
+    def train_dataloader(self) -> IndexedLoader:
+        """Batches of the fraction in shuffled order, this process's part."""
+        return self._loader(self.train_sampler())
 
     def cache_dataloader(self, augmentation: int = 0, selected: bool = False) -> IndexedLoader:
         """Training samples once, in order of their index, as training sees them under one of the ``augmentations``.
@@ -261,7 +269,8 @@ class DataFraction(LightningDataModule):
 
     def _steps_per_pass(self) -> int:
         batch = self.data.batch_size * self.data.place()[2]
-        return steps_per_pass(len(self.index), batch, whole_batches=self.steps_per_epoch is not None)
+        whole = self.steps_per_epoch is not None or getattr(self.data, "drop_last", False)
+        return steps_per_pass(len(self.index), batch, whole_batches=whole)
 
     def _select(self, root: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Draws the teacher's and the student's samples and the noise."""

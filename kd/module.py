@@ -20,10 +20,12 @@ from torch.optim.optimizer import Optimizer
 from dinopl.core.optimizer import check_weight_decay, parameter_groups
 from dinopl.core.random import stream_seed
 from dinopl.core.types import as_batch
-from dinopl.data.indexed import check_one_view
+from dinopl.data.indexed import check_no_probes, check_one_view
+from dinopl.encoders.common import check_smallest_batch
 from kd.features import FeatureObjective, PairedCapture
 from kd.losses import LabelCrossEntropy, Objective
 from kd.metrics import EvaluatedModule, Evaluation
+from kd.metrics.evaluation import check_labels
 from kd.networks import EncoderClassifier, as_shape, check_outputs, draw_classifier
 from kd.targets import TargetTransform, WholeTeacher
 from kd.teacher.frozen import (
@@ -157,6 +159,7 @@ class KnowledgeDistillation(EvaluatedModule):
     def setup(self, stage: str) -> None:
         """Prepares the teacher, and checks everything that depends on the data; a ValueError names the argument."""
         check_one_view(self._data)
+        check_no_probes(self._data)
         context = self._context
         if not self._ready:
             check_outputs(self.student, self.input_shape, self.num_classes)
@@ -167,6 +170,8 @@ class KnowledgeDistillation(EvaluatedModule):
         network = None if context is None else context.teacher.network
         options = {"fidelity": self._compares_logits, "text": len(self.input_shape) == 2}
         self.evaluation = Evaluation(self.student, network, self.num_classes, self.measured_features, **options)
+        if stage == "fit" and len(self.input_shape) == 3:
+            check_smallest_batch(self.student, self.input_shape, self.trainer)
         if stage == "fit" and context is not None:
             if self.features:
                 parts: Any = list(self.features)
@@ -201,6 +206,8 @@ class KnowledgeDistillation(EvaluatedModule):
             ValueError: if the target draws by index, and there is none.
         """
         batch = as_batch(batch)
+        if batch_idx == 0 or batch["label"].device.type == "cpu":  # elsewhere it waits for the device
+            check_labels(batch["label"], self.num_classes, needed=False)
         view, visit = batch["views"][0], visit_of(batch, self._data, self.current_epoch)
         logits = self.student(view)
         student, label, index = flattened(logits, batch["label"], batch["index"])
@@ -213,7 +220,11 @@ class KnowledgeDistillation(EvaluatedModule):
                     self.target.check_index(batch["index"])
                 taught = flattened(taught, batch["label"], batch["index"])[0]
                 target = self.target(taught, label, index, visit, self.objective.temperature)
-        loss = self.objective(student, target, label).mean()
+        try:
+            loss = self.objective(student, target, label).mean()
+        except (IndexError, RuntimeError):  # perhaps since it reads labels, and there are none
+            check_labels(label, self.num_classes, needed=True)
+            raise
         if self._capture is not None:
             loss = loss + self._capture.loss()
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]

@@ -4,16 +4,14 @@ A factory is called with the shape of a sample and the number of classes. It may
 are what this study needs. ``build`` makes a network from the plain values that a run keeps of its configuration.
 """
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, get_origin, get_type_hints
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dinopl.core.random import seeded
-from dinopl.core.trust import checked, resolve
+from dinopl.core.trust import checked, made
 from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size, evaluation
 from dinopl.encoders.library import timm_network, torchvision_network
@@ -145,21 +143,7 @@ def build(config: Any, *arguments: Any) -> Any:
             been called then.
     """
     allowed = checked(config, NetworkFactory)
-    return _made({"class_path": allowed} if isinstance(allowed, str) else allowed, NetworkFactory)(*arguments)
-
-
-def _made(value: Any, hint: Any) -> Any:
-    """What a plain value stands for: a factory where the annotation is of one, an object, a list, or itself."""
-    if isinstance(value, list):
-        return [_made(item, None) for item in value]
-    if isinstance(value, str) and get_origin(hint) is Callable and "." in value:
-        return resolve(value)  # of an activation, and the like
-    if not (isinstance(value, Mapping) and "class_path" in value):
-        return value
-    cls = resolve(value["class_path"])
-    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
-    given = {key: _made(item, hints.get(key)) for key, item in (value.get("init_args") or {}).items()}
-    return partial(cls, **given) if "Callable" in str(hint) else cls(**given)
+    return made({"class_path": allowed} if isinstance(allowed, str) else allowed, NetworkFactory)(*arguments)
 
 
 def penultimate(network: nn.Module) -> str | None:

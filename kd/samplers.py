@@ -26,6 +26,7 @@ class PassSampler(BatchOrder):
         seed: of the order.
         steps: batches of an epoch, over as many passes as that takes; of each pass a last batch that is not full is
             then left out. None makes an epoch one pass, in which each sample comes once.
+        drop_last: leave it out there too, unless it is the only one.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class PassSampler(BatchOrder):
         *,
         seed: int,
         steps: int | None = None,
+        drop_last: bool = False,
     ) -> None:
         self.index = index
         self.seed = seed
-        whole_batches = steps is not None and len(index) >= batch_size * world_size
+        whole_batches = (drop_last or steps is not None) and len(index) >= batch_size * world_size
         self._pass = train_slices(len(index), batch_size, rank, world_size, drop_last=whole_batches)
         self._steps = len(self._pass) if steps is None else steps
 
@@ -48,10 +50,16 @@ class PassSampler(BatchOrder):
         """Number of batches of a whole epoch."""
         return self._steps
 
+    @property
+    def smallest(self) -> int:
+        """Samples of the smallest batch of this process."""
+        return min(part.stop - part.start for part in self._pass)
+
     def blocks(self) -> Iterator[Block]:
         """What is left of the epoch: blocks that end with a pass or with the epoch."""
         self.offset, self._resume_at = self._resume_at, 0
-        step, end = self.epoch * self._steps + self.offset, (self.epoch + 1) * self._steps
+        epoch = 0 if self.repeats else self.epoch
+        step, end = epoch * self._steps + self.offset, (epoch + 1) * self._steps
         passes = -(-_STEPS // len(self._pass))
         while step < end:
             stop = min(end, (step // len(self._pass) + passes) * len(self._pass))

@@ -219,11 +219,17 @@ class TextDataModule(IndexedDataModule):
             raise ValueError("the labels of text are its own tokens: leave label at None.")
         return TokenLoader(self._splits["train"].to(self.place()[0]), sampler)
 
-    def train_dataloader(self) -> TokenLoader:
-        """Shuffled training batches of this process."""
+    def train_sampler(self) -> OrderSampler:
+        """The order of the training batches of this process."""
         _, rank, processes = self.place()
         order = stream_seed("order", self._stream)
-        return self.indexed_loader(OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order))
+        sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, seed=order)
+        sampler.repeats = self.overfits
+        return sampler
+
+    def train_dataloader(self) -> TokenLoader:
+        """Shuffled training batches of this process."""
+        return self.indexed_loader(self.train_sampler())
 
     def val_dataloader(self) -> TokenLoader:
         """The validation split in order; with ``val_size`` 0 a trainer finds no such method."""

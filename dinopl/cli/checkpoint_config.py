@@ -4,13 +4,18 @@ A checkpoint may be of another's making, so it does not choose what is imported 
 decides what its configuration may name. The rest must be named by a file or an option, which the user can read.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dinopl.cli.config import Config, class_name
 from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.errors import UserMistake
 from dinopl.core.trust import checked_run
+
+# Arguments that name a file or a folder to read.
+PATHS = ("path", "root", "folder", "checkpoint")
 
 
 class Resumption(NamedTuple):
@@ -63,10 +68,23 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
                 "or admit a module of your own with --trusted-modules NAME."
             ) from error
         kept = {}
+    if isinstance(directory := ours.get("directory"), str):
+        kept = _found_there(kept, Path(directory))
     epochs: Any = checkpoint  # as Lightning counts them when it resumes
     for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
         epochs = epochs.get(key) if isinstance(epochs, Mapping) else None
     return Resumption(path, ours.get("family"), kept, epochs if isinstance(epochs, int) else 0)
+
+
+def _found_there(config: Any, directory: Path, key: str = "") -> Any:
+    """A configuration with paths that begin in the run's working directory, where they lead somewhere only there."""
+    if isinstance(config, dict):
+        return {name: _found_there(value, directory, name) for name, value in config.items()}
+    if isinstance(config, list):
+        return [_found_there(item, directory, key) for item in config]
+    if not isinstance(config, str) or key not in PATHS or not config or os.path.exists(config):
+        return config
+    return str(directory / config) if (directory / config).exists() else config
 
 
 def check_resumption(resumption: Resumption, command: str, used: Config) -> None:

@@ -14,6 +14,7 @@ import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,12 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
 
 
 def expand_home(node: Any) -> Any:
-    """Replaces ``~`` at the start of every path by the user's folder, in place: the shell does so in some words."""
+    """Replaces ``~`` at the start of every path by the user's folder, in place: the shell does so in some words.
+
+    And a member of an enumeration of words, as some classes of Lightning's have for a default, by its word.
+    """
     if isinstance(node, str):
+        node = str(node.value) if isinstance(node, Enum) else node
         return os.path.expanduser(node) if node == "~" or node.startswith("~/") else node
     if isinstance(node, list):
         return [expand_home(item) for item in node]

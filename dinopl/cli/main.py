@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dinopl.core.errors import UserMistake, did_you_mean
+from dinopl.core.errors import DivergenceError, UserMistake, did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
 TOOLS = ("sweep", "configs", "export", "probe", "report", "runs", "cite", "doctor")
@@ -71,9 +71,13 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Writes; to nowhere once the reader has ended."""
+        """Writes; to nowhere once the reader has ended. What the stream's encoding lacks is replaced."""
         try:
-            self.stream.write(text)
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:  # before any of it was written
+                plain, encoding = text.replace("±", "+/-"), self.stream.encoding
+                self.stream.write(plain.encode(encoding, errors="replace").decode(encoding))
         except BrokenPipeError:
             self.fall_silent()
         return len(text)
@@ -102,7 +106,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``dinopl``; by default those of the process.
 
     Returns:
-        0, or 2 after a user's mistake, or 130 after Ctrl-C. SIGTERM leaves with 143. Any other error is raised.
+        0; or 2 after a user's mistake, 1 after a run that diverged, 130 after Ctrl-C. SIGTERM leaves with 143. Any
+        other error is raised.
     """
     # A thread that waits for work by spinning takes it from whoever has some: on a busy machine that made steps of a
     # small network 90 times slower. OpenMP reads this once, when torch is imported.
@@ -118,13 +123,13 @@ def main(args: Sequence[str] | None = None) -> int:
                 return _dispatch([word for word in words if word != "--traceback"])
             finally:
                 output.flush()
-    except UserMistake as mistake:
+    except (UserMistake, DivergenceError) as mistake:
         if show_traceback:
             traceback.print_exc()
         rank = os.environ.get("LOCAL_RANK", "0")
         of = "" if rank == "0" or os.environ.get("WORLD_SIZE", "1") == "1" else f" (process {rank})"
         sys.stderr.write(f"dinopl: error{of}: {mistake}\n")
-        return 2
+        return 2 if isinstance(mistake, UserMistake) else 1
     except KeyboardInterrupt:
         sys.stderr.write("dinopl: interrupted\n")
         return 130

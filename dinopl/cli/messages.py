@@ -19,12 +19,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from dinopl.cli.config import import_class, parameters
 from dinopl.cli.tools.schema import HOMES, Classes
-from dinopl.core.errors import did_you_mean
+from dinopl.core.errors import DataError, did_you_mean
 
 Config = Mapping[str, Any]
 
 # What a constructor or `setup` raises when the user can put it right.
 MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
+
 
 _KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
 _NOISE = re.compile(
@@ -108,7 +109,9 @@ def mistake(error: BaseException, config: Config, *, building: bool = False) -> 
         misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
         shown = textwrap.shorten(misfit, 160, placeholder=" ...")
         return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."
-    if not isinstance(error, MISTAKES):
+    if building and isinstance(cause, ImportError):  # a callback or a logger whose package is not installed
+        text = f"{' '.join(text.split())}; install what it needs, or leave {cls.__name__ if cls else 'it'} out."
+    elif not isinstance(error, MISTAKES):
         return None
     if cls is not None and cls.__module__.startswith("torch."):  # which calls its arguments by other names
         text = f"{text.rstrip('.')}; give that argument another value."
@@ -173,6 +176,18 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__ or cause.__context__
+
+
+def in_training(error: BaseException, config: Config) -> str | None:
+    """The line for a run that met data it cannot read; None for any other error of a training.
+
+    A worker process hands its error on with its whole traceback, whose last line is the error's own.
+    """
+    if not isinstance(error, DataError):
+        return None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    own = f"{type(error).__module__}.{type(error).__name__}: "
+    return placed(lines[-1].removeprefix(own) if len(lines) > 1 else str(error), config)
 
 
 def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:

@@ -49,7 +49,15 @@ from dinopl.cli.config import (
     reset_defaults,
     whole_numbers,
 )
-from dinopl.cli.messages import MISTAKES, construct, forget_failures, mistake, parser_message, unknown_metric
+from dinopl.cli.messages import (
+    MISTAKES,
+    construct,
+    forget_failures,
+    in_training,
+    mistake,
+    parser_message,
+    unknown_metric,
+)
 from dinopl.cli.terminal import quiet, show_differences, show_summary
 from dinopl.core import trust
 from dinopl.core.errors import UserMistake, did_you_mean
@@ -254,10 +262,15 @@ class DinoplCLI(LightningCLI):
         logger = False if config.logger in (None, True) else config.logger
         try:
             return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
-        except MISTAKES as error:
+        except (*MISTAKES, ImportError, RuntimeError, TypeError) as error:
             names = inspect.signature(Trainer.__init__).parameters  # the Trainer names its argument within the text
-            option = next((f"trainer.{word}" for word in re.findall(r"\w+", str(error)) if word in names), "trainer")
-            raise UserMistake(f"--{option}: {error}") from error
+            words = [word for word in re.findall(r"\w+", str(error)) if word in names]
+            if not words:  # or its value; or a package that one of these takes
+                chosen = [name for name in ("precision", "strategy", "accelerator", "plugins", "profiler", "logger")
+                          if config.get(name) not in (None, False, True, "auto")]  # fmt: skip
+                text = re.sub(r"[\W_]", "", str(error).lower())
+                words = [name for name in chosen if re.sub(r"[\W_]", "", str(config[name]).lower()) in text] or chosen
+            raise UserMistake(f"--{'.'.join(['trainer', *words[:1]])}: {error}") from error
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
@@ -304,6 +317,7 @@ class DinoplCLI(LightningCLI):
         except Exception as error:
             text = None if self.run_folder.created else mistake(error, self.recorded_config)
             text = text or unknown_metric(error, self.trainer.callback_metrics)
+            text = text or in_training(error, self.recorded_config)
             if text is None:
                 raise
             raise UserMistake(_with_remedy(text)) from error

@@ -21,6 +21,10 @@ class DivergenceError(FloatingPointError, RuntimeError):
     """The loss, the gradient or the state of a run is no longer finite, or a solver's states grow without end."""
 
 
+class DataError(ValueError):
+    """Data on the disk that cannot be used, found where they are read, which may be in mid-training."""
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``names``; a full stop where none is near.
 

@@ -8,10 +8,10 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
-from dinopl.core.optimizer import training_length
+from dinopl.core.optimizer import follow_given, given_options, rehearse, training_length
 from dinopl.core.schedules import WarmupConstant
 from dinopl.core.trust import CheckedLoading
 
@@ -43,6 +43,7 @@ class BaseModule(CheckedLoading, LightningModule):
         super().__init__()
         self.optimizer = optimizer
         self.lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+        self._given: dict[str, Any] | None = None
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -52,10 +53,13 @@ class BaseModule(CheckedLoading, LightningModule):
         """The optimiser over the trained parameters, and its schedule where there is one.
 
         Raises:
-            ValueError: if the schedule's length is left to a training without end.
+            ValueError: if the schedule's length is left to a training without end, or is less than the training; if
+                optimiser or schedule cannot take a step.
         """
         optimizer = self.optimizer(self.parameter_groups())
         if self.lr_scheduler is None:
+            self._given = given_options(optimizer, None)
+            rehearse(self.optimizer, None, optimizer)
             return optimizer
         scheduler: Any = self.lr_scheduler(optimizer)
         monitor = getattr(scheduler, "monitor", self.monitored)  # read only of a schedule that watches something
@@ -64,7 +68,13 @@ class BaseModule(CheckedLoading, LightningModule):
             interval = "epoch"
         open_ended = getattr(scheduler, "total_steps", 0) is None
         warmup = scheduler.warmup_steps if isinstance(scheduler, WarmupConstant) else 0
-        length = training_length(self.trainer, interval) if open_ended or warmup else None
+        limited = isinstance(scheduler, OneCycleLR)  # which fails beyond its last step
+        length = training_length(self.trainer, interval) if open_ended or warmup or limited else None
+        if limited and (length is None or length > scheduler.total_steps):
+            raise ValueError(
+                f"lr_scheduler.total_steps={scheduler.total_steps}: the training has {length or 'no end, in'} "
+                f"{interval}s; give as many, or another schedule"
+            )
         if open_ended and length is None:
             raise ValueError(
                 "total_steps=None: the whole training, which has no end; give a number, or the training an end by "
@@ -77,6 +87,8 @@ class BaseModule(CheckedLoading, LightningModule):
             )
         if open_ended:
             scheduler.total_steps = length
+        self._given = given_options(optimizer, scheduler)
+        rehearse(self.optimizer, self.lr_scheduler, optimizer, length if open_ended else None)
         schedule: Any = {"scheduler": scheduler, "interval": interval, "monitor": monitor}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -92,15 +104,24 @@ class BaseModule(CheckedLoading, LightningModule):
         return loss if share == 1.0 else loss * share
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Marks the checkpoint with its family."""
+        """Marks the checkpoint with its family, and with the options that its optimiser and schedule were made with."""
         checkpoint.setdefault("dinopl", {})["family"] = self.family
+        if self._given is not None:
+            checkpoint["dinopl"]["optimizer"] = self._given
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up a checkpoint of the same family, or one that another project wrote.
 
+        A training that goes on has the checkpoint's state of optimiser and schedule, and its own options of them.
+
         Raises:
-            ValueError: if it is another family's.
+            ValueError: if it is another family's, or of another optimiser.
         """
-        found = (checkpoint.get("dinopl") or {}).get("family")
+        ours = checkpoint.get("dinopl") or {}
+        found = ours.get("family")
         if found not in (None, self.family):
             raise ValueError(f"ckpt_path: a checkpoint of {found}, and the model is {self.family}; give one of that")
+        if self._trainer is not None and self._trainer.training and checkpoint.get("optimizer_states"):
+            optimizer = self.optimizer(self.parameter_groups())
+            scheduler = None if self.lr_scheduler is None else self.lr_scheduler(optimizer)
+            follow_given(checkpoint, ours.get("optimizer"), optimizer, scheduler)

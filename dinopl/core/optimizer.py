@@ -9,11 +9,14 @@ on copying and catbAbI.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.optimizer import Optimizer
 
 DecayKind = Literal["weight", "bias", "exempt"]
 """What weight decay distinguishes; a norm's parameters count as biases."""
@@ -102,6 +105,108 @@ def check_weight_decay(**decays: float | None) -> None:
     for name, decay in decays.items():
         if decay is not None and not decay >= 0:
             raise ValueError(f"{name}={decay}: must be at least 0; 0 switches it off")
+
+
+def given_options(optimizer: Optimizer, scheduler: Any) -> dict[str, Any]:
+    """Options of an optimiser and its schedule (None for none) before the first step, for :func:`follow_given`."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    name, state = ("", {}) if scheduler is None else (type(scheduler).__name__, scheduler.state_dict())
+    return {"groups": groups, "scheduler": name, "state": state}
+
+
+def follow_given(checkpoint: dict[str, Any], then: Any, optimizer: Optimizer, scheduler: Any) -> None:
+    """Lets a checkpoint's optimiser and schedule go on with the options that are given now.
+
+    torch keeps options beside the state, so that loading a state brings the former options back: a learning rate that a
+    resumed run is given would be recorded and not used. What was given anew replaces the former value, here in the
+    checkpoint, before it is loaded. The learning rate is scaled by the new one over the former one, so that it keeps
+    its place in the schedule; a schedule that computes each rate from the one before goes on from there.
+
+    Args:
+        checkpoint: changed in place.
+        then: from :func:`given_options`, in the training that the checkpoint is of; None keeps its options.
+        optimizer: as it is made now, before its state is loaded.
+        scheduler: likewise; None for none.
+
+    Raises:
+        ValueError: if the optimiser is of other parameters.
+    """
+    groups = checkpoint["optimizer_states"][0]["param_groups"]
+    theirs, own = ([len(group["params"]) for group in each] for each in (groups, optimizer.param_groups))
+    if theirs != own:
+        raise ValueError(
+            f"ckpt_path: its optimiser has groups of {theirs} parameters, and this one of {own}; keep what is trained "
+            "and what has a weight decay of its own"
+        )
+    if then is None:
+        return
+    now = given_options(optimizer, scheduler)
+    for group, before, after in zip(groups, then["groups"], now["groups"], strict=True):
+        name = "initial_lr" if "initial_lr" in before and "initial_lr" in after else "lr"
+        rate = group["lr"]
+        for option in group.keys() & before.keys() & after.keys():
+            group[option] = _replaced(group[option], before[option], after[option])
+        group["lr"] = rate * (after[name] / before[name]) if before[name] else after["lr"]
+    for state in checkpoint.get("lr_schedulers") or ():
+        if then["scheduler"] == now["scheduler"]:
+            for option in state.keys() & then["state"].keys() & now["state"].keys():
+                state[option] = _replaced(state[option], then["state"][option], now["state"][option])
+        else:  # what another one kept means nothing to it, but for how far the training has come
+            place = {name: state[name] for name in ("last_epoch", "_step_count") if name in state}
+            state.clear()
+            state.update(now["state"] | place)
+        if "_last_lr" in state:
+            state["_last_lr"] = [group["lr"] for group in groups]
+
+
+def _replaced(state: Any, before: Any, after: Any) -> Any:
+    """A state, with the new value wherever what it began with has changed."""
+    if all(isinstance(each, dict) for each in (state, before, after)) and before.keys() == after.keys():
+        known = state.keys() & before.keys()
+        return {name: _replaced(x, before[name], after[name]) if name in known else x for name, x in state.items()}
+    lists = [each for each in (state, before, after) if isinstance(each, list)]
+    if len(lists) == 3 and len({len(each) for each in lists}) == 1:
+        return [_replaced(*values) for values in zip(state, before, after, strict=True)]
+    return state if before == after else after
+
+
+def rehearse(
+    make: Callable[..., Optimizer],
+    schedule: Callable[[Optimizer], Any] | None,
+    like: Optimizer,
+    length: int | None = None,
+) -> None:
+    """Takes two steps with an optimiser and a schedule of their own, on a small parameter on the device of ``like``.
+
+    What no constructor refuses and every step would fail with is found so before the training.
+
+    Args:
+        make: makes the optimiser.
+        schedule: makes the schedule; None for none.
+        like: the optimiser that will be used.
+        length: of the schedule, where it is left to the training.
+
+    Raises:
+        ValueError: if a step fails.
+    """
+    parameter = nn.Parameter(torch.zeros(2, 2, device=like.param_groups[0]["params"][0].device))
+    optimizer, part = make([{"params": [parameter]}]), "optimizer"
+    try:
+        scheduler: Any = None if schedule is None else schedule(optimizer)
+        if length is not None:
+            scheduler.total_steps = length
+        for _ in range(2):
+            parameter.grad = torch.zeros_like(parameter)
+            part, named = "optimizer", optimizer
+            optimizer.step(lambda: 0.0)
+            if scheduler is not None:
+                part, named = "lr_scheduler", scheduler
+                scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+    except Exception as error:  # of whatever class they come from
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{part}={type(named).__name__}: cannot take a step ({text}); give it other options"
+        ) from error
 
 
 def training_length(trainer: Trainer, interval: Literal["step", "epoch"] = "step") -> int | None:

@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import Enum
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -218,6 +219,29 @@ def checked_run(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
+def made(value: Any, hint: Any = None) -> Any:
+    """What a plain value of a checked configuration stands for.
+
+    Args:
+        value: from :func:`checked`.
+        hint: the annotation of the argument that it is given for.
+
+    Returns:
+        For ``class_path`` and ``init_args`` an object, or a factory where the annotation is of one; for a list, what
+        its items stand for; or the value itself.
+    """
+    if isinstance(value, list):
+        return [made(item) for item in value]
+    if isinstance(value, str) and typing.get_origin(hint) is Callable and "." in value:
+        return resolve(value)  # of an activation, and the like
+    if not (isinstance(value, Mapping) and "class_path" in value):
+        return value
+    cls = resolve(value["class_path"])
+    hints = typing.get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
+    given = {key: made(item, hints.get(key)) for key, item in (value.get("init_args") or {}).items()}
+    return partial(cls, **given) if "Callable" in str(hint) else cls(**given)
+
+
 class CheckedLoading:
     """Lightning's ``load_from_checkpoint``, but that a file may not choose how its hyper-parameters become objects.
 
@@ -226,10 +250,14 @@ class CheckedLoading:
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """See ``LightningModule.load_from_checkpoint``; always with ``weights_only=True``.
+        """The module of a checkpoint, with its weights; always read with ``weights_only=True``.
+
+        Arguments that are not given are those of the configuration in the checkpoint, as far as a file may name their
+        classes. A checkpoint that was made without the command holds none, and then all are to be given.
 
         Raises:
-            ValueError: if the file asks for code to be run, or names what makes its hyper-parameters into objects.
+            ValueError: if the file asks for code to be run, names what makes its hyper-parameters into objects, holds
+                another module than this one, or names a class that it may not.
         """
         try:
             content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
@@ -241,6 +269,26 @@ class CheckedLoading:
             raise ValueError(f"'{checkpoint_path}': its hyper-parameters have an _instantiator, {REFUSED}")
         if hasattr(checkpoint_path, "seek"):
             checkpoint_path.seek(0)
+        ours = content.get("dinopl")
+        model: Any = ours
+        for key in ("config", "model"):
+            model = model.get(key) if isinstance(model, Mapping) else None
+        if isinstance(model, Mapping) and isinstance(model.get("class_path"), str):
+            name = model["class_path"].rpartition(".")[2]
+            if name != cls.__name__:
+                raise ValueError(
+                    f"'{checkpoint_path}': holds {_shown(name)}, not {cls.__name__}; load it with that class"
+                )
+            own = _annotations(cls)
+            given = {key: value for key, value in (model.get("init_args") or {}).items() if key not in kwargs}
+            try:
+                given = _checked_arguments(given, cls, "model", 0)
+                arguments = {key: made(value, own.get(key)) for key, value in given.items()}
+            except ValueError as error:
+                raise ValueError(f"'{checkpoint_path}': its configuration {error}; give that argument") from error
+            # what the command reads from the data is beside the configuration
+            linked = {key: ours[key] for key in own if key in ours and arguments.get(key) is None}
+            kwargs = arguments | linked | kwargs
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
 

@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dinopl.core.errors import DataError
 from dinopl.core.types import ImageShape
 from dinopl.data.views import resize
 
@@ -86,25 +88,72 @@ class ImageFiles(Dataset[Tensor]):
         return ImageFiles(self.read, self.label, shape, True, self.in_memory, self.scale)
 
     def __getitem__(self, row: int) -> Tensor:
-        """Reads the image of a row, uint8; ValueError if it is not of the ``shape``, and no size was chosen."""
-        image = as_tensor(self.read(row), self.shape.channels)
+        """Reads the image of a row, uint8; DataError if it is not of the ``shape``, and no size was chosen."""
+        name = self.paths[row] if self.paths else f"image {row}"
+        try:
+            image = as_tensor(self.read(row), self.shape.channels)
+        except ValueError as error:
+            raise DataError(f"{name}: {error}") from error
         image = square(image, self.shape.height) if self.squared else image
         if tuple(image.shape) != self.shape:
-            raise ValueError(
-                f"image {row} has shape {tuple(image.shape)}, the first one {tuple(self.shape)}; "
+            raise DataError(
+                f"{name} has shape {tuple(image.shape)}, the first one {tuple(self.shape)}; "
                 "set image_size to bring all of them to one size"
             )
         return image
 
+    @property
+    def paths(self) -> list[str]:
+        """The file of each row, where images are files of their own; empty otherwise."""
+        return getattr(self.read, "files", [])
+
 
 def as_tensor(image: Any, channels: int) -> Tensor:
-    """A PIL image, an array ``(H, W[, C])`` or a tensor ``(C, H, W)`` as uint8 ``(C, H, W)``, of 1 or 3 channels."""
+    """An image as a viewer shows it: upright, on white where it is transparent, with 8 bits a channel.
+
+    Args:
+        image: a PIL image, an array ``(H, W[, C])`` or a tensor ``(C, H, W)``. Values of 16 bits are rescaled, and
+            floating-point ones are taken to be from 0 to 1.
+        channels: of the result; of arrays and tensors it is their own.
+
+    Returns:
+        ``(C, H, W)`` uint8.
+
+    Raises:
+        ValueError: if values are of another range, so that it is not known which of them is white.
+    """
     from torchvision.transforms.v2 import functional as transforms
 
+    kind = str(getattr(image, "dtype", ""))
     if hasattr(image, "convert"):
-        image = image.convert("L" if channels == 1 else "RGB")
+        from PIL import Image, ImageOps
+
+        kind, is_png = f"mode {image.mode}", image.format == "PNG"
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # which PIL would cut off at 255
+            pixels = np.array(image)
+            image = pixels.astype(np.uint16) if image.mode != "F" and (image.mode != "I" or is_png) else pixels
+        else:
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            image = image.convert("L" if channels == 1 else "RGB")
     image = transforms.to_image(image).as_subclass(Tensor)
-    return transforms.to_dtype(image, torch.uint8, scale=True)
+    if image.dtype == torch.uint8:
+        return image
+    if image.dtype == torch.bool:
+        image = image.to(torch.uint8) * 255
+    elif image.dtype == torch.uint16:
+        image = (image.int() // 257).to(torch.uint8)  # 65535 is white
+    elif image.is_floating_point() and bool(((image >= 0) & (image <= 1)).all()):
+        image = transforms.to_dtype(image, torch.uint8, scale=True)
+    elif not image.is_floating_point() and kind != "mode I" and 0 <= int(image.min()) <= int(image.max()) <= 255:
+        image = image.to(torch.uint8)
+    else:
+        low, high = float(image.min()), float(image.max())
+        raise ValueError(f"{kind} with values from {low:g} to {high:g}, and it is not known which is white; use 8 bits")
+    # an image of one channel that was wanted in three
+    return image.expand(channels, -1, -1) if kind.startswith("mode") else image
 
 
 def square(images: Tensor, size: int) -> Tensor:

@@ -149,6 +149,11 @@ class IndexedDataModule(LightningDataModule, ABC):
         """Takes over the checkpoint's seed, unless an argument set one: what was held out then stays held out."""
         self.reseed(state_dict["seed"])
 
+    @property
+    def overfits(self) -> bool:
+        """Whether the trainer is to overfit some batches: every epoch then has those of the first."""
+        return getattr(self.trainer, "overfit_batches", 0) > 0
+
     def common_stream(self) -> int:
         """The seed of the first process: without seed_everything, each has one of its own."""
         return self._stream if self.trainer is None else self.trainer.strategy.broadcast(self._stream)
@@ -175,6 +180,9 @@ class IndexedDataModule(LightningDataModule, ABC):
                 f"give at most {self.num_train // processes}"
             )
         for split, count in counts.items():
+            if not count:
+                size = getattr(self, f"{split}_size", None)
+                raise ValueError(f"{split}_size={size}: leaves the {split} split without {self.samples}; give more")
             if count < processes:
                 raise ValueError(
                     f"devices: {processes} processes cannot share the {count} {self.samples} of the {split} split; "
@@ -243,6 +251,15 @@ def check_one_view(data: Any) -> None:
     pool: Any = getattr(data, "data", data)  # within a module that takes a part of the data
     if getattr_static(pool, "views", None) is not None and len(pool.views) != 1:
         raise ValueError(f"views={len(pool.views)}: the model takes one view of a sample; give one")
+
+
+def check_no_probes(data: Any) -> None:
+    """Raises a ValueError if a data module has options of probes, for a model that has none."""
+    pool: Any = getattr(data, "data", data)
+    for name in ("probe_dataset", "probe_train_size"):
+        if (value := getattr_static(pool, name, None)) is not None:
+            shown = value if isinstance(value, int | float) else type(value).__name__
+            raise ValueError(f"{name}={shown}: the model has no probes; leave it out")
 
 
 def spread(count: int) -> Tensor:

@@ -223,16 +223,21 @@ class ImageDataModule(IndexedDataModule):
         """Frees the device's copies of the images."""
         self._stores.clear()
 
-    def train_dataloader(self) -> ImageLoader:
-        """Shuffled training batches of this process."""
+    def train_sampler(self) -> OrderSampler:
+        """The order of the training batches of this process."""
         _, rank, processes = self.place()
         order = stream_seed("order", self._stream)
         options: Any = {"seed": order, "drop_last": self.drop_last, "count": self.samples_per_epoch}
         sampler = OrderSampler(self.num_train, self.batch_size, rank, processes, **options)
+        sampler.repeats = self.overfits
+        return sampler
+
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled training batches of this process."""
         label = None
         if self.targets is not None:
             label = self.targets.labels(self.train_label, self.num_classes, stream_seed("targets/train", self._stream))
-        return self._loader(False, "train", sampler, self.views, label=label, targets=self.targets)
+        return self._loader(False, "train", self.train_sampler(), self.views, label=label, targets=self.targets)
 
     def indexed_loader(
         self,
@@ -258,6 +263,14 @@ class ImageDataModule(IndexedDataModule):
     def predict_dataloader(self) -> ImageLoader:
         """The split to predict, un-augmented and in order."""
         return self._eval_loader(self.predict_split)
+
+    def prediction_names(self) -> dict[str, list[str]]:
+        """What is written beside predictions: "path" of each sample by its index and "class_names", as far as known."""
+        splits = self._of(probe=False)
+        images, names = splits.images(self.predict_split), self.dataset.class_names(self.root)
+        paths = images.paths if isinstance(images, ImageFiles) else []
+        files = [paths[row] for row in self._rows(self.predict_split).tolist()] if paths else []
+        return {name: found for name, found in (("path", files), ("class_names", names)) if found}
 
     def probe_dataloaders(self) -> dict[str, Iterable[ImageBatch]]:
         """The splits to probe, un-augmented and in order, whole on every process; no "val" if none is held out.
@@ -285,7 +298,7 @@ class ImageDataModule(IndexedDataModule):
         self._probe_subset = nested_subset(probe_label, self.probe_train_size, self._stream, "probe_train_size")
 
     def _read_source(self, source: ImageSource) -> SplitImages:
-        return SplitImages(
+        splits = SplitImages(
             source,
             self.root,
             val_size=self.val_size,
@@ -295,6 +308,10 @@ class ImageDataModule(IndexedDataModule):
             num_workers=self.num_workers,
             seed=self._stream,
         )
+        for images in (splits.train, splits.test):
+            if len(images) and (most := int(images.label.max())) >= (classes := source.info(self.root).num_classes):
+                raise ValueError(f"num_classes={classes}: too few for {source.name} with label {most}; use {most + 1}")
+        return splits
 
     def _of(self, *, probe: bool) -> SplitImages:
         splits = self._probe_splits if probe else self._splits

@@ -45,15 +45,22 @@ class BatchOrder(ABC):
     Attributes:
         epoch: the current one; Lightning moves it through ``set_epoch``.
         offset: how much of it was handed out, in units of the subclass.
+        repeats: whether every epoch has the samples of the first, in their order, as for a test by overfitting.
     """
 
     epoch = 0
     offset = 0
+    repeats = False
     _resume_at = 0
 
     @abstractmethod
     def __len__(self) -> int:
         """Number of batches of a whole epoch."""
+
+    @property
+    @abstractmethod
+    def smallest(self) -> int:
+        """Samples of the smallest batch of this process."""
 
     @abstractmethod
     def blocks(self) -> Iterator[Block]:
@@ -172,8 +179,14 @@ class OrderSampler(BatchOrder):
 
     def order(self) -> Tensor:
         """The current epoch's order over all processes, ``(count,)`` int64 on the CPU."""
-        order = torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, self.epoch)
+        epoch = 0 if self.repeats else self.epoch
+        order = torch.arange(self.n) if self.seed is None else epoch_order(self.n, self.seed, epoch)
         return order[: self.count]
+
+    @property
+    def smallest(self) -> int:
+        """Samples of the smallest batch of this process."""
+        return min((part.stop - part.start for part in self._slices(0)), default=0)
 
     def blocks(self) -> Iterator[Block]:
         """The epoch in one block."""

@@ -35,6 +35,7 @@ from dinopl.distillation.student_start import StudentStart, TeacherCopy
 from dinopl.distillation.teacher_cache import TeacherCache
 from dinopl.distillation.teachers import FrozenTeacher, TeacherRule
 from dinopl.encoders import MiniVGG
+from dinopl.encoders.common import check_smallest_batch
 from dinopl.probes import Probe, ProbeCallback
 
 
@@ -152,6 +153,7 @@ class SelfDistillation(Scheduled, BaseModule):
             sides = [[i for i, view in enumerate(views) if side in view.seen_by] for side in ("teacher", "student")]
             view_pairs(sides[0], sides[1], self.loss.pairing)
         if stage == "fit":
+            check_smallest_batch(self.student, self.image_shape, self.trainer)
             self.teacher_cache.decide(self.teacher_rule, self.teacher, self.loss, self.trainer)
             if self.scheduled and self.trainer.max_epochs in (None, -1) and self.trainer.max_steps == -1:
                 raise ValueError("max_epochs=-1: schedules last as long as the training; give it an end, or max_steps")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,6 +84,48 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
             "end it with a pooling and nn.Flatten()"
         )
     return embedding.shape[1]
+
+
+def check_smallest_batch(network: nn.Module, shape: tuple[int, ...], trainer: Any) -> None:
+    """Refuses a training whose data have a last batch of one sample, where the network's BatchNorm cannot use one.
+
+    BatchNorm needs more than one value per channel: of one sample, more than one pixel. What reaches each such layer is
+    seen in eval mode, with one sample of zeros.
+
+    Args:
+        network: what is trained; maps ``(B, *shape)``.
+        shape: of one sample.
+        trainer: about to train; data without the method ``train_sampler`` are not looked at.
+
+    Raises:
+        ValueError: if the training would come to that batch.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    if not layers or not hasattr(data, "train_sampler") or (sampler := data.train_sampler()).smallest != 1:
+        return
+    limit, batches = trainer.limit_train_batches, len(sampler)
+    taken = limit if isinstance(limit, int) else int(limit * batches)
+    last_step = trainer.max_steps * trainer.accumulate_grad_batches
+    if data.batch_size > 1 and (taken < batches or 0 < last_step < batches):
+        return
+    single: list[bool] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, inputs: single.append(inputs[0].numel() == inputs[0].shape[1]))
+        for layer in layers
+    ]
+    anchor = next(network.parameters())
+    try:
+        with torch.no_grad(), evaluation(network):
+            network(torch.zeros(1, *shape, dtype=anchor.dtype, device=anchor.device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if any(single):
+        raise ValueError(
+            f"batch_size={data.batch_size}: leaves one sample for a batch, of which BatchNorm has no statistics; set "
+            "drop_last to true, or change this or the number of samples"
+        )
 
 
 @contextmanager

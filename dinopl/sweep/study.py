@@ -176,7 +176,7 @@ class Study:
         lines: list[dict[str, Any]] = []
         with contextlib.suppress(FileNotFoundError):
             for line in (self.of(job) / ATTEMPTS).read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(ValueError):
+                with contextlib.suppress(ValueError, TypeError):  # blank, half of one, or no mapping
                     lines.append(dict(json.loads(line)))
         return lines
 
@@ -270,7 +270,7 @@ def cores() -> int:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What a file holds; empty if there is none, or half of one."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, TypeError):
         return dict(json.loads(path.read_text(encoding="utf-8")))
     return {}
 

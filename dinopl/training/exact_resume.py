@@ -90,6 +90,11 @@ class ExactResume(Callback):
         """Keeps this process's entry for the start of the fit, after everything that still draws numbers by then."""
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        for (
+            stopper
+        ) in trainer.early_stopping_callbacks:  # whose state holds an option, which would win over the one given
+            if state := checkpoint.get("callbacks", {}).get(stopper.state_key):
+                state["patience"] = stopper.patience
         saved = checkpoint.get(KEY, {"epoch_over": True, "processes": []})
         found = len(saved["processes"])
         if found != trainer.world_size:

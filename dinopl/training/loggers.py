@@ -27,9 +27,9 @@ class MetricsFile(CSVLogger):
         seconds: how old a row may get before it is on the disk.
     """
 
-    def __init__(self, folder: Path, last: dict[str, float], seconds: float = 1.0) -> None:
+    def __init__(self, folder: Path, last: dict[str, float] | None = None, seconds: float = 1.0) -> None:
         super().__init__(save_dir=folder, name=None, version="")
-        self.last = last
+        self.last = {} if last is None else last
         self.seconds = seconds
         self._saved = time.monotonic()
 
@@ -62,6 +62,8 @@ class MetricsFile(CSVLogger):
 
     def _write(self) -> None:
         """Adds the columns of new metrics, then the rows; Lightning's writer would truncate the file, then fill it."""
+        if self._experiment is None:  # nothing was logged, and the folder may not be there yet
+            return
         writer: Any = self.experiment
         names, path = sorted(set(writer.metrics_keys).union(*writer.metrics)), Path(writer.metrics_file_path)
         if names != writer.metrics_keys and path.is_file():
@@ -101,14 +103,15 @@ class EventsFile(TensorBoardLogger):
     @rank_zero_only
     def save(self) -> None:
         """Writes the rows if it is time."""
-        if time.monotonic() - self._saved >= self.seconds:
+        if self._rows and time.monotonic() - self._saved >= self.seconds:
             self._write()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Writes the rows and closes the file; a later row opens a second one."""
-        self._write()
-        self.experiment.close()
+        if self._rows or self._experiment is not None:  # otherwise the folder may not be there yet
+            self._write()
+            self.experiment.close()
 
     def _write(self) -> None:
         rows, self._rows, self._saved = self._rows, [], time.monotonic()

@@ -67,6 +67,9 @@ def gather_to_rank_zero(value: Any, trainer: Trainer) -> list[Any]:
 class PredictionWriter(BasePredictionWriter):
     """Writes what ``predict_step`` returns to one ``.npz`` file: an array for each name, ordered by ``"index"``.
 
+    What the data module's method ``prediction_names`` returns is added, where there is one: the "path" of each sample,
+    whose index is its position there, and "class_names".
+
     Batches leave the device as they come. With several predict loaders each has its own file: ``predictions-0.npz`` and
     so on. Call ``trainer.predict(return_predictions=False)``, so that Lightning does not keep them as well.
 
@@ -110,6 +113,10 @@ class PredictionWriter(BasePredictionWriter):
         for loader in loaders:
             name = self.filename if len(loaders) == 1 else f"{Path(self.filename).stem}-{loader}.npz"
             arrays = in_order([batch for rank in ranks for batch in rank.get(loader, [])])
+            named = getattr(getattr(trainer, "datamodule", None), "prediction_names", None)
+            for key, values in (named() if callable(named) else {}).items():
+                one_each = key == "path"
+                arrays[key] = np.array([values[i] for i in arrays["index"]] if one_each else values, dtype=np.str_)
             with one_line_errors(folder / name):
                 folder.mkdir(parents=True, exist_ok=True)
                 with replacing(folder / name) as temporary, temporary.open("wb") as file:

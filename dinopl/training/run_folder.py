@@ -113,7 +113,9 @@ class RunFolder(Callback):
         if problem is not None:
             raise ValueError(problem)
         self.path, self.created, self.status = Path(path), False, None
-        trainer.loggers = [logger for logger in trainer.loggers if logger not in self._loggers]
+        others = [logger for logger in trainer.loggers if logger not in self._loggers]
+        self._loggers = [MetricsFile(self.path), EventsFile(self.path)]  # for callbacks that ask for one in their setup
+        trainer.loggers = [*others, *self._loggers]
         savers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
         self._checkpoints = [saver for saver in savers if saver.dirpath is None or saver in self._checkpoints]
         for saver in self._checkpoints:
@@ -154,7 +156,8 @@ class RunFolder(Callback):
         for name, owner in (("data", getattr(trainer, "datamodule", None)), ("model", pl_module)):
             if callable(facts := getattr(owner, "facts", None)):
                 self._facts[name] = plain(facts(), name)
-        metrics_file, events_file = MetricsFile(self.path, self._metrics), EventsFile(self.path)
+        metrics_file: Any = self._loggers[0]
+        metrics_file.last = self._metrics
         problem = None
         if trainer.is_global_zero:
             try:
@@ -163,14 +166,17 @@ class RunFolder(Callback):
                     metrics_file.experiment  # noqa: B018  (the writer wants to find the folder empty)
                     if self.config is not None:
                         with replacing(self.path / "config.yaml") as temporary:
-                            temporary.write_text(yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+                            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+                            temporary.write_text(text, encoding="utf-8")
             except ValueError as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
         if problem is not None:  # raised on every rank, so that none waits for the others
             raise ValueError(problem)
-        self.created, self._loggers = True, [metrics_file, events_file]
-        trainer.loggers = [*trainer.loggers, *self._loggers]
+        self.created = True
+        for logger in trainer.loggers:
+            if logger not in self._loggers and self.config is not None:
+                logger.log_hyperparams(self.config)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes over the metrics, and lets the checkpoint callbacks keep their best score in another folder."""
@@ -183,7 +189,7 @@ class RunFolder(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds configuration, versions, the folder's name and the metrics, in plain values, under ``"dinopl"``."""
         about = {"config": self.config, "versions": versions(), "run": None if self.path is None else self.path.name}
-        about["metrics"] = dict(self._metrics)
+        about |= {"metrics": dict(self._metrics), "directory": os.getcwd()}  # where relative paths begin
         checkpoint["dinopl"] = checkpoint.get("dinopl", {}) | about
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

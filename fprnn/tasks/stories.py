@@ -68,7 +68,7 @@ def write_stories(folder: str | Path, tasks: Sequence[int] = (1, 2, 3), count: i
             generator = np.random.default_rng([seed, task, place])
             stories = (_story(generator, task) for _ in range(count if split == "train" else max(count // 4, 1)))
             lines = (f"{number} {line}\n" for story in stories for number, line in enumerate(story, 1))
-            (Path(folder) / f"qa{task}_{split}.txt").write_text("".join(lines))
+            (Path(folder) / f"qa{task}_{split}.txt").write_text("".join(lines), encoding="utf-8")
 
 
 def _story(generator: np.random.Generator, task: int, turns: int = 4) -> Iterator[str]:

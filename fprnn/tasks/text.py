@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dinopl.core.errors import MOST_NAMES, check_sizes
+from dinopl.core.errors import MOST_NAMES, DataError, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, read_utf8, shortened, window_starts
 from fprnn.tasks.task import LengthRange, Seeds, SequenceBatch, Task, Vocabulary
 
@@ -209,22 +209,36 @@ class TokenShards(TextTask):
         super().__init__(
             _split(stores, val_fraction, test_fraction), Vocabulary(map(str, range(vocab_size))), f"folder={folder}"
         )
-        for name, array in (shard for part in shards for shard in part):
-            self._checked(array[:PROBED], str(name))
+        self._shards = [shard for part in shards for shard in part]
+        self._check(PROBED)
 
     def tokens_per_character(self, split: Split) -> float | None:
         """Follows from ``characters_per_token``, for every split alike."""
         return None if self.characters_per_token is None else 1 / self.characters_per_token
 
-    def _checked(self, windows: NDArray[Any], name: str = "") -> NDArray[Any]:
+    def _checked(self, windows: Integers) -> Integers:
         """Refuses tokens that the vocabulary does not have."""
         if windows.size and not 0 <= int(windows.min()) <= int(windows.max()) < self.vocab_size:
-            wrong = windows[(windows < 0) | (windows >= self.vocab_size)][0]
-            raise ValueError(
-                f"vocab_size: {name or self._source} has the token {wrong}, which is not below "
-                f"{self.vocab_size}; use the size of the tokeniser that made the shards."
-            )
+            self._check(None)
         return windows
+
+    def _check(self, count: int | None) -> None:
+        """Raises a DataError for the first token of the shards that the vocabulary does not have.
+
+        ``count`` tokens of each shard are looked at; None is all.
+        """
+        for file, shard in self._shards:
+            for begin in range(0, len(shard) if count is None else min(count, len(shard)), PROBED):
+                tokens = shard[begin : begin + PROBED]
+                if 0 <= int(tokens.min()) <= int(tokens.max()) < self.vocab_size:
+                    continue
+                place = int(((tokens < 0) | (tokens >= self.vocab_size)).argmax())
+                token = int(tokens[place])
+                fault = "is negative" if token < 0 else f"is not below {self.vocab_size}"
+                raise DataError(
+                    f"vocab_size: {file} has the token {token} at position {begin + place}, which {fault}; use the "
+                    "size of the tokeniser that made the shards, or correct them."
+                )
 
 
 def _split(stores: Sequence[TokenStore], val_fraction: float, test_fraction: float) -> dict[Split, TokenStore]:
@@ -287,7 +301,8 @@ def _numbered(text: str, alphabet: str, file: Path) -> NDArray[np.int32]:
 
 def _shards(folder: Path) -> list[tuple[Path, NDArray[Any]]]:
     """A folder's shards, mapped, in order of their names."""
-    files = sorted(folder.glob("*.npy")) if folder.is_dir() else []
+    found = folder.glob("*.npy") if folder.is_dir() else []
+    files = sorted(file for file in found if not file.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"folder: no .npy file in {folder}; write shards there, as docs/text_data.md says.")
     shards = []

@@ -16,6 +16,7 @@ from torch.distributed import get_rank, get_world_size, is_available, is_initial
 from torchmetrics import Metric, MetricCollection
 
 from dinopl.core.divergences import entropy
+from dinopl.core.errors import DataError
 from dinopl.core.module import BaseModule
 from dinopl.core.types import ImageBatch, as_batch
 from kd.features.capture import FeatureCapture, find_module
@@ -144,6 +145,7 @@ class Evaluation:
     def add(self, split: Split, batch: ImageBatch) -> None:
         """Adds a batch, un-augmented."""
         view = batch["views"][0]
+        check_labels(batch["label"], self.num_classes, needed=True)
         names = None if split == "val" else self.names
         values: dict[str, Any] = {"label": batch["label"], "index": self._numbered(split, batch["index"])}
         with torch.no_grad(), ExitStack() as stack:
@@ -194,6 +196,28 @@ class Evaluation:
         first = self._counted[split]
         self._counted[split] += len(index)
         return torch.arange(first, first + len(index), device=index.device) * processes + rank
+
+
+def check_labels(label: Tensor, num_classes: int, *, needed: bool) -> None:
+    """Refuses labels that are none of the classes; waits for their device.
+
+    Args:
+        label: of any shape, integers; -1 is none.
+        num_classes: their number.
+        needed: whether each sample must have one.
+
+    Raises:
+        DataError: if one is not below ``num_classes``, or is negative where it is needed.
+    """
+    if not label.numel():
+        return
+    least, most = (int(bound) for bound in label.aminmax())
+    if most >= num_classes:
+        raise DataError(
+            f"num_classes={num_classes}: too few for data with label {most}; use {most + 1}, or correct the data"
+        )
+    if needed and least < 0:
+        raise DataError(f"num_classes={num_classes}: the data have label {least}; number classes from 0")
 
 
 class EvaluatedModule(BaseModule):

@@ -20,6 +20,9 @@ def checkpoint_file(path: str | Path) -> Path:
     """The checkpoint of a run's folder; any other path as it is."""
     path = Path(path)
     inside = path / "checkpoints" / LAST
+    if not path.exists():
+        below = "" if path.is_absolute() else f" below {Path.cwd()}"
+        raise FileNotFoundError(f"path={path}: no such file{below}; give a run's checkpoint, or its folder")
     if path.is_dir() and not inside.is_file():
         raise FileNotFoundError(f"path={path}: is a folder without checkpoints/last.ckpt; give a finished run's")
     return inside if path.is_dir() else path

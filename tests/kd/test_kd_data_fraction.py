@@ -17,6 +17,7 @@ from dinopl.data import CIFAR10Images, CropFlip, DigitsImages, ImageDataModule, 
 from kd.data import DataFraction
 from kd.fractions import index_digest
 from kd.text import TextDataModule
+from tests.kd.conftest import digits, quick_trainer
 
 no_validation = pytest.mark.filterwarnings(
     "ignore:You defined a .validation_step. but have no .val_dataloader.:UserWarning:lightning"
@@ -474,3 +475,23 @@ def test_a_configuration_names_it_and_the_run_tells_what_it_trained_on(
     assert run_main("fit", "--config", "fraction.yaml", "--data.fraction", "0.001") == 2
     assert "--data.fraction 0.001: its 1 sample leaves 9 of 10 classes" in capsys.readouterr().err.replace("=", " ")
     assert len(list(tmp_path.glob("runs/fraction/*"))) == 1
+
+
+def test_overfitting_repeats_the_first_batches() -> None:
+    for data in (digits(None, fraction=0.5), digits(None, fraction=0.5).data):
+        data.trainer = quick_trainer(overfit_batches=1)
+        data.setup("fit")
+        loader, first = data.train_dataloader(), []
+        for epoch in range(3):
+            loader.sampler.set_epoch(epoch)
+            first.append(next(iter(loader))["index"].tolist())
+        assert first[0] == first[1] == first[2]
+
+
+def test_a_last_batch_is_dropped_where_the_other_module_drops_it() -> None:
+    kept, dropped = (digits(None, pool={"drop_last": drop}, fraction=0.5) for drop in (False, True))
+    for data in (kept, dropped):
+        data.setup("fit")
+    assert [len(batch["index"]) for batch in kept.train_dataloader()] == [32] * 18 + [len(kept.index) - 18 * 32]
+    assert [len(batch["index"]) for batch in dropped.train_dataloader()] == [32] * 18
+    assert (dropped.num_steps, dropped.facts()["samples_per_epoch"]) == (18, 18 * 32)

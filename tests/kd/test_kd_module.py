@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dinopl.core.optimizer import parameter_groups
 from dinopl.data import DigitsImages, ImageDataModule, WholeImage
@@ -505,3 +506,18 @@ def test_two_processes_train_and_measure_as_one(teacher: Callable[[], RunTeacher
     assert both.keys() == one.keys()
     for name, value in one.items():
         assert both[name] == pytest.approx(value, abs=1e-5), name
+
+
+def test_a_label_that_is_no_class_names_the_classes() -> None:
+    batches = [{"views": [torch.rand(3, 1, 8, 8)], "label": torch.tensor([0, 1, 10]), "index": torch.arange(3)}]
+    with pytest.raises(ValueError, match="num_classes=10: too few for data with label 10; use 11, or correct the data"):
+        quick_trainer().fit(student(), DataLoader(batches, batch_size=None))
+    batches[0]["label"] = torch.tensor([0, 1, -1])
+    with pytest.raises(ValueError, match="num_classes=10: the data have label -1; number classes from 0"):
+        quick_trainer().fit(student(), DataLoader(batches, batch_size=None))
+
+
+def test_options_of_probes_are_refused_by_a_model_without_any() -> None:
+    for options, shown in (({"probe_train_size": 9}, "9"), ({"probe_dataset": DigitsImages()}, "DigitsImages")):
+        with pytest.raises(ValueError, match=rf"{next(iter(options))}={shown}: the model has no probes; leave it out"):
+            fitted(student(), digits(pool=options))

@@ -120,3 +120,27 @@ def test_selected_samples_come_once_in_order() -> None:
     assert [part.tolist() for part in sampler] == [[4, 9, 2], [30]]
     pair = [SelectedSampler(torch.tensor([4, 9, 2, 30, 5]), 2, rank, 2) for rank in range(2)]
     assert sorted(s for one in pair for part in one for s in part.tolist()) == [2, 4, 5, 9, 30]
+
+
+def test_a_last_batch_that_is_not_full_is_dropped_where_it_is_asked_for() -> None:
+    for steps in (None, 5):
+        sampler = PassSampler(torch.arange(9), 4, seed=0, steps=steps, drop_last=True)
+        assert {part.stop - part.start for _, _, parts in sampler.blocks() for part in parts} == {4}
+        assert (sampler.smallest, len(sampler)) == (4, steps or 2)
+    alone = PassSampler(torch.arange(3), 4, seed=0, drop_last=True)
+    assert (alone.smallest, len(alone)) == (3, 1)  # the only one
+
+
+def test_a_sampler_that_repeats_has_the_batches_of_the_first_epoch() -> None:
+    sampler = PassSampler(torch.arange(9), 4, seed=0, steps=3)
+    seen = []
+    for repeats in (False, True):
+        sampler.repeats = repeats
+        sampler.set_epoch(0)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            seen.append(
+                [order[part.start : part.stop].tolist() for order, _, parts in sampler.blocks() for part in parts]
+            )
+    assert seen[0] != seen[1] != seen[2]
+    assert seen[3] == seen[4] == seen[5] == seen[0]

@@ -85,6 +85,8 @@ def configs(arguments: Sequence[str]) -> int:
 
             text = as_text(build_schema())
             try:
+                if rest and Path(rest[0]).is_file() and "$schema" not in Path(rest[0]).read_text(encoding="utf-8"):
+                    raise UserMistake(f"configs schema {rest[0]}: exists and is no schema; name another file.")
                 Path(rest[0]).write_text(text, encoding="utf-8") if rest else sys.stdout.write(text)
             except OSError as error:
                 raise UserMistake(f"configs schema {rest[0]}: {error.strerror}; name another file.") from error

@@ -110,11 +110,20 @@ def _compare(*folders: Path) -> str:
 def _report(options: argparse.Namespace) -> None:
     """Everything is checked before anything is printed or written."""
     from dinopl.reports import FORMATS, Report, differing, paths_by_seed, report_figure, save_report_figure, write_runs
+    from dinopl.reports.run import FILES
 
     if not options.runs:
         raise UserMistake("report: give a study or a folder of runs, before the options: dinopl report runs")
     if options.x and not options.figure:
         raise UserMistake(f"report: --x {options.x}: is of a figure; give --figure FILE too.")
+    outputs = {"csv": options.csv, "markdown": options.markdown, "latex": options.latex, "figure": options.figure}
+    outputs["figure's numbers"] = options.figure and options.figure.with_suffix(".csv")
+    for name, file in outputs.items():
+        if file and file.name in FILES and file.exists():
+            shown = (
+                f"--{name} {file}" if name in vars(options) else f"--figure {options.figure}: its numbers' {file.name}"
+            )
+            raise UserMistake(f"report: {shown}: a run's own file would be overwritten; name another.")
     made = Report.of(options.runs, options.by, options.metric or (), options.baseline, options.level)
     plot = None
     if options.figure:

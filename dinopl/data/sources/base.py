@@ -43,6 +43,10 @@ class ImageSource(ABC):
             FileNotFoundError: if that needs data which are not there.
         """
 
+    def class_names(self, root: Path) -> list[str]:
+        """The name of each class, in their order; empty if they have none but their numbers."""
+        return []
+
     def prepare(self, root: Path) -> None:  # noqa: B027 - most sources have nothing to fetch
         """Fetches the data if they are not there. Called on one process of a node."""
 

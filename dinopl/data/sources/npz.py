@@ -47,8 +47,16 @@ class NpzImages(ImageSource):
         split = "train" if train else "test"
         images = self._array(root, f"x_{split}")
         if images.dtype != np.uint8:
-            if not (np.isfinite(images).all() and images.min() >= 0 and images.max() <= 1):
-                raise self._wrong(f"x_{split} has floating-point values outside [0, 1]; divide them by their maximum")
+            if not (finite := np.isfinite(images)).all():
+                first = tuple(np.argwhere(~finite)[0].tolist())
+                raise self._wrong(
+                    f"x_{split} has {int((~finite).sum())} values that are NaN or infinite, the first at {first}; "
+                    "leave those images out, or replace the values"
+                )
+            low, high = float(images.min()), float(images.max())
+            if low < 0 or high > 1:
+                remedy = f"subtract {low:g} and divide by {high - low:g}" if low < 0 else "divide by the value of white"
+                raise self._wrong(f"x_{split} has values from {low:g} to {high:g}, and must be in [0, 1]; {remedy}")
             images = images.astype(np.float32)
         if images.ndim == 3:
             images = images[:, None]

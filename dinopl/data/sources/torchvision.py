@@ -160,5 +160,6 @@ def item_labels(items: Any) -> Tensor:
 
 def _shape_of(image: Any) -> ImageShape:
     """Shape of a PIL image, an array or a tensor; a PIL image that is not gray is taken as RGB."""
-    gray = getattr(image, "mode", None) in ("1", "L", "I", "F", "I;16")
+    mode = getattr(image, "mode", "")
+    gray = mode in ("1", "L", "F") or mode.startswith("I")  # I;16B and its like
     return ImageShape(*as_tensor(image, 1 if gray else 3).shape)

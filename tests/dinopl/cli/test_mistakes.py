@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from dinopl.cli import main
 from dinopl.distillation.module import SelfDistillation
@@ -68,6 +69,28 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
             "--model.lr_scheduler: Expected positive integer T_0, but got -1; give that argument another value.",
         ),
         (["--model.bias_weight_decay", "-1"], "--model.bias_weight_decay -1.0: must be at least 0"),
+        (
+            ["--model.optimizer", "Adam", "--model.optimizer.capturable=true"],
+            "--model.optimizer Adam: cannot take a step (",
+        ),
+        (["--model.optimizer", "SparseAdam"], "--model.optimizer SparseAdam: cannot take a step ("),
+        (
+            ["--model.lr_scheduler", "StepLR", "--model.lr_scheduler.step_size=0"],
+            "--model.lr_scheduler StepLR: cannot take a step (",
+        ),
+        (
+            [
+                *("--model.lr_scheduler", "OneCycleLR", "--model.lr_scheduler.max_lr=0.1"),
+                *("--model.lr_scheduler.total_steps=3", "--trainer.max_epochs=4"),
+            ],
+            "--model.lr_scheduler.total_steps 3: the training has 4 epochs; give as many, or another schedule",
+        ),
+        (["--trainer.accelerator", "tpu"], "--trainer.accelerator: Requirement 'torch_xla"),
+        (["--trainer.precision", "transformer-engine"], "--trainer.precision: Requirement 'transformer_engine"),
+        (
+            ["--data.train_size=33", "--data.batch_size=32", "--model.encoder=ResNet18"],
+            "--data.batch_size 32: leaves one sample for a batch, of which BatchNorm has no statistics; set drop_last",
+        ),
         (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: nan is not a finite number; give one, such as 1."),
         (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got fast."),
         (["--model.bias_weight_decay", "nan"], "--model.bias_weight_decay: nan is not a finite number; give one"),
@@ -493,6 +516,28 @@ def test_a_metric_that_is_not_logged_is_one_line(
     assert code == 2
     assert folder is not None  # a first epoch was trained
     assert "no metric 'val_loss' is logged; did you mean 'val/loss'?" in said(capsys)
+
+
+def test_an_image_that_is_met_damaged_in_training_is_one_line(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Not among those that are looked at beforehand."""
+    for split in ("train", "test"):
+        for category in "ab":
+            place = tmp_path / split / category
+            place.mkdir(parents=True)
+            for number in range(40):
+                Image.effect_noise((8, 8), 50).convert("RGB").save(place / f"{number:02d}.png")
+    damaged = tmp_path / "train" / "b" / "14.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    options = ("--data.dataset=FolderImages", f"--data.dataset.folder={tmp_path}", "--data.batch_size=16")
+    options += ("--data.normalization=source", "--model.cache_teacher=false", "--model.probes=null")
+    code, folder = short_run("fit", *options, "--trainer.limit_train_batches=1.0")
+    assert code == 2
+    error = said(capsys)
+    assert error.startswith(f"{damaged}: not an image that can be read (")
+    assert folder is not None
+    assert yaml.safe_load((folder / "results.json").read_text())["status"] == "failed"
 
 
 def test_traceback_shows_where(capsys: pytest.CaptureFixture[str]) -> None:

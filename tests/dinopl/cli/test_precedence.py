@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from dinopl.cli import main
 from dinopl.cli.runs import run
 from dinopl.core.moved import flatten
+from dinopl.core.trust import LIGHTNING
+from tests.dinopl.cli.conftest import CUT
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -200,3 +204,44 @@ def test_an_options_limit_wins_over_a_files(
     words = ["--config", config, "--config", file, "--trainer.limit_test_batches", option]
     value = printed(capsys, run_main, "fit", *words)["trainer"]["limit_test_batches"]
     assert (type(value), value) == (type(used), used)
+
+
+def test_a_resumed_run_trains_at_the_rate_that_it_is_given(short_run: ShortRun) -> None:
+    _, folder = short_run("fit", "--model.optimizer.lr=0.01", "--test_after_fit=false")
+    assert folder is not None
+    words = ("--ckpt_path", folder / "checkpoints" / "last.ckpt", "--trainer.max_epochs=2", "--test_after_fit=false")
+    for given, used in (((), 0.01), (("--model.optimizer.lr=0.1", "--model.bias_weight_decay=0.3"), 0.1)):
+        code, again = short_run("fit", *words, *given, cut=(*CUT, "--model.optimizer.lr=0.01"))
+        assert code == 0
+        assert again is not None
+        content = torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)
+        groups = content["optimizer_states"][0]["param_groups"]
+        assert [group["lr"] for group in groups] == [used, used]
+        assert groups[1]["weight_decay"] == (0.3 if given else 0.0)
+
+
+def test_a_checkpoints_paths_begin_where_its_run_was_started(
+    short_run: ShortRun, run_main: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sets").mkdir()
+    images, label = np.zeros((40, 8, 8), np.uint8), np.arange(40) % 2
+    np.savez(tmp_path / "sets" / "own.npz", x_train=images, y_train=label, x_test=images, y_test=label)
+    options = ("--data.dataset=NpzImages", "--data.dataset.path=sets/own.npz", "--data.batch_size=8")
+    code, folder = short_run("fit", *options, "--test_after_fit=false")
+    assert code == 0
+    assert folder is not None
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert run_main("test", "--ckpt_path", folder / "checkpoints" / "last.ckpt", "--trainer.accelerator=cpu") == 0
+
+
+@pytest.mark.parametrize("name", sorted(name.rpartition(".")[2] for name in LIGHTNING if ".callbacks." in name))
+def test_every_callback_that_is_allowed_can_be_written_down(
+    run_main: Callable[..., int], config: str, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    needed = {"EarlyStopping": "monitor: val/loss", "GradientAccumulationScheduler": "scheduling: {0: 2}"}
+    needed |= {"StochasticWeightAveraging": "swa_lrs: 0.1", "OnExceptionCheckpoint": "dirpath: kept"}
+    callback = f"{{class_path: {name}, init_args: {{{needed.get(name, '')}}}}}"
+    code = run_main("fit", "--config", config, f"--trainer.callbacks=[{callback}]", "--print_config")
+    assert code == 0, capsys.readouterr().err
+    assert name in capsys.readouterr().out

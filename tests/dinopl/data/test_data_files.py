@@ -3,14 +3,17 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from dinopl.cli.messages import in_training
+from dinopl.core.errors import DataError
 from dinopl.data import FolderImages, ImageFiles, NpzImages, TinyImageNetImages
-from dinopl.data.images import ImageArrays, WorkerStore, read_all, square
+from dinopl.data.images import ImageArrays, WorkerStore, as_tensor, read_all, square
 
 MakeNpz = Callable[..., Path]
 MakeFolder = Callable[..., Path]
@@ -63,7 +66,7 @@ def test_a_folder_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nothing at .*/set/test"):
         FolderImages("set").info(tmp_path)
     (tmp_path / "set" / "test").mkdir()
-    with pytest.raises(FileNotFoundError, match="no image files below"):
+    with pytest.raises(FileNotFoundError, match=r"no image files in .*/set/train/ant \("):
         FolderImages("set").info(tmp_path)
 
 
@@ -71,7 +74,7 @@ def test_images_of_another_size_are_refused_or_resized(make_folder: MakeFolder) 
     folder = make_folder()
     Image.new("RGB", (10, 12), (7, 7, 7)).save(folder / "train" / "cow" / "9.png")
     files = FolderImages(folder.name).load(folder.parent, True)
-    with pytest.raises(ValueError, match=r"image 12 has shape \(3, 12, 10\), the first one \(3, 8, 8\); set image_s"):
+    with pytest.raises(ValueError, match=r"/cow/9.png has shape \(3, 12, 10\), the first one \(3, 8, 8\); set image_s"):
         files[12]
     assert files.resized(4)[12].shape == (3, 4, 4)
     assert files.resized(4)[12].unique().tolist() == [7]
@@ -82,6 +85,89 @@ def test_a_file_that_is_no_image_is_named(make_folder: MakeFolder) -> None:
     (folder / "train" / "ant" / "0.png").write_text("text")
     with pytest.raises(ValueError, match=r"ant/0.png: not an image that can be read"):
         FolderImages(folder.name).load(folder.parent, True)[0]
+
+
+def test_images_are_read_as_a_viewer_shows_them(make_folder: MakeFolder) -> None:
+    folder = make_folder() / "train" / "ant"
+    gray = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1040  # up to 65520: the brightest is nearly white
+    Image.fromarray(gray).save(folder / "0.png")
+    Image.fromarray((gray / 65535).astype(np.float32)).save(folder / "1.tif")
+    shown = np.zeros((8, 8, 3), np.uint8)
+    shown[:4] = 200  # bright above
+    exif = Image.Exif()
+    exif[274] = 6  # stored lying on its side, to be turned clockwise
+    Image.fromarray(np.rot90(shown).copy()).save(folder / "2.png", exif=exif)
+    clear = np.full((8, 8, 4), 7, np.uint8)
+    clear[..., 3] = np.arange(8) // 4 * 255  # its left half is transparent, its right half nearly black
+    Image.fromarray(clear).save(folder / "3.png")
+    (folder / "1.png").unlink()
+    images = FolderImages(str(folder.parent.parent)).load(Path(), True)
+    assert [Path(path).name for path in images.paths[:4]] == ["0.png", "1.tif", "2.png", "3.png"]
+    for row, most in ((0, 1), (1, 1)):  # gray levels, rounded either way
+        assert np.abs(images[row][0].numpy() - gray / 257).max() <= most
+        assert torch.equal(images[row][0], images[row][2])
+    assert np.array_equal(images[2].permute(1, 2, 0).numpy(), shown)
+    assert images[3][:, 0].tolist() == [[255] * 4 + [7] * 4] * 3
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (np.array([[0, 65535]], np.uint16), [0, 255]),
+        (np.array([[0, 200]], np.int64), [0, 200]),
+        (torch.tensor([[[0.0, 1.0]]]), [0, 255]),
+        (np.array([[False, True]]), [0, 255]),
+    ],
+)
+def test_arrays_of_other_types_keep_what_is_white(image: Any, expected: list[int]) -> None:
+    assert as_tensor(image, 1).flatten().tolist() == expected
+
+
+@pytest.mark.parametrize("pixels", [np.full((8, 8), 200, np.float32), np.full((8, 8), 70_000, np.int32)])
+def test_an_image_without_a_known_white_is_refused_by_name(make_folder: MakeFolder, pixels: Any) -> None:
+    folder = make_folder()
+    Image.fromarray(pixels).save(folder / "train" / "ant" / "9.tif")
+    with pytest.raises(DataError, match=r"ant/9.tif: mode [FI] with values from \d+ to \d+, and it is not known which"):
+        read_all(FolderImages(str(folder)).load(Path(), True), num_workers=0)
+    with pytest.raises(ValueError, match="int64 with values from 0 to 300"):
+        as_tensor(np.array([[0, 300]]), 1)
+
+
+def test_a_worker_that_meets_a_damaged_image_names_it(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    damaged = folder / "train" / "cow" / "3.png"
+    damaged.write_bytes(damaged.read_bytes()[:45])
+    store = WorkerStore(FolderImages(str(folder)).load(Path(), True), 1, torch.device("cpu"))
+    with pytest.raises(DataError) as caught:
+        list(store.batches([torch.arange(12)]))
+    named = in_training(caught.value, {})
+    assert named is not None
+    assert named.startswith(f"{damaged}: not an image that can be read (")
+    assert named.endswith("); replace or remove it")
+
+
+def test_hidden_files_and_folders_hold_no_images(make_folder: MakeFolder) -> None:
+    folder = make_folder()
+    for place in (folder / "train", folder / "test", folder / "train" / "ant"):
+        (place / ".ipynb_checkpoints").mkdir()
+        (place / ".ipynb_checkpoints" / "0.png").write_bytes((folder / "train" / "ant" / "0.png").read_bytes())
+    (folder / "train" / "bee" / "._0.png").write_bytes(b"of another system")
+    source = FolderImages(str(folder))
+    assert source.info(Path()) == ((3, 8, 8), 3, 12, 6)
+    assert source.class_names(Path()) == ["ant", "bee", "cow"]
+    assert first_values(source.load(Path(), True)) == list(range(12))
+
+
+@pytest.mark.parametrize("place", ["train/bee", "test/cow", "test"])
+def test_a_folder_without_images_is_named(make_folder: MakeFolder, place: str) -> None:
+    folder = make_folder()
+    for path in (folder / place).rglob("*.png"):
+        path.rename(path.with_suffix(".gif"))
+    named = "test/ant" if place == "test" else place
+    with pytest.raises(
+        FileNotFoundError, match=rf"no image files in .*{named} \(\.bmp, .*\); put some there, or remove"
+    ):
+        FolderImages(str(folder)).info(Path())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -213,8 +299,18 @@ bad[0, 0, 0, 0] = np.nan
             r"images of x_train are \(3, 9, 9\), of x_test \(3, 8, 8\)",
         ),
         ({"x_train": np.zeros((60, 8, 8, 3), dtype=np.int32)}, "x_train is int32; images must be uint8, or floating"),
-        ({"x_train": np.full((60, 8, 8, 3), 255.0)}, r"x_train has floating-point values outside \[0, 1\]"),
-        ({"x_train": bad}, r"x_train has floating-point values outside \[0, 1\]"),
+        (
+            {"x_train": np.full((60, 8, 8, 3), 255.0)},
+            r"x_train has values from 255 to 255, and must be in \[0, 1\]; divide by the value of white$",
+        ),
+        (
+            {"x_train": np.linspace(-1, 1, 60 * 192).reshape(60, 8, 8, 3)},
+            r"x_train has values from -1 to 1, and must be in \[0, 1\]; subtract -1 and divide by 2$",
+        ),
+        (
+            {"x_train": bad},
+            r"x_train has 1 values that are NaN or infinite, the first at \(0, 0, 0, 0\); leave those images out",
+        ),
         (
             {"x_train": np.zeros((0, 8, 8, 3), dtype=np.uint8), "y_train": np.zeros(0, dtype=int)},
             "x_train has 0 images",

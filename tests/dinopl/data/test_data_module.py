@@ -507,3 +507,38 @@ def test_the_fingerprint_tells_what_is_trained_on_and_how_it_is_seen(make_folder
     folder = str(make_folder())
     lazy, loaded = (ready(dataset=FolderImages(folder, in_memory=m), batch_size=2) for m in (False, True))
     assert lazy.fingerprint() == loaded.fingerprint()
+
+
+def test_labels_beyond_the_classes_are_refused() -> None:
+    class Mislabelled(DigitsImages):
+        def load(self, root: Path, train: bool) -> ImageArrays:
+            arrays = super().load(root, train)
+            return ImageArrays(arrays.images, arrays.label + (0 if train else 3), arrays.scale)
+
+    with pytest.raises(ValueError, match="num_classes=10: too few for Mislabelled with label 12; use 13"):
+        ready(dataset=Mislabelled())
+
+
+def test_predictions_are_named_by_file_and_class(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for number, category in enumerate(("ant", "bee")):
+            place = tmp_path / split / category
+            place.mkdir(parents=True)
+            for i in range(6):
+                Image.new("RGB", (8, 8), (10 * i, number, 0)).save(place / f"{i}.png")
+    module = ready(dataset=FolderImages(str(tmp_path)), predict_split="train", val_size=4, train_size=5, batch_size=5)
+    module.trainer = None
+    names = module.prediction_names()
+    assert names["class_names"] == ["ant", "bee"]
+    shown = torch.cat([batch["views"][0] for batch in module.predict_dataloader()])[:, 0, 0, 0]
+    red = [10 * int(Path(file).stem) for file in names["path"]]
+    assert torch.allclose(shown, (torch.tensor(red) / 255 - 0.485) / 0.229, atol=1e-5)  # rounding of float32
+    assert len(red) == 5
+
+
+def test_a_split_without_samples_is_not_blamed_on_the_devices() -> None:
+    module = ready()
+    with pytest.raises(ValueError, match="test_size=None: leaves the test split without images; give more"):
+        module.check_stage("fit", {"test": 0})

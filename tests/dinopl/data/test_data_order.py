@@ -139,3 +139,20 @@ def test_evaluation_sees_each_sample_on_one_rank_once(n: int, batch: int, world:
 
 def test_evaluation_batches_have_no_share() -> None:
     assert {part.share for part in EvalSampler(10, 3, 0, 2).begin()} == {1.0}
+
+
+def test_an_order_that_repeats_has_the_samples_of_the_first_epoch() -> None:
+    once, repeated = OrderSampler(10, 4, seed=3), OrderSampler(10, 4, seed=3)
+    repeated.repeats = True
+    first = [batch.tolist() for batch in once]
+    for epoch in range(3):
+        repeated.set_epoch(epoch)
+        assert [batch.tolist() for batch in repeated] == first
+    once.set_epoch(1)
+    assert [batch.tolist() for batch in once] != first
+
+
+def test_the_smallest_batch_is_known_beforehand() -> None:
+    for options in ({}, {"rank": 1, "world_size": 2}, {"drop_last": True}):
+        sampler = OrderSampler(9, 4, **options)
+        assert sampler.smallest == min(len(batch) for batch in sampler)

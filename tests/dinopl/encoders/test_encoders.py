@@ -1,5 +1,7 @@
 import math
+from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 
 from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
+from dinopl.data import OrderSampler
 from dinopl.distillation.network import draw_network
 from dinopl.encoders import (
     VGG11,
@@ -30,6 +33,7 @@ from dinopl.encoders import (
     embedding_size,
     evaluation,
 )
+from dinopl.encoders.common import check_smallest_batch
 
 RGB32 = ImageShape(3, 32, 32)
 GRAY8 = ImageShape(1, 8, 8)
@@ -380,3 +384,43 @@ def test_evaluation_restores_every_flag():
     with pytest.raises(RuntimeError), evaluation(module):
         raise RuntimeError
     assert [part.training for part in module.modules()] == flags
+
+
+class Deep(nn.Module):
+    """Ends in a BatchNorm over one pixel per image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Flatten())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize(
+    ("changed", "network", "refused"),
+    [
+        ({}, Deep(), True),
+        ({"limit_train_batches": 2}, Deep(), False),  # of 3 batches: the last one never comes
+        ({"max_steps": 2}, Deep(), False),
+        ({"max_steps": 2, "accumulate_grad_batches": 2}, Deep(), True),
+        ({}, nn.BatchNorm2d(1), False),  # of one image it has 64 pixels
+        ({}, nn.Flatten(), False),
+        ({"samples": 10}, Deep(), False),
+    ],
+)
+def test_a_batch_of_one_is_refused_where_batch_norm_cannot_use_it(
+    changed: dict[str, int], network: nn.Module, refused: bool
+) -> None:
+    """As torch itself refuses it in the step."""
+    sampler = OrderSampler(changed.pop("samples", 9), 4)
+    data = SimpleNamespace(batch_size=4, train_sampler=lambda: sampler)
+    options = {"limit_train_batches": 1.0, "max_steps": -1, "accumulate_grad_batches": 1} | changed
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match="batch_size=4: leaves one sample") if refused else nullcontext():
+        check_smallest_batch(network, (1, 8, 8), SimpleNamespace(datamodule=data, **options))
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    if refused:
+        with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+            network(torch.zeros(1, 1, 8, 8))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lightning.pytorch import LightningDataModule
 from tiny import Tiny, loader, make_trainer, tensors
 from torch import Tensor
 
@@ -95,3 +96,19 @@ def test_bfloat16_becomes_float32_and_nothing_keeps_the_graph() -> None:
 def test_other_file_names_are_refused(filename: str) -> None:
     with pytest.raises(ValueError, match=r"must be a file name .* ends in \.npz"):
         PredictionWriter(filename)
+
+
+def test_the_names_that_the_data_know_are_beside_the_predictions(tmp_path: Path) -> None:
+    class Named(LightningDataModule):
+        def predict_dataloader(self) -> Any:
+            return loader(5)
+
+        def prediction_names(self) -> dict[str, list[str]]:
+            return {"path": [f"{place}.png" for place in "abcde"], "class_names": ["ant", "bee"]}
+
+    writer = PredictionWriter(folder=str(tmp_path))
+    trainer = make_trainer(tmp_path, writer)
+    trainer.predict(Tiny(), datamodule=Named(), return_predictions=False)
+    with np.load(writer.paths[0], allow_pickle=False) as arrays:
+        assert arrays["path"].tolist() == [f"{'abcde'[index]}.png" for index in arrays["index"]]
+        assert arrays["class_names"].tolist() == ["ant", "bee"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tiny import Tiny, loader, make_trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -122,3 +122,11 @@ def test_evaluating_a_checkpoint_leaves_the_generators_alone(tmp_path: Path) -> 
     trainer = make_trainer(tmp_path, ExactResume(), ModelCheckpoint(dirpath=tmp_path), enable_checkpointing=True)
     trainer.test(model, loader(), ckpt_path=str(tmp_path / "after-1.ckpt"), verbose=False)
     assert not torch.equal(torch.get_rng_state(), saved)
+
+
+def test_patience_is_the_one_given_now(tmp_path: Path) -> None:
+    train(tmp_path, 2, ExactResume(), EarlyStopping("val/loss", patience=9))
+    stopper = EarlyStopping("val/loss", patience=4)
+    train(tmp_path, 3, ExactResume(), stopper, source=tmp_path / "after-2.ckpt")
+    assert stopper.patience == 4
+    assert torch.isfinite(stopper.best_score)

@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tiny import Tiny, loader, make_trainer
 from torch import Tensor
@@ -432,3 +432,15 @@ def test_results_say_what_the_data_module_knows_of_the_data(tmp_path: Path) -> N
     plain = RunFolder()
     fit(tmp_path, plain)
     assert "data" not in read(plain)
+
+
+def test_a_logger_of_the_users_gets_the_configuration(tmp_path: Path) -> None:
+    config = {"model": {"init_args": {"lr": 0.1}}, "seed_everything": 3}
+    fit(tmp_path, RunFolder(config=config), logger=CSVLogger(tmp_path / "log", "", ""))
+    assert yaml.safe_load((tmp_path / "log" / "hparams.yaml").read_text()) == config
+
+
+def test_callbacks_that_ask_for_a_logger_in_their_setup_find_the_folders(tmp_path: Path) -> None:
+    run = RunFolder()
+    fit(tmp_path, run, DeviceStatsMonitor(cpu_stats=True))
+    assert any(name.startswith("DeviceStatsMonitor") for name in rows(run)[0])

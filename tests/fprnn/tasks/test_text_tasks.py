@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dinopl.core.errors import DataError
 from fprnn.tasks import (
     ByteText,
     CharacterText,
@@ -275,8 +276,8 @@ def test_a_text_too_short_for_the_length_is_refused(tmp_path: Path) -> None:
         ({"a": np.zeros(9, np.float32)}, "a.npy holds 1 dimensions of float32; write one row of integers"),
         ({"a": np.zeros((3, 3), np.uint16)}, "a.npy holds 2 dimensions of uint16; write one row of integers"),
         ({"a": np.array(["x"], dtype=object)}, "a.npy is no array of numbers .*; write it with numpy.save"),
-        ({"a": np.array([0, 9, 10] * 9)}, "vocab_size: .*a.npy has the token 10, which is not below 10"),
-        ({"a": np.array([0, -1, 9] * 9)}, "a.npy has the token -1, which is not below 10"),
+        ({"a": np.array([0, 9, 10] * 9)}, "vocab_size: .*a.npy has the token 10 at position 2, which is not below 10"),
+        ({"a": np.array([0, -1, 9] * 9)}, "a.npy has the token -1 at position 1, which is negative"),
     ],
 )
 def test_bad_shards_are_refused(tmp_path: Path, shards: dict[str, np.ndarray], message: str) -> None:
@@ -302,7 +303,7 @@ def test_a_wrong_token_deep_in_a_shard_is_found_when_it_is_read(
     monkeypatch.setattr("fprnn.tasks.text.PROBED", 4)
     np.save(tmp_path / "a.npy", np.array([1] * 50 + [7] + [1] * 49))
     task = TokenShards(str(tmp_path), 5, val_fraction=0.1, test_fraction=0.1)
-    with pytest.raises(ValueError, match=r"vocab_size: folder=.* has the token 7"):
+    with pytest.raises(DataError, match=r"vocab_size: .*a.npy has the token 7 at position 50, which is not below 5"):
         task.training(0, 0, 50, LengthRange(5, 5))
 
 
