@@ -188,6 +188,31 @@ def locality() -> str:
     )
 
 
+DISSECTION = {
+    "dino": "DINO",
+    "dissect1": "1: the teacher is frozen",
+    "dissect2": "2: and one whole image",
+    "dissect3": "3: and no augmentation",
+    "dissect4": "4: and no asymmetry, a random teacher",
+}
+
+
+@table
+def dissection() -> str:
+    """The student after each step from DINO to a random teacher, and its gain over its start, with the deviation."""
+    frame = rows("dissection").set_index("seed_everything")
+    start = frame[frame["variant"] == "dissect1"]  # its teacher stays where the student of every step starts
+    lines = [["start", *(f"{100 * start[f'probe/teacher/{probe}'].mean():.1f}" for probe in PROBES)]]
+    for variant, words in DISSECTION.items():
+        cells = []
+        for probe in PROBES:
+            student = frame[frame["variant"] == variant][f"probe/student/{probe}"]
+            gain = student - start[f"probe/teacher/{probe}"]
+            cells.append(f"{100 * student.mean():.1f} ({points(gain.mean())}, sd {100 * gain.std():.1f})")
+        lines.append([words, *cells])
+    return markdown(["student of", *PROBES.values()], lines)
+
+
 @table
 def cifar10_one_epoch() -> str:
     """CIFAR-10 after one epoch, seed 0."""

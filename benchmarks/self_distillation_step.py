@@ -5,6 +5,11 @@ fourth, so the uncached step can reach 75 % of the supervised one and a cached o
 same step is then timed inside the command, against the bare loop: 90 % on CIFAR/VGG11 shapes, 80 % on digits.
 
     python benchmarks/self_distillation_step.py [--setting digits cifar] [--precision 32-true bf16-mixed] [--threads 2]
+    python benchmarks/self_distillation_step.py --parts [--setting cifar] [--threads 1]
+
+With ``--parts`` it times the parts of a cached step instead, each as a share of the last layer's four matrix products:
+what is not a product should cost little beside them. Encoders are timed in float32, in bfloat16, and as the overlay
+``cpu-bf16`` has them, in bfloat16 with the channels last.
 
 The variants take turns, so that a busy machine slows all of them alike; the median over the turns is reported. Inside
 the command the whole time between the end of the second step and that of the last is divided by the steps, so that
@@ -32,7 +37,7 @@ from turns import synchronize, time_turns
 from dinopl.cli.runs import run
 from dinopl.core.optimizer import parameter_groups
 from dinopl.core.types import ImageShape
-from dinopl.distillation.heads import ProjectionHead
+from dinopl.distillation.heads import ProjectionHead, unit_rows
 from dinopl.distillation.losses import CrossEntropyViews
 from dinopl.distillation.network import Network, draw_network
 from dinopl.distillation.student_start import TeacherCopy
@@ -54,6 +59,8 @@ class Setting:
     steps: int
     turns: int
     config: list[str]
+    fused: bool
+    """Whether the configuration's AdamW is fused."""
 
 
 SETTINGS = {
@@ -66,6 +73,7 @@ SETTINGS = {
         steps=60,
         turns=7,
         config=["--config", "configs/random_teacher.yaml"],
+        fused=False,
     ),
     "cifar": Setting(
         "cifar",
@@ -76,6 +84,7 @@ SETTINGS = {
         steps=2,
         turns=3,
         config=["--config", "configs/dinopl/cifar10_vgg11.yaml"],
+        fused=True,
     ),
 }
 
@@ -112,10 +121,11 @@ def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[s
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
     with torch.no_grad(), autocast:
         code = teacher.bottleneck(images)
+    classify = teacher.head.fixed_classifier()
 
     def step(loss_of: Callable[[Network], Tensor]) -> Callable[[], None]:
         student = TeacherCopy()(teacher, draw).to(device).train()
-        optimizer = torch.optim.AdamW(parameter_groups(student), lr=1e-3, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(parameter_groups(student), lr=1e-3, weight_decay=0.0, fused=setting.fused)
 
         def one() -> None:
             optimizer.zero_grad()
@@ -137,8 +147,77 @@ def bare_steps(setting: Setting, precision: str, device: torch.device) -> dict[s
     return {
         "supervised": step(lambda student: F.cross_entropy(student(images), labels)),
         "uncached": step(distil(lambda: teacher(images))),
-        "cached": step(distil(lambda: teacher.classify(code))),
+        "cached": step(distil(lambda: classify(code))),
     }
+
+
+def parts(setting: Setting, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The parts of one cached training step, each on its own."""
+
+    def draw(seed: int) -> Network:
+        return draw_network(setting.encoder, lambda r: ProjectionHead(r, **setting.head), setting.shape, seed)
+
+    network = draw(0).to(device)
+    head: Any = network.head
+    channels_last = draw(0).encoder.to(device).to(memory_format=torch.channels_last)
+    images = torch.randn(setting.batch, *setting.shape, device=device)
+    embedding = network.embed(images).detach().requires_grad_()
+    code = head.bottleneck(embedding).detach()
+    student = head.classify(code).detach().requires_grad_()
+    teacher = draw(1).to(device)(images).detach()
+    weight, gradient = head.last_layer.weight.detach(), torch.randn_like(student)
+    loss_fn, classify = CrossEntropyViews(), head.fixed_classifier()
+
+    def products() -> None:
+        for _ in range(2):  # the student's and the teacher's logits
+            torch.mm(code, weight.t())
+        torch.mm(gradient.t(), code)
+        torch.mm(gradient, weight)
+
+    def encode(encoder: torch.nn.Module, autocast: bool) -> Callable[[], None]:
+        def one() -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                out = encoder(images)
+            out.float().sum().backward()
+
+        return one
+
+    def optimise(fused: bool) -> Callable[[], object]:
+        copy = draw(0).to(device)
+        for parameter in copy.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        return torch.optim.AdamW(parameter_groups(copy), lr=1e-3, weight_decay=0.0, fused=fused).step
+
+    def rows() -> None:
+        head.last_layer.weight.grad = None
+        unit_rows(head.last_layer.weight).backward(rows_gradient)
+
+    rows_gradient = torch.randn_like(weight)
+    return {
+        "products of the last layer": products,
+        "unit rows": rows,
+        "loss and KL": lambda: loss_fn([student], [teacher])[0].mean().backward(),
+        "teacher's logits, a product": lambda: classify(code),
+        "hidden layers and bottleneck": lambda: head.bottleneck(embedding).sum().backward(),
+        "AdamW": optimise(False),
+        "AdamW, fused": optimise(True),
+        "encoder, float32": encode(network.encoder, False),
+        "encoder, bfloat16": encode(network.encoder, True),
+        "encoder, cpu-bf16": encode(channels_last, True),
+    }
+
+
+def measure_parts(setting: Setting, threads: int) -> list[dict[str, object]]:
+    """The parts of one setting: milliseconds, and shares of the time of the last layer's products."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    times = time_turns(parts(setting, device), setting.turns, setting.steps)
+    found = []
+    for name, seconds in times.items():
+        row: dict[str, object] = {"setting": setting.name, "threads": threads, "part": name}
+        row |= {"ms": round(1000 * seconds, 3), "of_products": round(seconds / times["products of the last layer"], 3)}
+        found.append(row)
+        print("  ".join(f"{value!s:>30}" for value in row.values()), flush=True)
+    return found
 
 
 def time_loop(one: Callable[[], None], steps: int) -> float:
@@ -214,8 +293,15 @@ def main() -> None:
     parser.add_argument("--setting", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--precision", nargs="+", default=["32-true", "bf16-mixed"])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--parts", action="store_true", help="time the parts of a step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.parts:
+        print(f"{hardware()}, torch {torch.__version__}")
+        for setting in options.setting:
+            found = measure_parts(SETTINGS[setting], options.threads)
+            write_csv(results_file(f"self_distillation_parts_{setting}", "32-true"), found)
+        return
     names = ("setting", "precision", "threads", "step", "ms", "images_per_s", "of_supervised")
     print(f"{hardware()}, torch {torch.__version__}")
     print("  ".join(f"{name:>16}" for name in (*names, "bare_ms", "command_ms", "command_of_bare")))

@@ -112,8 +112,6 @@ def main(args: Sequence[str] | None = None) -> int:
     # A thread that waits for work by spinning takes it from whoever has some: on a busy machine that made steps of a
     # small network 90 times slower. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Pages of 2 MB for large tensors: handing out a fresh one page by page of 4 KB costs more than a pass over it.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend need not be installed where we are
     words = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in words

@@ -7,9 +7,10 @@ in the batch. What differs from the authors' code: a whole image is a plain resi
 area is always 1.
 
 Several crops with roles, and augmentation, are those of DINO (Caron et al., ICCV 2021) as the authors' code has them.
-The operations are torchvision's v2: on the whole batch where they take one (mirroring, grey, solarising), on one image
-at a time, under a generator seeded by the image's key, where they draw numbers (colours, blur). v2 crops a batch at one
-place only; ``resized_crop`` gives each image its own, with the same result.
+The operations are torchvision's v2, on the whole batch where they can be: mirroring, grey, solarising, and all colour
+jitter but hue, which v2 shifts by one number for all images it gets. Blur, whose numbers v2 draws itself, runs on one
+image at a time under a generator seeded by the image's key. v2 crops a batch at one place only; ``resized_crop`` gives
+each image its own, with the same result.
 """
 
 import math
@@ -96,6 +97,40 @@ def each_image(transform: Callable[[Tensor], Tensor], images: Tensor, keys: Tens
         for row, key in zip(chosen.nonzero()[:, 0].tolist(), keys[chosen].tolist(), strict=True):
             torch.default_generator.manual_seed(key)
             images[row] = transform(images[row])
+    return images
+
+
+def jitter_colours(images: Tensor, keys: Tensor, strength: Sequence[float], chosen: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue of each image, changed in an order of its own, as v2's ``ColorJitter``.
+
+    The first three blend an image with black, with its mean grey, and with its grey self, which is what v2 makes of it
+    at factor 0; so a batch takes one blend for each.
+
+    Args:
+        images: ``(B, C, H, W)``; 0 is black, 1 is white.
+        keys: one per image, ``(B,)`` int64.
+        strength: of each of the four: factors are even in ``[max(0, 1 - s), 1 + s]``, shifts of hue in ``[-s, s]``.
+        chosen: which images are changed, ``(B,)`` bool.
+    """
+    from torchvision.transforms.v2 import functional as transforms
+
+    draws = uniform(keys, 0, 8)
+    order = draws[:4].argsort(dim=0)  # which change comes at each place
+    least = [max(0.0, 1 - s) for s in strength[:3]]
+    factors = [low + (1 + s - low) * draw for low, s, draw in zip(least, strength, draws[4:7], strict=False)]
+    shift = (2 * draws[7] - 1) * strength[3]
+    changes = (transforms.adjust_brightness, transforms.adjust_contrast, transforms.adjust_saturation)
+    images = images.clone()
+    for place in order:
+        for number, change in enumerate(changes):
+            rows = (chosen & (place == number)).nonzero()[:, 0]
+            part, factor = images[rows], factors[number][rows, None, None, None].to(images)
+            base = change(part, 0.0)
+            images[rows] = (base + factor * (part - base)).clamp(0, 1)
+        if images.shape[1] == 3:
+            rows = (chosen & (place == 3)).nonzero()[:, 0]
+            for row, by in zip(rows.tolist(), shift[rows].tolist(), strict=True):
+                images[row] = transforms.adjust_hue(images[row], by)
     return images
 
 
@@ -290,7 +325,7 @@ class DINOAugmentation(ImageView):
             return torch.where(chosen[:, None, None, None], changed, others)
 
         images = where(flip < self.flip, transforms.horizontal_flip(images), images)
-        images = each_image(v2.ColorJitter(*self.jitter), images, colour_keys, jitter < 0.8)
+        images = jitter_colours(images, colour_keys, self.jitter, jitter < 0.8)
         images = where(grey < 0.2, transforms.rgb_to_grayscale(images, images.shape[1]), images)
         if min(images.shape[-2:]) >= self.blur_from:
             blurred = first | (second & (blur < 0.1)) | (~first & ~second & (blur < 0.5))

@@ -14,6 +14,8 @@ theta_S          the student's parameters                            ``SelfDisti
 theta_S(alpha)   the student's start at locality alpha               ``InterpolatedStart(alpha)``
 delta            sqrt((1 - alpha)^2 + alpha^2)                       ``preserve_variance``
 tau              temperature                                         ``student_temperature``, ``teacher_temperature``
+gamma            how fast the teacher follows                        1 - ``EMATeacher(momentum)``
+c                centre of the logits, ``(m,)``                      ``ViewLoss.teacher_centre``, ``student_centre``
 ===============  ==================================================  ==============================================
 
 Equations and sections of the paper, and where they are computed:
@@ -22,15 +24,22 @@ Equations and sections of the paper, and where they are computed:
     cross-entropy, section 3 and appendix E.3           dinopl/core/divergences.py:cross_entropy
     KL divergence, section 3                            dinopl/core/divergences.py:kl_divergence
     pairs of views, as in the published code            dinopl/distillation/losses.py:view_pairs
+    centring, appendix E.3                              dinopl/distillation/losses.py:ViewLoss.update_centres
+    temperatures, appendix E.3                          dinopl/distillation/losses.py:tempered
     projection head, appendices A and E.1               dinopl/distillation/heads.py:ProjectionHead.forward
     L2 bottleneck, appendix A                           dinopl/distillation/heads.py:ProjectionHead.bottleneck
     weight normalisation, appendix A                    dinopl/distillation/heads.py:unit_rows
     weight normalisation, by autograd                   dinopl/distillation/heads.py:plain_unit_rows
     random frozen teacher, section 3                    dinopl/distillation/teachers.py:FrozenTeacher.draw
+    moving average of the student, section 3            dinopl/distillation/teachers.py:EMATeacher.after_step
+    student of an earlier epoch, published code         dinopl/distillation/teachers.py:PreviousEpochTeacher
     student starts at the teacher, section 4            dinopl/distillation/student_start.py:TeacherCopy
     variance-preserving interpolation, section 4        dinopl/distillation/student_start.py:interpolate
     neighbourhood of the teacher, published code        dinopl/distillation/student_start.py:neighbourhood
     distillation step, sections 3 and 4                 dinopl/distillation/module.py:SelfDistillation.training_step
+    schedules, appendices E.3 and E.5                   dinopl/core/schedules.py:Schedule
+    crops and their roles, appendix E.2                 dinopl/data/views.py:MultiCrop
+    augmentation of DINO, appendix E.2                  dinopl/data/views.py:DINOAugmentation
     linear probe, section 3                             dinopl/probes/linear.py:linear_probe
     k-NN probe, appendix C.1                            dinopl/probes/knn.py:knn_predict
     subsets of the training images, section 4           dinopl/data/subsets.py:stratified_subset

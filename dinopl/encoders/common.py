@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,18 +22,18 @@ class GroupedNorm(nn.GroupNorm):
 
     Args:
         channels: number of channels.
-        group_size: channels of a group: 1 for instance normalisation; None takes all, for layer normalisation.
+        group_size: channels of a group: 1 for instance normalisation; "all" for layer normalisation.
 
     Raises:
         ValueError: if the groups do not divide the channels.
 
     Example:
-        >>> [GroupedNorm(64, size).num_groups for size in (8, 1, None)]
+        >>> [GroupedNorm(64, size).num_groups for size in (8, 1, "all")]
         [8, 64, 1]
     """
 
-    def __init__(self, channels: int, group_size: int | None = 8) -> None:
-        size = channels if group_size is None else group_size
+    def __init__(self, channels: int, group_size: int | Literal["all"] = 8) -> None:
+        size = channels if group_size == "all" else group_size
         if size < 1 or channels % size:
             raise ValueError(f"group_size={group_size}: must divide the {channels} channels of each layer; try 1")
         super().__init__(channels // size, channels)

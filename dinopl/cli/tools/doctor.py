@@ -73,7 +73,7 @@ def examine(root: Path, runs: Path) -> Facts:
         },
         "threads": {
             "torch": torch.get("threads"),
-            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")},
+            **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")},
         },
         "data": {"root": str(root), "found": checks["data"].get("found") or {}},
         "runs": {"folder": str(runs), "free_gib": round(shutil.disk_usage(place).free / 2**30, 1)},

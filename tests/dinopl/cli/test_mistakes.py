@@ -102,6 +102,22 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--threads", "1000000000000"], "--threads 1000000000000: must be at least 1 and at most 4096; leave it out"),
         (["--seed_everything", "-1"], "--seed_everything -1: must be from 0 to 4294967295; give another seed."),
         (["--seed_everything", "1000000000000"], "--seed_everything 1000000000000: must be from 0 to 4294967295"),
+        (
+            ["--model.teacher", "EMATeacher", "--model.teacher.batch_norm", "from_student"],
+            "--model.teacher.batch_norm from_student: needs eval_mode=True",
+        ),
+        (
+            ["--model.loss.pairing", "opposite"],
+            "--model.loss.pairing opposite: leaves no pair of 1 teacher and 1 student",
+        ),
+        (
+            ["--data.views", "MultiCrop", "--data.views.spec", "0x8+2x8"],
+            "--data.views.spec 0x8+2x8: leaves the teacher without a crop",
+        ),
+        (
+            ['--data.views=[{"class_path": "Chain", "init_args": {"steps": [WholeImage], "role": "teacher"}}]'],
+            "--data.views: leave the student without any",
+        ),
         (["--ckpt_path", "none.ckpt"], "--ckpt_path 'none.ckpt': no such file"),
         (["--ckpt_path", "last"], "--ckpt_path last: each run has its own folder"),
         (["--name", "../outside"], "--name ../outside: must be a relative name"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dinopl.core.random import sample_keys
+from dinopl.core.random import sample_keys, uniform
 from dinopl.data import ImageDataModule
 from dinopl.data.views import (
     Chain,
@@ -17,6 +17,7 @@ from dinopl.data.views import (
     WholeImage,
     crop_flip,
     each_image,
+    jitter_colours,
     resized_crop,
 )
 
@@ -163,6 +164,26 @@ def test_an_images_own_numbers_are_those_of_a_generator_seeded_by_its_key() -> N
     for row, key in enumerate(keys.tolist()):
         torch.manual_seed(key)
         assert torch.equal(made[row], images[row] if row == 2 else transform(images[row]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colours_are_those_of_torchvisions_jitter(channels: int) -> None:
+    """Each image alone, by torchvision's own transform with the same order and numbers."""
+    from torchvision.transforms.v2 import ColorJitter
+
+    strength, images, keys = (0.4, 1.5, 0.2, 0.1), torch.rand(40, channels, 6, 6), sample_keys(7, 0, torch.arange(40))
+    made = jitter_colours(images, keys, strength, torch.arange(40) < 35)
+    draws = uniform(keys, 0, 8).double()
+    for row in range(35):
+        names = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+        lows = (0.6, 0.0, 0.8, -0.1)
+        highs = (1.4, 2.5, 1.2, 0.1)
+        numbers = zip(names, lows, highs, draws[4:, row].tolist(), strict=True)
+        params: dict[str, Any] = {name: low + (high - low) * u for name, low, high, u in numbers}
+        params["fn_idx"] = draws[:4, row].argsort()
+        expected = ColorJitter(0.4, 1.5, 0.2, 0.1).transform(images[row], params)
+        torch.testing.assert_close(made[row], expected, atol=1e-5, rtol=0)
+    assert torch.equal(made[35:], images[35:])
 
 
 def test_the_three_pipelines_have_the_papers_shares() -> None:

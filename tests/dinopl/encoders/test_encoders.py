@@ -41,7 +41,7 @@ NORMS = {
     "batch": nn.BatchNorm2d,
     "instance": partial(GroupedNorm, group_size=1),
     "group of 8": GroupedNorm,
-    "layer": partial(GroupedNorm, group_size=None),
+    "layer": partial(GroupedNorm, group_size="all"),
     "none": None,
 }
 SHARED = {"patch_size": 16, "shared_block": True}
@@ -175,13 +175,13 @@ def test_every_norm_goes_with_every_convolutional_encoder(factory, norm):
     assert torch.allclose(alone, together, atol=1e-4, rtol=1e-4) == (norm != "batch")
 
 
-@pytest.mark.parametrize("size", [1, 2, 8, None])
+@pytest.mark.parametrize("size", [1, 2, 8, "all"])
 def test_grouped_norm_equals_its_formula(size):
     layer = GroupedNorm(16, size).double()
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     x = torch.randn(3, 16, 5, 4, dtype=torch.float64)
-    groups = x.numpy().reshape(3, 16 // (size or 16), -1)
+    groups = x.numpy().reshape(3, 16 // (16 if size == "all" else size), -1)
     expected = (groups - groups.mean(2, keepdims=True)) / (groups.var(2, keepdims=True) + 1e-5) ** 0.5
     expected = torch.as_tensor(expected).view_as(x) * layer.weight.view(16, 1, 1) + layer.bias.view(16, 1, 1)
     torch.testing.assert_close(layer(x), expected)
