@@ -92,6 +92,8 @@ class SequenceModeling(BaseModule):
         self.counter = None
         if iterations is not False:
             self.counter = IterationCounter(iterations if isinstance(iterations, IterativeSolver) else None)
+            for layer in fixed_point_layers(self.model).values():
+                self.counter.solver.check(linear=getattr(layer, "loop_norm", None) is None)
         self.iteration_sequences = iteration_sequences
         self._solvers = capped_solvers(self.model)
         caps = {"random_max_iterations": random_max_iterations, "eval_max_iterations": eval_max_iterations}
@@ -125,10 +127,10 @@ class SequenceModeling(BaseModule):
                 takes, or a tolerance cannot be reached.
         """
         for name in ("vocab_size", "num_targets"):
-            ours, theirs = getattr(self.model, name), getattr(self._data(), name, 0)
+            ours, theirs = getattr(self.model, name), getattr(self._data, name, 0)
             if theirs > ours:
                 raise ValueError(f"{name}={ours}: too small for data with {theirs}; use that")
-        self.model.check_context(getattr(self._data(), "max_tokens", 0))
+        self.model.check_context(getattr(self._data, "max_tokens", 0))
         double = self.dtype == torch.float64 or self.trainer.precision == "64-true"
         for solver in (*self.model.modules(), self.counter and self.counter.solver):
             if isinstance(solver, IterativeSolver | FixedCountSolver):
@@ -156,7 +158,7 @@ class SequenceModeling(BaseModule):
         sequences = self._sequences(batch, batch_idx)
         caps, length = self.random_max_iterations, sequences["tokens"].shape[1]
         with training_cap(self._solvers, None if caps is None else caps.cap(self.trainer.global_step, length)):
-            logits = self(sequences["tokens"])
+            logits = self._answers(sequences["tokens"], look=self._about_to_log)
         loss = masked_cross_entropy(logits, sequences["targets"], sequences["mask"])
         right = sequence_hits(logits.argmax(-1), sequences["targets"], sequences["mask"])
         sums = torch.stack([scalar.float() for scalar in (loss.total.detach(), loss.number, *right)])
@@ -167,7 +169,8 @@ class SequenceModeling(BaseModule):
         self.log("train/loss", total / count.clamp_min(1), prog_bar=True)
         self.log("train/sequence_accuracy", self._accuracy, prog_bar=True)
         self._log_progress(batch_idx)
-        return loss.total * (self.trainer.world_size / count.clamp_min(1))
+        share = loss.number * (self.trainer.world_size / count.clamp_min(1))
+        return self.weighted(loss.total / loss.number.clamp_min(1), {"share": share})
 
     def on_after_backward(self) -> None:
         """Gives the curriculum the batch's accuracy.
@@ -176,7 +179,7 @@ class SequenceModeling(BaseModule):
         the backward pass to do.
         """
         accuracy, self._accuracy = self._accuracy, None
-        data = self._data()
+        data = self._data
         if accuracy is not None and getattr(getattr(data, "curriculum", None), "needs_accuracy", False):
             data.observe(accuracy)
 
@@ -277,25 +280,40 @@ class SequenceModeling(BaseModule):
                 check_range("target", sequences["targets"][mask], num_targets=self.model.num_targets)
         return sequences
 
+    @property
+    def _about_to_log(self) -> bool:
+        """Whether Lightning logs this step."""
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+
+    def _answers(self, tokens: Tensor, look: bool) -> Tensor:
+        """Logits of tokens ``(B, T)``, unless a solve of a fixed number of iterations diverged.
+
+        Such a solver leaves that to others, so that it compiles whole. It is looked at on a CPU always, elsewhere only
+        if ``look``, since it waits for the device.
+        """
+        logits = self(tokens)
+        if look or tokens.device.type == "cpu":
+            for layer in fixed_point_layers(self.model).values():
+                if isinstance(layer.solver, FixedCountSolver) and layer.statistics is not None:
+                    layer.solver.refuse(layer.statistics)
+        return logits
+
     def _log_progress(self, batch_idx: int) -> None:
         """How the fixed points were solved, and the batch's length: where Lightning is about to log."""
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not self._about_to_log:
             return
         summary = solve_summary(layer_statistics(self.model), layers=len(self.model.layers))
-        for layer in fixed_point_layers(self.model).values():
-            if isinstance(layer.solver, FixedCountSolver) and layer.statistics is not None:
-                layer.solver.refuse(layer.statistics)  # which it leaves to others, so that it compiles whole
         for name, value in summary.items():  # an iteration that stops at its cap, perhaps diverging, is to be seen
             self.log(f"train/{name}", value, prog_bar=name == "capped" and bool(self._solvers))
-        data = self._data()
+        data = self._data
         if hasattr(data, "lengths_at") and hasattr(data, "steps_per_epoch"):
             step = self.trainer.current_epoch * data.steps_per_epoch + batch_idx
             self.log("train/length", float(data.lengths_at(step).longest))
 
     def _score(self, split: Split, batch: SequenceBatch, loader: int) -> None:
-        logits = self(batch["tokens"])
+        logits = self._answers(batch["tokens"], look=True)
         tallies = answer_tallies(logits, batch["targets"], batch["mask"])
-        measures = getattr(getattr(self._data(), "task", None), "measures", None)
+        measures = getattr(getattr(self._data, "task", None), "measures", None)
         if measures is not None:  # what the task itself makes of the answers
             tallies |= {name: Tally(*share) for name, share in measures(logits.argmax(-1), batch).items()}
         self._add(split, tallies, self._length(split, loader, batch["tokens"]))
@@ -317,7 +335,7 @@ class SequenceModeling(BaseModule):
     def _length(self, split: Split, loader: int, tokens: Tensor) -> str:
         """What a loader's scores are logged under: the first process's answer, so that it is the same on all."""
         if loader not in self._lengths:
-            known = getattr(self._data(), LENGTHS[split], None) or ()
+            known = getattr(self._data, LENGTHS[split], None) or ()
             length = str(known[loader] if loader < len(known) else tokens.shape[1])
             taken = length in self._lengths.values()
             name = f"{length}/loader={loader}" if taken else length
@@ -330,6 +348,7 @@ class SequenceModeling(BaseModule):
         self._rows[loader] = seen + rows
         return seen
 
+    @property
     def _data(self) -> Any:
         return getattr(self.trainer, "datamodule", None)
 

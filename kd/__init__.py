@@ -61,6 +61,7 @@ from typing import TYPE_CHECKING
 from dinopl.core.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from fprnn.baselines import CausalTransformer
     from kd.data import DataFraction
     from kd.features import FeatureCapture, FeatureObjective, refit_head
     from kd.losses import KLDistillation, LabelCrossEntropy, Mixture, Objective, TeacherOutputs
@@ -78,7 +79,6 @@ if TYPE_CHECKING:
         Teacher,
     )
     from kd.text import TextDataModule
-    from kd.transformer import CausalTransformer
 
 __all__ = [
     "CachedOutputs",
@@ -124,6 +124,6 @@ __getattr__, __dir__ = lazy_names(
             "Teacher",
         ],
         "kd.text": ["TextDataModule"],
-        "kd.transformer": ["CausalTransformer"],
+        "fprnn.baselines": ["CausalTransformer"],
     },
 )

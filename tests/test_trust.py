@@ -319,6 +319,9 @@ def _load_from_checkpoint(config: Any, resolvers: dict[str, Resolver]) -> None:
     torch.save(content | {"hyper_parameters": hyper_parameters}, path)
     with pytest.raises(ValueError, match="_instantiator"):
         SelfDistillation.load_from_checkpoint(path, image_shape=(1, 8, 8))
+    torch.save(content, path)
+    with pytest.raises((ValueError, RuntimeError)):  # of a part that it may not name, or of weights that do not fit
+        SelfDistillation.load_from_checkpoint(path, image_shape=(1, 8, 8))
 
 
 def _tool(*words: str) -> Callable[..., None]:

@@ -267,8 +267,10 @@ def reset_defaults(config: Any, explicit: set[tuple[str, ...]], path: tuple[str,
 def expand_home(node: Any) -> Any:
     """Replaces ``~`` at the start of every path by the user's folder, in place: the shell does so in some words.
 
-    And a member of an enumeration of words, as some classes of Lightning's have for a default, by its word.
+    And what some classes of Lightning's have for a default, a device or a member of an enumeration, by its word.
     """
+    if type(node).__module__ == "torch":
+        return str(node)
     if isinstance(node, str):
         node = str(node.value) if isinstance(node, Enum) else node
         return os.path.expanduser(node) if node == "~" or node.startswith("~/") else node

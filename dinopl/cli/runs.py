@@ -31,8 +31,7 @@ import fprnn.tasks  # noqa: F401
 import kd.data
 import kd.features
 import kd.module
-import kd.text
-import kd.transformer  # noqa: F401
+import kd.text  # noqa: F401
 from dinopl.cli.checkpoint_config import check_resumption, read_resumption, without_sources
 from dinopl.cli.config import (
     Arguments,

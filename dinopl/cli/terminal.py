@@ -84,7 +84,9 @@ def show_differences(rows: Sequence[tuple[str, Any, Any]]) -> None:
     """Prints which options are not the checkpoint's."""
     if not rows:
         return
-    cells = [("option", "in the checkpoint", "used"), *((name, str(old), str(new)) for name, old, new in rows)]
+    texts = [(name, str(old), str(new)) for name, old, new in rows]
+    short = [tuple(text if len(text) <= 80 else f"{text[:77]}..." for text in row) for row in texts]
+    cells = [("option", "in the checkpoint", "used"), *short]
     widths = [max(len(row[i]) for row in cells) for i in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     sys.stderr.write("\n".join(["The checkpoint was made with other values:", *lines]) + "\n")

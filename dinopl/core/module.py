@@ -98,10 +98,11 @@ class BaseModule(CheckedLoading, LightningModule):
 
         Args:
             loss: the mean over the batch.
-            batch: with "share" where it is not 1: its size times the number of processes, over that of all of them.
+            batch: with "share" where it is not 1: its size times the number of processes, over that of all of them; a
+                number, or a scalar tensor, which is not read on the host.
         """
-        share: float = batch.get("share", 1.0)
-        return loss if share == 1.0 else loss * share
+        share: float | Tensor = batch.get("share", 1.0)
+        return loss if not isinstance(share, Tensor) and share == 1.0 else loss * share
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint with its family, and with the options that its optimiser and schedule were made with."""

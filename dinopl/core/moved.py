@@ -40,8 +40,12 @@ MOVED = {
     "kd.metrics.sampled": "kd.metrics.features",
     "kd.objectives": "kd.losses",
     "kd.teacher_outputs": "kd.teacher.outputs",
+    "kd.transformer": "fprnn.baselines",
 }
 """Former module or package -> the one that has its classes now."""
+
+MOVED_CLASSES = {"kd.CausalTransformer": "fprnn.baselines.CausalTransformer"}
+"""Former path of a class -> its present one, where the module of the former stays."""
 
 
 def current_path(path: str) -> str:
@@ -53,6 +57,8 @@ def current_path(path: str) -> str:
         >>> current_path("torch.optim.AdamW")
         'torch.optim.AdamW'
     """
+    if path in MOVED_CLASSES:
+        return MOVED_CLASSES[path]
     former = next((module for module in MOVED if path.startswith(module + ".")), None)
     return path if former is None else MOVED[former] + path.removeprefix(former)
 

@@ -42,6 +42,13 @@ Equations and sections of the paper, and where they are computed:
     augmentation of DINO, appendix E.2                  dinopl/data/views.py:DINOAugmentation
     linear probe, section 3                             dinopl/probes/linear.py:linear_probe
     k-NN probe, appendix C.1                            dinopl/probes/knn.py:knn_predict
+    k-NN weighted by cosine, DINO                       dinopl/probes/knn.py:weighted_knn_predict
+    RankMe, its equation 1                              dinopl/probes/collapse.py:rankme
+    alpha-ReQ, its section 3                            dinopl/probes/collapse.py:alpha_req
+    LiDAR, its equations 1 to 4                         dinopl/probes/collapse.py:lidar
+    distances and norms of parameters, appendix D       dinopl/distillation/monitors.py:parameter_statistics
+    statistics of features, published code              dinopl/distillation/monitors.py:feature_statistics
+    variance of the gradient, published code            dinopl/distillation/monitors.py:gradient_variance
     subsets of the training images, section 4           dinopl/data/subsets.py:stratified_subset
     Gaussian noise as input, section 4                  dinopl/data/sources/noise.py:NoiseImages
 """

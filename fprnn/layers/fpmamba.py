@@ -100,6 +100,7 @@ class MatrixStateLayer(nn.Module, ABC):
         self.mixer, self.selector, self.loop_norm, self.conv = mixer(d_inner), selector, norm, conv
         self.read_gate = None if glu_in_loop else MixerProjection(d_inner, d_inner, 0, "input", None)
         self.solver = PicardSolver() if solver is None else copy.deepcopy(solver)
+        self.solver.check(linear=False)
         self.statistics: SolveStatistics | None = None
 
     @abstractmethod

@@ -131,6 +131,7 @@ class FPRNN(nn.Module):
             )
         if isinstance(self.solver, DenseSolver) and in_loop_norm:
             raise ValueError("in_loop_norm=True: has no dense limit; set it to False, or use SequentialSolver")
+        self.solver.check(linear=not in_loop_norm)
         self.input_convs, self.read_convs = nn.ModuleDict(), nn.ModuleDict()
         if conv_width is not None:
             copies = ["mixer", "b", "decay", "x"] if self.mixer.selective else ["b", "decay", "x"]

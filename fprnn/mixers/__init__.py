@@ -11,7 +11,14 @@ from fprnn.mixers.householder import HouseholderMixer, ReflectionMixer, househol
 from fprnn.mixers.kronecker import KroneckerMixer, kronecker
 from fprnn.mixers.low_rank import LowRankMixer, diagonal_low_rank
 from fprnn.mixers.monarch import MonarchMixer, monarch
-from fprnn.mixers.scaling import ColumnScaling, FrobeniusScaling, MatrixScaling, RowScaling, SpectralScaling
+from fprnn.mixers.scaling import (
+    ColumnScaling,
+    FrobeniusScaling,
+    MatrixScaling,
+    RowPowerScaling,
+    RowScaling,
+    SpectralScaling,
+)
 
 __all__ = [
     "AlternatingMixer",
@@ -29,6 +36,7 @@ __all__ = [
     "MixerContext",
     "MonarchMixer",
     "ReflectionMixer",
+    "RowPowerScaling",
     "RowScaling",
     "SpectralScaling",
     "dense",

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dinopl.core.errors import check_norm_eps, check_rank
-from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems
+from fprnn.mixers.base import Activation, Dependence, Gain, ProjectedMixer, solve_systems, spectral_radius
 
 Reflections = tuple[Tensor, Tensor]
 """Directions a ``(..., r, d)`` and strengths s ``(..., r)`` of rank-one terms ``s_i a_i a_i^T``."""
@@ -76,10 +76,11 @@ class ReflectionMixer(ProjectedMixer):
         activation: Activation = F.silu,
         dependence: Dependence = "concatenate",
         projection_rank: int | None = None,
+        full_strengths: bool = False,
     ) -> None:
         check_rank(rank)
         check_norm_eps(norm_eps)
-        super().__init__(d_inner, beta, rank * d_inner + rank, rank, dependence, projection_rank)
+        super().__init__(d_inner, beta, rank * d_inner + rank, rank, dependence, projection_rank, full_strengths)
         self.rank, self.norm_eps, self.activation = rank, norm_eps, activation
 
     def split(self, raw: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +127,16 @@ class ReflectionMixer(ProjectedMixer):
         kernel = self.kernel(strengths, dot_rows(directions, directions), dot_rows(directions, gained))
         coefficients = solve_systems(kernel, along)
         return excess + combine_rows(coefficients, gained)
+
+    @torch.no_grad()
+    def contraction(self, parameters: Reflections, gain: Gain) -> Tensor:
+        """Of an r x r matrix: ``G A^T K^-1 A`` has the eigenvalues of ``K^-1 A G A^T``, and else zeros; O(d r^2)."""
+        directions, strengths = parameters
+        inner = strengths.unsqueeze(-1) * dot_rows(directions, gain.rows(directions))
+        if self.ordered and self.rank > 1:  # diag(s) K is triangular, with ones on the diagonal
+            below = strengths.unsqueeze(-1) * dot_rows(directions, directions)
+            inner = torch.linalg.solve_triangular(below, inner, upper=False, unitriangular=True)
+        return spectral_radius(inner)
 
 
 class HouseholderMixer(ReflectionMixer):

@@ -65,10 +65,11 @@ class KroneckerMixer(ProjectedMixer):
         activation: Activation = F.silu,
         dependence: Dependence = "concatenate",
         projection_rank: int | None = None,
+        full_strengths: bool = False,
     ) -> None:
         self.factors = near_square_factors(d_inner)
         self.sizes = [triangular_size(m) for m in self.factors] + list(self.factors)
-        super().__init__(d_inner, beta, sum(self.sizes), sum(self.factors), dependence, projection_rank)
+        super().__init__(d_inner, beta, sum(self.sizes), sum(self.factors), dependence, projection_rank, full_strengths)
         self.scaling, self.activation = scaling or SpectralScaling(), activation
 
     def activate(self, raw: Tensor) -> Factors:

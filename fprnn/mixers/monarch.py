@@ -1,7 +1,7 @@
 """Monarch: block-diagonal matrices of scaled positive semi-definite blocks.
 
 In the released code of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025) only. Different there: the width must be a
-power of two.
+power of two, and each block has a strength of its own (``strength_per_block``).
 """
 
 import torch
@@ -24,15 +24,16 @@ def monarch(blocks: Tensor, delta: Tensor) -> Tensor:
 
 
 class MonarchMixer(ProjectedMixer):
-    """``Q = I - beta alpha diag(S_1, ..., S_n)`` with blocks of k channels; in the released code only.
+    """``Q = I - beta diag(alpha_1 S_1, ..., alpha_n S_n)`` with blocks of k channels; in the released code only.
 
-    ``|I - Q|_2 <= beta alpha max_j |S_j|_2``: below beta with Frobenius scaling, proven; below ``beta sqrt(k)`` with
+    ``|I - Q|_2 <= beta max_j alpha_j |S_j|_2``: below beta with Frobenius scaling, proven; below ``beta sqrt(k)`` with
     the released code's column scaling.
 
     Args:
         d_inner: width that Q acts on, a multiple of ``block``.
         block: k, channels per block.
         scaling: of the blocks; None is Frobenius.
+        strength_per_block: whether each block has its own alpha, as in the released code, or the token one for all.
     """
 
     def __init__(
@@ -44,17 +45,21 @@ class MonarchMixer(ProjectedMixer):
         activation: Activation = F.silu,
         dependence: Dependence = "concatenate",
         projection_rank: int | None = None,
+        full_strengths: bool = False,
+        strength_per_block: bool = False,
     ) -> None:
         if block < 1 or d_inner % block:
             raise ValueError(f"block={block}: does not divide d_inner={d_inner}; choose a divisor")
         self.block, self.blocks = block, d_inner // block
-        super().__init__(d_inner, beta, self.blocks * triangular_size(block) + 1, 1, dependence, projection_rank)
+        self.alphas = self.blocks if strength_per_block else 1
+        outputs = self.blocks * triangular_size(block) + self.alphas
+        super().__init__(d_inner, beta, outputs, self.alphas, dependence, projection_rank, full_strengths)
         self.scaling, self.activation = scaling or FrobeniusScaling(), activation
 
     def activate(self, raw: Tensor) -> Tensor:
         """The blocks of ``I - Q``, ``(..., n, k, k)``."""
-        entries = torch.unflatten(self.activation(raw[..., :-1]), -1, (self.blocks, -1))
-        strength = self.beta * raw[..., -1].sigmoid()[..., None, None, None]
+        entries = torch.unflatten(self.activation(raw[..., : -self.alphas]), -1, (self.blocks, -1))
+        strength = self.beta * raw[..., -self.alphas :].sigmoid()[..., None, None]
         return strength * self.scaling(positive_semidefinite(entries, self.block))
 
     def mix(self, parameters: Tensor, delta: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025), appendix C.3: the paper divides by the largest eigenvalue, estimated
 by power iteration. Its released code divides each row by the row's norm instead, which is not symmetric and bounds
-nothing; that and the free Frobenius bound are offered beside it. All take and return ``(..., m, m)``. Also different:
-the triangular factor is gathered from a padded vector instead of written into zeros.
+nothing, and in FP-RNN the result once more by a power iteration; these and the free Frobenius bound are offered beside
+it. All take and return ``(..., m, m)``. Also different: the triangular factor is gathered from a padded vector instead
+of written into zeros.
 """
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -82,17 +84,61 @@ def _bounded(matrix: Tensor) -> Tensor:
 
 
 class RowScaling(MatrixScaling):
-    """Divides each row by its 2-norm: the released code's choice. Bounds the spectral norm by sqrt(m) only."""
+    """Divides each row by its 2-norm: the released FP-Mamba's choice. Bounds the spectral norm by sqrt(m) only.
+
+    Args:
+        eps: the least norm that a row is divided by; the released code has its ``norm_eps`` here, 1e-5 or 1e-6.
+    """
+
+    def __init__(self, eps: float = TINY) -> None:
+        if not 0 < eps < math.inf:
+            raise ValueError(f"eps={eps}: must be positive and finite; 1e-5 is the released code's")
+        self.eps = eps
 
     def __call__(self, matrix: Tensor) -> Tensor:
         """The scaled matrices."""
-        return matrix / torch.linalg.vector_norm(matrix, dim=-1, keepdim=True).clamp_min(TINY)
+        return matrix / torch.linalg.vector_norm(matrix, dim=-1, keepdim=True).clamp_min(self.eps)
+
+
+class RowPowerScaling(RowScaling):
+    """Divides each row by its 2-norm, and the result M by a power iteration's estimate: the released FP-RNN's choice.
+
+    M is not symmetric, so that the estimate bounds nothing. With ``w_0 = 1`` and unit vectors ``w_k`` along
+    ``M w_(k-1)``, it is ``w_(n-1)^T M w_n + eps`` after n steps, and the gradient passes through all of them.
+
+    Args:
+        steps: n; 16 in the released code.
+        eps: added to the estimate, and the least norm that a row is divided by.
+    """
+
+    def __init__(self, steps: int = 16, eps: float = 1e-5) -> None:
+        super().__init__(eps)
+        if not 1 <= steps <= 1000:
+            raise ValueError(f"steps={steps}: must be from 1 to 1000; 16 is the released code's")
+        self.steps = steps
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        """The scaled matrices."""
+        rows = super().__call__(matrix)
+        before = after = torch.ones_like(rows[..., :1])
+        for _ in range(self.steps):
+            before, after = after, F.normalize(rows @ after, dim=-2)
+        return rows / (before.mT @ rows @ after + self.eps)
 
 
 class ColumnScaling(MatrixScaling):
-    """Divides by the largest norm of a column: the released Monarch mixer's. Bounds the norm by sqrt(m) only."""
+    """Divides by the largest norm of a column: the released Monarch mixer's. Bounds the norm by sqrt(m) only.
+
+    Args:
+        eps: added to that norm; the released code has its ``norm_eps`` here, 1e-5 or 1e-6.
+    """
+
+    def __init__(self, eps: float = 0.0) -> None:
+        if not 0 <= eps < math.inf:
+            raise ValueError(f"eps={eps}: must be at least 0 and finite; 1e-5 is the released code's")
+        self.eps = eps
 
     def __call__(self, matrix: Tensor) -> Tensor:
         """The scaled matrices."""
         largest = torch.linalg.vector_norm(matrix, dim=-2, keepdim=True).amax(-1, keepdim=True)
-        return matrix / largest.clamp_min(TINY)
+        return matrix / (largest + self.eps).clamp_min(TINY)

@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fprnn.solvers.base import FixedPointEquation, SolveStatistics
 from fprnn.solvers.picard import Accelerator, IterativeSolver, check_positive, like_rows
 
 
 class AndersonSolver(IterativeSolver):
     """Picard's iteration with Anderson acceleration: the last few iterates are combined to shrink the residual.
 
-    Each sequence is extrapolated by itself. Where the combination is not finite, the plain step is taken.
+    Each sequence is extrapolated by itself. Where the combination is not finite, the plain step is taken. Not with a
+    norm in the loop: there are several fixed points then, and extrapolation goes to unstable ones as well, which the
+    plain iteration leaves after the smallest push.
 
     Args:
         memory: how many earlier iterates are combined.
@@ -28,6 +31,19 @@ class AndersonSolver(IterativeSolver):
         super().__init__(**kwargs)
         check_positive(memory=memory, regularization=regularization)
         self.memory, self.regularization = memory, regularization
+
+    def check(self, linear: bool) -> None:
+        """Refuses a norm in the loop; see :meth:`~fprnn.solvers.FixedPointSolver.check`."""
+        if not linear:
+            raise ValueError(
+                "solver=AndersonSolver: with a norm in the loop it finds fixed points that the iteration leaves; use "
+                "PicardSolver"
+            )
+
+    def iterate(self, equation: FixedPointEquation, cap: int | None = None) -> tuple[Tensor, SolveStatistics]:
+        """See :meth:`~fprnn.solvers.IterativeSolver.iterate`; ValueError also if there is a norm in the loop."""
+        self.check(equation.linear)
+        return super().iterate(equation, cap)
 
     def accelerator(self) -> Accelerator:
         """Keeps ``memory`` differences of residuals and images."""

@@ -70,6 +70,7 @@ class AutomaticSolver(FixedPointSolver):
         iterative: the iterating solver, with the tolerance and the gradient; None is a :class:`PicardSolver` with a
             tolerance of 1e-3, at which the two give the same answers. Its caps count only where it always iterates.
         retry_every: calls between two attempts to iterate after one that failed.
+        on_divergence: as in :class:`~fprnn.solvers.FixedPointSolver`, for the exact solve.
     """
 
     def __init__(
@@ -85,6 +86,10 @@ class AutomaticSolver(FixedPointSolver):
     def extra_repr(self) -> str:
         """What a printed model shows of the options, beside the two solvers."""
         return f"retry_every={self.retry_every}, {super().extra_repr()}"
+
+    def check(self, linear: bool) -> None:
+        """See :meth:`~fprnn.solvers.FixedPointSolver.check`."""
+        self.iterative.check(linear)
 
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""

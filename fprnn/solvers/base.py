@@ -140,6 +140,16 @@ class FixedPointSolver(nn.Module, ABC):
     def forward(self, equation: FixedPointEquation) -> Solution:
         """Solves the equation."""
 
+    def check(self, linear: bool) -> None:
+        """Refuses a layer whose equation this cannot solve, when the layer is built.
+
+        Args:
+            linear: whether a token's equation is linear: not with a norm in the loop.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+
     def checked(self, solution: Solution) -> Solution:
         """The solution, unless too much of it diverged.
 

@@ -57,20 +57,25 @@ class IterationProgress:
 
     def record(self, residual: Tensor) -> Tensor:
         """Takes in an iteration's residuals ``(B,)``; returns which sequences are to take its proposal, ``(B,)``."""
+        # On CUDA the host learns of the stop a block late, and the iterations until then must leave no trace: what is
+        # recorded, and what is returned, is masked by `counted`. Patience and step sizes need no mask, since nothing
+        # reads those of a sequence, or of a batch, that has stopped.
         counted = self.active & self.running
         finite = residual.isfinite()
         self.iterations += counted
         self.residual = torch.where(counted, residual, self.residual)
-        improved = residual < self.best
+        improved = residual < self.best  # false for NaN, so that `best` stays a number
         self.best = torch.where(counted & improved, residual, self.best)
         self.patience = torch.where(improved, self.longest_patience, self.patience - 1)
         stalled = self.patience == 0
         self.step_size = torch.where(stalled, self.step_size * self.damping_decay, self.step_size)
         self.patience = torch.where(stalled, self.longest_patience, self.patience)
+        # One that is not finite keeps its last finite state; one whose step has vanished would not move any more.
         self.active = self.active & finite & (self.step_size >= SMALLEST_STEP)
-        if self.freeze:
+        if self.freeze:  # by the best residual, as the batch's rule below has it, so that the two agree on who is done
             self.active = self.active & (self.best >= self.tol)
         bounded = self.best.clamp_max(torch.finfo(self.best.dtype).max)  # between infinities, a quantile is NaN
+        # Once stopped, always stopped: the late iterations' residuals may be larger again.
         self.running = self.running & self.active.any() & (torch.quantile(bounded, self.quantile) >= self.tol)
         return counted & finite
 
@@ -117,6 +122,7 @@ class IterativeSolver(FixedPointSolver):
         patience: see ``damping_decay``.
         gradient: how the gradient is computed; None is :class:`OneStepGradient`.
         check_every: iterations between two readings of the device's flag on CUDA.
+        on_divergence: as in :class:`~fprnn.solvers.FixedPointSolver`.
     """
 
     def __init__(
@@ -219,7 +225,8 @@ class PicardSolver(IterativeSolver):
 class FixedCountSolver(FixedPointSolver):
     """Exactly ``count`` iterations without any check: what ``torch.compile`` takes whole.
 
-    What diverges is flagged in the statistics, never raised here; the training module looks at them when it logs.
+    What diverges is flagged in the statistics, never raised here; the training module looks at them in every batch, in
+    training on an accelerator where it logs.
 
     Args:
         count: iterations before the gradient's.

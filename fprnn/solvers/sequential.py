@@ -17,25 +17,30 @@ from fprnn.solvers.reflections import solve_reflections
 def solve_by_token(equation: FixedPointEquation) -> Solution:
     """The fixed point of each token in turn, by :func:`~fprnn.solvers.newton.solve_token`."""
     empty, before, tokens, residuals, slowest = equation.initial(), equation.start(), [], [], 0
+    found = empty.new_ones(len(empty), dtype=torch.bool)
     for t in range(empty.shape[1]):
         token, carry = equation.token(t, before)
-        state, hidden, residual, iterations = solve_token(token)
-        before = carry(state, hidden)
+        state, hidden, residual, stable, iterations = solve_token(token)
+        before, found = carry(state, hidden), found & stable
         tokens.append(hidden)
         residuals.append(residual)
         slowest = max(slowest, iterations)
     state = torch.stack(tokens, 1) if tokens else equation.step(empty)
     residual = torch.stack(residuals, 1).amax(1) if residuals else state.new_zeros(len(state))
     counts = torch.full_like(residual, slowest, dtype=torch.int64)
-    return Solution(state, SolveStatistics(counts, residual, residual < 100 * token_tolerance(residual.dtype)))
+    found = found & (residual < 100 * token_tolerance(residual.dtype))
+    return Solution(state, SolveStatistics(counts, residual, found))
 
 
 class SequentialSolver(FixedPointSolver):
     """Solves each token in turn, in closed form where the mixer has one.
 
     It is the oracle of the iterating solvers, and decodes token by token. The gradient is exact. With a norm in the
-    loop a token is iterated on, and where that does not reach a fixed point, which happens with ``beta=2`` and several
-    reflections, a warning says so and ``converged`` is false.
+    loop a token is iterated on. Where that reaches no fixed point, or none that the plain iteration goes to, which
+    happens with ``beta=2`` and several reflections, a warning says so and ``converged`` is false.
+
+    Args:
+        on_divergence: as in :class:`~fprnn.solvers.FixedPointSolver`; with ``flag`` there is no warning either.
     """
 
     def forward(self, equation: FixedPointEquation) -> Solution:
@@ -50,7 +55,8 @@ class SequentialSolver(FixedPointSolver):
             self.warned = True
             warnings.warn(
                 f"SequentialSolver found no fixed point of some token in {int((~converged).sum())} of {len(converged)} "
-                "sequences, and neither output nor gradient is exact there: use beta=1, or PicardSolver with damping",
+                "sequences, or none that the iteration goes to, so that the answers there are not the layer's: use "
+                "beta=1, or PicardSolver with damping",
                 stacklevel=2,
             )
         return solution

@@ -19,6 +19,7 @@ from fprnn.mixers import (
     LowRankMixer,
     Mixer,
     MonarchMixer,
+    RowPowerScaling,
     RowScaling,
     SpectralScaling,
     diagonal_low_rank,
@@ -35,10 +36,13 @@ MIXERS = {
     "symmetric": lambda d: HouseholderMixer(d, 2, dependence="symmetric"),
     "input": lambda d: HouseholderMixer(d, 2, dependence="input"),
     "factored": lambda d: HouseholderMixer(d, 2, projection_rank=3),
+    "full-strengths": lambda d: HouseholderMixer(d, 2, projection_rank=3, full_strengths=True),
     "low-rank": lambda d: LowRankMixer(d, 3),
     "kronecker": KroneckerMixer,
     "kronecker-rows": lambda d: KroneckerMixer(d, beta=2.0, scaling=RowScaling()),
     "monarch": lambda d: MonarchMixer(d, 3, scaling=ColumnScaling()),
+    "monarch-strengths": lambda d: MonarchMixer(d, 3, strength_per_block=True),
+    "kronecker-power": lambda d: KroneckerMixer(d, scaling=RowPowerScaling()),
     "dense": DenseMixer,
     "alternating": lambda d: AlternatingMixer(d, 3),
     "constant": lambda d: ConstantMixer(d, beta=0.5),
@@ -238,6 +242,56 @@ def test_row_and_column_scalings_are_the_released_codes() -> None:
     torch.testing.assert_close(ColumnScaling()(matrix), matrix / 20**0.5)
 
 
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+def test_the_released_codes_floors(eps: float) -> None:
+    """A row's norm is floored, a column's added to; row by row and in plain loops."""
+    matrices = torch.randn(4, 3, 3, dtype=torch.float64)
+    for matrix, ours in zip(matrices, RowScaling(eps)(matrices), strict=True):
+        for row, our_row in zip(matrix, ours, strict=True):
+            torch.testing.assert_close(our_row, row / max(sum(x**2 for x in row.tolist()) ** 0.5, eps))
+    for matrix, ours in zip(matrices, ColumnScaling(eps)(matrices), strict=True):
+        largest = max(sum(x**2 for x in column.tolist()) ** 0.5 for column in matrix.T)
+        torch.testing.assert_close(ours, matrix / (largest + eps))
+
+
+def test_the_released_fp_rnns_kronecker_factor() -> None:
+    """16 steps in plain loops, two vectors in turn, on rows of length 1: the estimate is ``u^T M v``."""
+    factor = torch.randn(5, 4, 4, dtype=torch.float64).triu()
+    for matrix, ours in zip(factor @ factor.mT, RowPowerScaling(16, 1e-5)(factor @ factor.mT), strict=True):
+        rows = torch.stack([row / row.norm() for row in matrix])
+        v = torch.full((4,), 0.3, dtype=torch.float64)  # of any length: the first step normalises it
+        for _ in range(8):
+            u = rows @ v / (rows @ v).norm()
+            v = rows @ u / (rows @ u).norm()
+        torch.testing.assert_close(ours, rows / (u @ rows @ v + 1e-5))
+
+
+def test_strengths_are_the_tokens_or_each_blocks_own() -> None:
+    for own in (False, True):
+        mixer = MonarchMixer(6, 2, beta=2.0, scaling=FrobeniusScaling(), strength_per_block=own).double()
+        raw = torch.randn(5, mixer.projection.outputs, dtype=torch.float64)
+        assert raw.shape[1] == 3 * 3 + (3 if own else 1)
+        for token, blocks in zip(raw, mixer.activate(raw), strict=True):
+            for j, block in enumerate(blocks):
+                a, b, c = nn.functional.silu(token[3 * j : 3 * j + 3])
+                lower = torch.stack([torch.stack([a, b]), torch.stack([0 * c, c])])
+                matrix = lower @ lower.T
+                expected = 2 * torch.sigmoid(token[9 + (j if own else 0)]) * matrix / matrix.norm()
+                torch.testing.assert_close(block, expected)
+
+
+@pytest.mark.parametrize("make", [HouseholderMixer, KroneckerMixer, MonarchMixer])
+def test_strengths_may_keep_a_full_map_beside_factored_directions(make: type[Mixer]) -> None:
+    mixer = make(12, projection_rank=2, full_strengths=True)
+    biased = len(mixer.projection.bias)
+    weight = mixer.projection.weight()
+    assert torch.linalg.matrix_rank(weight[:-biased]) == 2
+    torch.testing.assert_close(weight[-biased:], mixer.projection.direction[2].detach())  # at the start
+    assert weight.shape == make(12).projection.weight().shape
+    with pytest.raises(ValueError, match="full_strengths=True: everything is full without a projection_rank"):
+        make(12, full_strengths=True)
+
+
 def size(mixer: nn.Module) -> int:
     return sum(parameter.numel() for parameter in mixer.parameters())
 
@@ -322,6 +376,9 @@ def test_half_precision_parameters_are_promoted() -> None:
         (lambda: HouseholderMixer(8, projection_rank=-1), "projection_rank=-1: must be at least 1"),
         (lambda: HouseholderMixer(0), "d_inner=0: must be at least 1"),
         (lambda: SpectralScaling(0), "squarings=0: must be from 1 to 10"),
+        (lambda: RowScaling(0.0), "eps=0.0: must be positive and finite"),
+        (lambda: RowPowerScaling(0), "steps=0: must be from 1 to 1000"),
+        (lambda: ColumnScaling(-1.0), "eps=-1.0: must be at least 0"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(make: object, message: str) -> None:

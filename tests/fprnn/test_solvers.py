@@ -322,6 +322,46 @@ def test_picard_is_the_reference(name: str, length: int, dtype: torch.dtype, tol
             assert cap == 3 or statistics.converged.all()
 
 
+def released(equation: Any, quantile: float, damping: float, decay: float, cap: int) -> tuple[Tensor, int]:
+    """The released code's iteration in plain loops: the batch goes on until a share of it has converged."""
+    state, batch = equation.initial(), len(equation.initial())
+    best, step, patience = [float("inf")] * batch, [damping] * batch, [15] * batch
+    count = 0
+    while count < cap:
+        count += 1
+        image = equation.step(state)
+        for row in range(batch):
+            change = (image[row] - state[row]).abs().amax(-1) / (image[row].abs().amax(-1) + 1e-8)
+            state[row] = step[row] * image[row] + (1 - step[row]) * state[row]
+            better = float(change.max()) < best[row]
+            best[row], patience[row] = min(best[row], float(change.max())), 15 if better else patience[row] - 1
+            if patience[row] == 0:
+                step[row], patience[row] = step[row] * decay, 15
+        if torch.tensor(best).quantile(quantile) < 0.1 or max(step) < 1e-3:
+            break
+    return state, count
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "options"), [("fpmamba", {"quantile": 0.75, "damping": 0.99, "decay": 0.9}), ("fprnn", {"quantile": 0.9})]
+)
+@torch.no_grad()
+def test_the_released_solvers_are_options(name: str, options: dict[str, float], training: bool) -> None:
+    torch.manual_seed(0)
+    layer = LAYERS[name](8).double()
+    projected = layer.project(2 * torch.randn(9, 40, 8, dtype=torch.float64))
+    equation = layer.equation(projected) if isinstance(layer, FPRNN) else layer.equation(*projected[:3])
+    quantile, damping, decay = options["quantile"], options.get("damping", 1.0), options.get("decay", 1.0)
+    chosen = {"quantile": quantile, "damping": damping, "damping_decay": decay}
+    state, count = released(equation, quantile if training else 1.0, damping, decay, 1000)
+    ours, statistics = PicardSolver(**chosen, freeze=False, max_iterations=1000).train(training).iterate(equation)
+    assert statistics.iterations.tolist() == [count] * 9
+    torch.testing.assert_close(ours, state, atol=1e-12, rtol=1e-12)
+    frozen, _ = PicardSolver(**chosen, max_iterations=1000).train(training).iterate(equation)
+    assert (frozen - state).abs().max() > 1e-3  # which is what freezing changes, within the tolerance of 0.1
+
+
 @pytest.mark.parametrize("solver", [PicardSolver, AndersonSolver])
 def test_iterations_find_the_fixed_point(solver: type[IterativeSolver]) -> None:
     equation = affine(0.8)

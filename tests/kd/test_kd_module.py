@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from dinopl.core.optimizer import parameter_groups
 from dinopl.data import DigitsImages, ImageDataModule, WholeImage
 from dinopl.training import ExactResume
+from fprnn.baselines import CausalTransformer
 from kd.data import DataFraction
 from kd.features import CKAMatching, FeatureMSE, refit_head
 from kd.losses import (
@@ -34,7 +35,6 @@ from kd.networks import EncoderClassifier
 from kd.targets import ClassMean, PermutedNonTargets, RandomHead, WholeTeacher
 from kd.teacher import CachedOutputs, NetworkTeacher, OnlineOutputs, RunTeacher, fingerprint
 from kd.text import TextDataModule
-from kd.transformer import CausalTransformer
 from tests.kd.conftest import digits, fitted, mlp, quick_trainer, student
 
 pytestmark = pytest.mark.filterwarnings(

@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from dinopl.core.moved import current_path
+from dinopl.core.trust import resolve
+from fprnn.baselines import CausalTransformer
 from kd.data import DataFraction
 from kd.fractions import index_digest
 from kd.networks import TextShape
 from kd.samplers import token_index
 from kd.text import PythonDocsText, TextDataModule, TextFile, encode, windows
-from kd.transformer import CausalTransformer
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
 
@@ -174,8 +176,8 @@ def test_attention_is_what_a_loop_computes() -> None:
     torch.manual_seed(0)
     block = CausalTransformer(TextShape(5, 6), width=8, depth=1, heads=2).blocks[0].double()
     x = torch.randn(2, 6, 8, dtype=torch.float64)
-    normed = block.attention_norm(x)
-    query, key, value = block.qkv(normed).split(8, dim=2)
+    normed = block.input_norm(x)
+    query, key, value = block.attention.in_proj(normed).split(8, dim=2)
     mixed = torch.zeros_like(x)
     for b in range(2):
         for head in (slice(0, 4), slice(4, 8)):
@@ -183,9 +185,62 @@ def test_attention_is_what_a_loop_computes() -> None:
                 scores = key[b, : t + 1, head] @ query[b, t, head] / 2.0
                 mixed[b, t, head] = scores.softmax(0) @ value[b, : t + 1, head]
     block.eval()
-    y = x + block.attention_out(mixed)
-    wanted = y + block.mlp_out(nn.functional.gelu(block.mlp_in(block.mlp_norm(y))))
-    torch.testing.assert_close(block(x), wanted)
+    y = x + block.attention.out_proj(mixed)
+    wanted = y + block.mlp.out_proj(nn.functional.gelu(block.mlp.in_proj(block.norm(y))))
+    torch.testing.assert_close(x + block(x), wanted)
+
+
+def test_the_start_is_the_one_that_earlier_figures_rest_on() -> None:
+    """GPT-2's, drawn in the order in which the parts are made, and once more in the order of the parameters."""
+    torch.manual_seed(3)
+    network = CausalTransformer(TextShape(7, 5), width=8, depth=2, heads=2)
+    torch.manual_seed(3)
+    tables = [nn.Embedding(7, 8), nn.Embedding(5, 8)]
+    shapes = [(8, 24), (8, 8), (8, 32), (32, 8)] * 2
+    linear = [nn.Linear(*shape) for shape in shapes]
+    for index, layer in enumerate([*tables, *linear]):
+        nn.init.normal_(layer.weight, std=0.02 * (0.5 if index in (3, 5, 7, 9) else 1.0))
+    found = [parameter for parameter in network.parameters() if parameter.ndim == 2]
+    for ours, theirs in zip(found, [*tables, *linear], strict=True):
+        assert torch.equal(ours, theirs.weight)
+    assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
+
+
+def test_checkpoints_of_before_the_blocks_were_shared_load() -> None:
+    """Names and layout as they were when ``kd.transformer`` had a block of its own, at any place in a model."""
+    torch.manual_seed(0)
+    old = {"token.weight": torch.randn(7, 8), "position.weight": torch.randn(5, 8)}
+    for block in range(2):
+        for name, shape in (("qkv", (24, 8)), ("attention_out", (8, 8)), ("mlp_in", (32, 8)), ("mlp_out", (8, 32))):
+            old |= {
+                f"blocks.{block}.{name}.weight": torch.randn(shape),
+                f"blocks.{block}.{name}.bias": torch.ones(shape[0]),
+            }
+        for name in ("attention_norm", "mlp_norm"):
+            old |= {f"blocks.{block}.{name}.weight": torch.rand(8), f"blocks.{block}.{name}.bias": torch.rand(8)}
+    old |= {"norm.weight": torch.rand(8), "norm.bias": torch.rand(8)}
+    model = nn.Sequential(CausalTransformer(TextShape(7, 5), width=8, depth=2, heads=2)).eval()
+    model.load_state_dict({f"0.{name}": tensor for name, tensor in old.items()})
+    tokens = torch.randint(7, (3, 5))
+    x = old["token.weight"][tokens] + old["position.weight"]
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return nn.functional.linear(x, old[f"{name}.weight"], old[f"{name}.bias"])
+
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return nn.functional.layer_norm(x, (8,), old[f"{name}.weight"], old[f"{name}.bias"])
+
+    for block in ("blocks.0", "blocks.1"):
+        parts = linear(norm(x, f"{block}.attention_norm"), f"{block}.qkv").split(8, -1)
+        query, key, value = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in parts)
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        x = x + linear(mixed.transpose(1, 2).flatten(2), f"{block}.attention_out")
+        x = x + linear(nn.functional.gelu(linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp_in")), f"{block}.mlp_out")
+    torch.testing.assert_close(model(tokens), norm(x, "norm"), rtol=1e-4, atol=1e-4)
+    again = CausalTransformer(TextShape(7, 5), width=8, depth=2, heads=2)
+    again.load_state_dict(model[0].state_dict())  # and so does what is written now
+    assert current_path("kd.CausalTransformer") == current_path("kd.transformer.CausalTransformer")
+    assert resolve("kd.CausalTransformer") is CausalTransformer
 
 
 def test_a_transformer_learns_what_a_fixed_mapping_is() -> None:

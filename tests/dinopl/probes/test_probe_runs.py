@@ -16,7 +16,7 @@ from dinopl.distillation.module import SelfDistillation
 from dinopl.distillation.student_start import IndependentStart
 from dinopl.distillation.teachers import FrozenTeacher
 from dinopl.encoders import MiniVGG
-from dinopl.probes import KNNProbe, LinearProbe, WeightedKNNProbe, effective_rank, lidar, rankme
+from dinopl.probes import EncoderProbing, KNNProbe, LinearProbe, WeightedKNNProbe, effective_rank, lidar, rankme
 
 DIGITS = ImageShape(1, 8, 8)
 M = 32
@@ -193,3 +193,48 @@ def test_where_the_teacher_started_is_kept_in_checkpoints():
     assert resumed._teacher_start == pytest.approx(start.item(), rel=1e-12)
     resumed.load_state_dict({"step": 3, "values": {}})  # of an earlier version
     assert resumed.state_dict()["step"] == 3
+
+
+class OnRandomLabels(SelfDistillation):
+    """Learns a label of each image that has nothing to do with it."""
+
+    def training_step(self, batch, batch_idx):
+        label = torch.randint(0, 10, (1167,), generator=torch.Generator().manual_seed(0))
+        return nn.functional.cross_entropy(self.student(batch["views"][0]), label[batch["index"]])
+
+
+def test_features_outlast_random_labels_where_predictions_do_not():
+    """At a label noise of 1, predictions are chance; the encoder's features and, less so, the logits are not."""
+    probes = [KNNProbe(k=5), KNNProbe(k=5, name="of_logits", features="logits")]
+    head = partial(ProjectionHead, hidden=(16,), bottleneck_dim=32, out_dim=10)
+    model = OnRandomLabels(
+        DIGITS, partial(MiniVGG, widths=(8, 16)), head, optimizer=partial(torch.optim.AdamW, lr=3e-3), probes=probes
+    )
+    data = ImageDataModule(batch_size=32)
+    found = fit(model, data, max_steps=-1, max_epochs=3)
+    x, y = split(data, "test")
+    chance = (outputs(model.student, x)["logits"].argmax(1) == y).double().mean()
+    assert chance < 0.25
+    assert found["probe/student/knn"] > 0.6
+    assert found["probe/student/knn"] > found["probe/student/of_logits"]
+
+
+def test_an_encoder_without_a_run():
+    seed_everything(0, verbose=False)
+    model = EncoderProbing(DIGITS, partial(MiniVGG, widths=(4, 8)), [KNNProbe(k=5)], num_classes=10)
+    data = ImageDataModule(probe_train_size=300)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    (tested,) = trainer.test(model, data, verbose=False)
+    (validated,) = trainer.validate(model, data, verbose=False)
+    assert validated.keys() == {"probe_val/input/knn", "probe_val/encoder/knn"}
+    (train_x, train_y), (x, y) = split(data, "train"), split(data, "test")
+    with torch.no_grad():
+        predicted = KNNProbe(k=5).predict(model(train_x), train_y, model(x), 10, 0)
+    assert tested["probe/encoder/knn"] == (predicted == y).double().mean().item()
+    # the encoder of the random teacher of a run with this seed
+    teacher = module().teacher.encoder.state_dict()
+    assert all(torch.equal(value, teacher[name]) for name, value in model.encoder.state_dict().items())
+    with pytest.raises(ValueError, match=r"Identity returns \(1, 1, 8, 8\) for one image, not \(1, embed_dim\)"):
+        EncoderProbing(DIGITS, lambda shape: nn.Identity())
+    with pytest.raises(ValueError, match="image_shape: is not known from the data"):
+        EncoderProbing(None)

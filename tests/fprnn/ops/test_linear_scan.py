@@ -1,5 +1,7 @@
 """linear_scan against a closed form, against the naive loop, and as a citizen of torch (autocast, compile, layouts)."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,41 @@ def test_gradients_of_first_and_second_order(reverse: bool, length: int) -> None
     assert torch.autograd.gradcheck(scan, tensors)
     assert torch.autograd.gradgradcheck(scan, tensors)
     assert torch.autograd.gradgradcheck(lambda x, c: scan(x, c), tensors[:2])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (0.5, 1.2), (-1.3, 1.3)])
+def test_the_error_is_what_the_docstring_promises(backend: str, reverse: bool, low: float, high: float) -> None:
+    """In float32, where coefficients above 1 magnify every rounding; float64 is exact beside it."""
+    tensors = operands((3, 300, 8), dtype=torch.float32)
+    tensors[1] = torch.empty(3, 300, 8).uniform_(low, high)
+    wide = [tensor.detach().double() for tensor in tensors]
+    exact = linear_scan(*wide, reverse=reverse, backend="reference")
+    size = linear_scan(*(tensor.abs() for tensor in wide), reverse=reverse, backend="reference")
+    steps = torch.arange(1, 301)[:, None]
+    error = (linear_scan(*tensors, reverse=reverse, backend=backend).detach() - exact).abs()
+    # A product that is taken for zero weighs less than 1e-19.
+    bound = 2 * torch.finfo(torch.float32).eps * (steps.flip(0) if reverse else steps) * size + 1e-18
+    assert (error <= bound).all()
+
+
+def test_where_terms_cancel_and_coefficients_exceed_one_the_bound_is_all_that_holds() -> None:
+    """``1 = 1.1 * 1 - 0.1``, but the float32 numbers nearest to 1.1 and -0.1 give 43.4 after 200 tokens.
+
+    So a loop's 1.0 is no better an answer than another order's 26: both are off by more than that, within the bound.
+    """
+    x, c, h = torch.full((1, 200, 1), -0.1), torch.full((1, 200, 1), 1.1), torch.ones(1, 1)
+    last, (x_exact, c_exact) = Fraction(1), (Fraction(tensor[0, 0, 0].item()) for tensor in (x, c))
+    for _ in range(200):
+        last = c_exact * last + x_exact
+    size = linear_scan(x.double().abs(), c.double(), h.double())[0, -1].item()
+    bound = 2 * torch.finfo(torch.float32).eps * 200 * size
+    assert float(last) == pytest.approx(43.447, abs=1e-3)
+    for backend in BACKENDS:
+        assert abs(linear_scan(x, c, h, backend=backend)[0, -1].item() - float(last)) < bound
+    states = [linear_scan(x.double(), c.double(), h.double(), backend=backend)[0, -1].item() for backend in BACKENDS]
+    assert states == pytest.approx([float(last)] * 2, rel=1e-6)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
