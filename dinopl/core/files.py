@@ -53,3 +53,21 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def cannot_write(path: Path, reason: str) -> str:
+    """The message for a folder that cannot be written to."""
+    return f"cannot write to {path}: {reason}; choose another folder as default_root_dir"
+
+
+def why_not_writable(folder: Path) -> str | None:
+    """Why ``folder`` could not be made or written to, as far as it shows without writing; None if nothing does."""
+    try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError as error:
+        return cannot_write(folder, error.strerror or str(error))
+    if not existing.is_dir():
+        return cannot_write(folder, f"{existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return cannot_write(folder, f"no permission to write in {existing}")
+    return None

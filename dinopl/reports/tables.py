@@ -20,12 +20,9 @@ if TYPE_CHECKING:
     from dinopl.reports.run import Run
 
 
-def percent(fraction: float | None, sign: str = "") -> str:
-    """A fraction in percent with one decimal, "-" for none; ``sign="+"`` shows a plus too."""
-    if fraction is None or fraction != fraction:
-        return "-"
-    text = f"{100 * fraction:{sign}.1f}"
-    return "+0.0" if text == "-0.0" else text
+def rounded(value: float | None, sign: str = "") -> str:
+    """A number with three decimals, "-" for none; ``sign="+"`` shows a plus too."""
+    return "-" if value is None or value != value else f"{value:{sign}z.3f}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

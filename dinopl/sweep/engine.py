@@ -1,7 +1,8 @@
-"""The runs of a study as tasks of Dask: one a run, keyed by its id, after the runs that it needs.
+"""A study's runs as Dask tasks: one task per run, keyed by the run's id, depending on the runs that it needs.
 
-Dask orders them, keeps the workers' processes warm, and gives a lost worker's run to another. A task looks into the
-run's folder first and writes there what comes of it, so that it may be given out any number of times.
+Dask orders the tasks, keeps the workers' processes warm, and reschedules the run of a worker that was lost. A task may
+run any number of times: it reads the run's folder first, returns what that says of a finished run, and otherwise makes
+the run and records the attempt there.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import importlib.util
 import logging
 import math
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import shutil
 import signal
@@ -28,55 +30,72 @@ from dinopl.sweep.file import TEST_METRICS, Sweep
 from dinopl.sweep.grid import Point
 from dinopl.sweep.plan import Job, Planner, digest
 from dinopl.sweep.search import add, draw, open_search, result
-from dinopl.sweep.study import LOG, Study, read_json
+from dinopl.sweep.study import LOG, Outcome, Study, read_json
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Outcome = dict[str, Any]
-Run = Callable[[list[str]], object]
+Fit = Callable[[list[str]], object]
 
-CLEAR = "\r\x1b[K"  # the line that is drawn over
-SECONDS = 0.5
-QUIET_SECONDS = 30.0
+CLEAR = "\r\x1b[K"  # of a terminal: back to the line's start, and erases it
+REFRESH_SECONDS = 0.5  # between looks at the cluster and the study's folder, and between lines of progress
+QUIET_SECONDS = 30.0  # the latter where nobody watches
 NO_WORKER_SECONDS = 120.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SETTINGS: dict[str, Any] = {
-    "distributed.nanny.pre-spawn-environ": {},  # the number of threads and the allocator are ours to choose
-    "distributed.scheduler.worker-ttl": None,  # a worker that is busy for minutes is not lost
+    "distributed.nanny.pre-spawn-environ": {},  # Dask's own choice of threads and of when memory is handed back
+    "distributed.scheduler.worker-ttl": None,  # a step may hold the interpreter's lock for minutes: no sign of a loss
+    "distributed.scheduler.allowed-failures": 2**31,  # Dask would also count runs that only waited for a lost worker
+    # What Dask watches of itself, many times a second in each process; a worker's threads share one interpreter lock.
     "distributed.worker.profile.enabled": False,
     "distributed.diagnostics.nvml": False,
-    "distributed.scheduler.allowed-failures": 2**31,  # the run's folder counts them, and only the run that was in hand
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.system-monitor.gil.enabled": False,
+}
+# A training step frees nearly all that it allocates. By default glibc hands that back and faults it in again at the
+# next step; and threads other than the main one, such as Dask's, have arenas that are handed back more often.
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that glibc arrives at by itself
 }
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in a worker's main thread: Ctrl-C on the terminal is the driver's to deal with."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Called by Dask in a new worker's main thread, which becomes a session of its own.
+
+    So Ctrl-C on the terminal reaches the driver alone, and Linux, which shares processors out by session, gives each
+    worker on a busy machine the share of a command rather than a part of the driver's.
+    """
+    os.setsid()
 
 
 def prepare_workers(modules: Sequence[str]) -> None:
-    """Begins to import what workers need, once for all: they are copies of a process that has done only that."""
+    """Begins to import what workers need, once for all of them: each is a fork of a process that has only imported.
+
+    Args:
+        modules: names of modules to import there.
+    """
     if sys.platform != "linux":
-        return  # copying is not safe: each worker imports by itself
-    import dask
-    from distributed.utils import get_mp_context
+        return  # forking is not safe: each worker imports by itself
+    if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        os.environ.update(KEEP_FREED_MEMORY)  # read by the process that is started here
+    multiprocessing.set_forkserver_preload([*modules, "distributed", "sklearn.datasets"])
+    multiprocessing.forkserver.ensure_running()
+    import dask  # while that one imports
 
     dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"})
-    get_mp_context().set_forkserver_preload(["distributed", "sklearn.datasets", *modules])
-    from multiprocessing.forkserver import ensure_running
-
-    ensure_running()
 
 
 @contextlib.contextmanager
 def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> Iterator["Client"]:
-    """A client of the scheduler at an address; without one, of workers of this machine that end with the block.
+    """A client of the scheduler at an address; without one, of a cluster on this machine that ends with the block.
 
     Args:
-        address: such as ``tcp://HOST:PORT``; None for workers of this machine.
-        environments: variables of each of these.
+        address: such as ``tcp://HOST:PORT``, or the scheduler's file; None for a cluster on this machine.
+        environments: one for each worker on this machine.
 
     Raises:
         UserMistake: if no scheduler answers, or a worker there makes several runs at a time.
@@ -84,7 +103,7 @@ def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> I
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what is to be said of the cluster, the driver says
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # the driver reports what a user needs to know
     if address is not None:
         try:
             file = address if Path(address).is_file() else None  # `dask scheduler --scheduler-file FILE` writes one
@@ -111,30 +130,30 @@ def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> I
         with made, Client(made) as client:
             try:
                 yield client
-            except BaseException:  # nobody waits for the runs in hand
+            finally:  # no run is in hand, or nobody waits for it any more; Dask's own way of closing waits for seconds
                 for nanny in made.workers.values():
                     nanny.auto_restart = False
                     if nanny.pid:
                         os.kill(nanny.pid, signal.SIGKILL)
-                raise
 
 
-def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
-    """Makes a run, unless its folder says what came of it already; the target of a Dask task.
+def make(study: Study, job: Job, fit: Fit, *needed: Outcome) -> Outcome:
+    """Makes a run, unless its folder says already what came of it; the function of a Dask task.
 
     Args:
         study: the study.
         job: the run.
-        run: makes the run of a configuration's file: called with ``["--config", FILE]``.
+        fit: makes the run of a configuration's file: called with ``["--config", FILE]``.
         needed: what came of the runs that it needs.
 
     Returns:
         What came of it; "stopped" if the study's folder cannot be written to from here.
     """
-    with _ONE_AT_A_TIME:  # what a run prints is the whole process's
-        if "SLURM_JOB_ID" in os.environ:  # a run is one process, whatever job it is part of: not Lightning's to launch
+    with _ONE_AT_A_TIME:  # a run prints to the file descriptors of the whole process
+        if "SLURM_JOB_ID" in os.environ:  # else Lightning takes the job's tasks for the processes of this one run
             os.environ["SLURM_JOB_NAME"] = "bash"
-        # A run starts processes that load data as `dinopl fit` does; a worker of Dask may have none, and begins others.
+        # A run starts processes that load data as `dinopl fit` does. Dask's workers are daemons, which may have no
+        # children, and it has set another way of starting them.
         multiprocessing.current_process()._config.pop("daemon", None)  # type: ignore[attr-defined]
         multiprocessing.set_start_method(None, force=True)
         import torch
@@ -142,15 +161,15 @@ def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
         try:
             os.chdir(study.directory)
             while (outcome := study.outcome(job)) is None:
-                (study.path / "study.json").stat()
+                (study.path / "study.json").stat()  # a study that was removed is not written again
                 study.begin_attempt(job)
-                if study.outcome(job) is not None:
+                if study.outcome(job) is not None:  # the attempt that was lost was the last one
                     continue
-                failed = next((each for each in needed if each["status"] != "finished"), None)
+                failed = next((each for each in needed if each.status != "finished"), None)
                 if failed is not None:
-                    text = f"the run {failed['name']} ({failed['run']}) that it needs did not finish: {failed['error']}"
+                    text = f"the run {failed.name} ({failed.run}) that it needs did not finish: {failed.error}"
                     study.note(job, error=text, again=False)
-                elif error := _attempt(study, job, run):
+                elif error := _attempt(study, job, fit):
                     study.note(job, error=error[0], again=error[1])
                 elif study.outcome(job) is None:
                     study.note(job, error="the run left no results", again=True)
@@ -160,22 +179,22 @@ def make(study: Study, job: Job, run: Run, *needed: Outcome) -> Outcome:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
         except OSError as error:
-            return {"run": job.id, "status": "stopped", "error": str(error)}
-        return outcome | {"name": job.variant or ""}
+            return Outcome(job.id, job.variant or "", "stopped", error=str(error))
+        return outcome
 
 
-def _attempt(study: Study, job: Job, run: Run) -> tuple[str, bool] | None:
+def _attempt(study: Study, job: Job, fit: Fit) -> tuple[str, bool] | None:
     """Makes a run; its error and whether another attempt could end otherwise, or None if it ended or diverged."""
     checkpoint = study.checkpoint(job)
     with output_to(study.of(job) / LOG):
         try:
             try:
-                run(["--config", str(study.config(job, checkpoint))])
+                fit(["--config", str(study.config(job, checkpoint))])
             except UserMistake as mistake:
                 if checkpoint is None:
                     raise
                 print(f"{mistake}\nstarts from the beginning", flush=True)
-                run(["--config", str(study.config(job))])
+                fit(["--config", str(study.config(job))])
         except UserMistake as mistake:
             print(f"dinopl: error: {mistake}", flush=True)
             return str(mistake), False
@@ -215,7 +234,7 @@ class Driver:
 
     Args:
         study: the study.
-        run: makes a run; see ``make``.
+        fit: makes a run; see :func:`make`.
         total: how many runs there are to be.
 
     Attributes:
@@ -223,10 +242,10 @@ class Driver:
         jobs: all runs so far, by id.
     """
 
-    def __init__(self, study: Study, run: Run, total: int) -> None:
+    def __init__(self, study: Study, fit: Fit, total: int) -> None:
         self.study = study
         self.client: Any = None
-        self.run = run
+        self.fit = fit
         self.total = total
         self.outcomes: dict[str, Outcome] = {}
         self.jobs: dict[str, Job] = {}
@@ -255,20 +274,18 @@ class Driver:
         lost = isinstance(event[1], dict) and event[1].get("action") == "remove-worker" and not event[1]["expected"]
         if lost and self._futures:
             clear = CLEAR if sys.stderr.isatty() else ""
-            sys.stderr.write(
-                f"{clear}{self.study.sweep.name}: a worker was lost; a run in its hands is made by another\n"
-            )
+            sys.stderr.write(f"{clear}{self.study.sweep.name}: a worker was lost; another makes the run that it had\n")
 
     def submit(self, job: Job) -> None:
         """Hands a run to Dask, unless its folder says what came of it."""
         self.jobs[job.id] = job
         if (outcome := self.study.outcome(job)) is not None:
-            self.outcomes[job.id] = outcome | {"name": job.variant or ""}
+            self.outcomes[job.id] = outcome
         elif job.id not in self._futures:
             needed = [self.outcomes.get(need) or self._futures[need] for need in job.needs]
             key = f"{job.kind}-{job.id}-{digest(str(self.study.path))[:8]}"  # the cluster may serve other studies too
             self._futures[job.id] = self.client.submit(
-                make, self.study, job, self.run, *needed, key=key, pure=False, priority=-len(self.jobs)
+                make, self.study, job, self.fit, *needed, key=key, pure=False, priority=-len(self.jobs)
             )
 
     def wait(self) -> list[str]:
@@ -283,31 +300,31 @@ class Driver:
 
         try:
             with contextlib.suppress(TimeoutError):
-                wait(list(self._futures.values()), timeout=SECONDS, return_when="FIRST_COMPLETED")
+                wait(list(self._futures.values()), timeout=REFRESH_SECONDS, return_when="FIRST_COMPLETED")
             workers = self.client.nthreads()
         except (OSError, ValueError, FuturesCancelledError) as error:
             raise UserMistake("the scheduler is gone; start the sweep again: what is finished stays.") from error
-        path, ended = self.study.path, [run for run, future in self._futures.items() if future.done()]
+        path, ended = self.study.path, [run_id for run_id, future in self._futures.items() if future.done()]
         if not (path / "study.json").exists():
             raise UserMistake(
                 f"{path}: the study's folder was removed while its runs were made; start the sweep again."
             )
-        for run in ended:
-            future = self._futures.pop(run)
+        for run_id in ended:
+            future = self._futures.pop(run_id)
             try:
-                outcome = self.outcomes[run] = future.result()
-            except KilledWorker:  # by a scheduler that counts itself, and also runs that only waited: the folder counts
+                outcome = self.outcomes[run_id] = future.result()
+            except KilledWorker:  # a scheduler of other settings gives up early; the run's folder counts its attempts
                 future.retry()
-                self._futures[run] = future
+                self._futures[run_id] = future
                 continue
             except Exception as error:
                 raise UserMistake(
                     f"a worker could not begin a run ({type(error).__name__}: {error}); it needs the same packages as "
                     "the driver, and its connection to the scheduler."
                 ) from error
-            if outcome["status"] == "stopped":
+            if outcome.status == "stopped":
                 raise UserMistake(
-                    f"cannot write to {path}: {outcome['error']}; make room, or give the worker the same folders, and "
+                    f"cannot write to {path}: {outcome.error}; make room, or give the worker the same folders, and "
                     "start the sweep again: what is finished stays."
                 )
         if workers:
@@ -315,7 +332,7 @@ class Driver:
         elif self.client.cluster is not None and time.monotonic() - self._seen_worker > NO_WORKER_SECONDS:
             raise UserMistake(f"no worker could be started again for {NO_WORKER_SECONDS:.0f} seconds; see above why.")
         self.show()
-        return [run for run in ended if run in self.outcomes]
+        return [run_id for run_id in ended if run_id in self.outcomes]
 
     def grid(self, jobs: Mapping[str, Job]) -> None:
         """Makes all of a grid's runs."""
@@ -338,11 +355,14 @@ class Driver:
                 points[job.id] = point
                 self._with_needs(job, planner)
         drawn, asked = len(points), dict[str, Any]()
-        optuna = open_search(sweep, ((points[run], self.outcomes[run]) for run in points if run in self.outcomes))
+        known = ((point, self.outcomes[run_id]) for run_id, point in points.items() if run_id in self.outcomes)
+        optuna = open_search(sweep, known)
         self.total += max(0, drawn - sweep.trials)
         while drawn < sweep.trials or self._futures:
             workers = max(1, len(self.client.nthreads()))
-            while drawn < sweep.trials and sum(self.jobs[run].kind == "trials" for run in self._futures) < workers:
+            while (
+                drawn < sweep.trials and sum(self.jobs[run_id].kind == "trials" for run_id in self._futures) < workers
+            ):
                 trial, point = draw(sweep, optuna)
                 job = planner.job(point)
                 drawn += 1
@@ -351,11 +371,11 @@ class Driver:
                     optuna.tell(trial, *result(sweep, self.outcomes[job.id]))
                 else:
                     asked[job.id] = trial
-            for run in self.wait() if self._futures else ():
-                if run in asked:
-                    optuna.tell(asked.pop(run), *result(sweep, self.outcomes[run]))
-                elif run in points:
-                    add(sweep, optuna, points[run], self.outcomes[run])
+            for run_id in self.wait() if self._futures else ():
+                if run_id in asked:
+                    optuna.tell(asked.pop(run_id), *result(sweep, self.outcomes[run_id]))
+                elif run_id in points:
+                    add(sweep, optuna, points[run_id], self.outcomes[run_id])
 
     def _with_needs(self, job: Job, planner: Planner) -> None:
         for need in job.needs:
@@ -367,15 +387,15 @@ class Driver:
 
     def failures(self) -> list[str]:
         """A line for each run that failed for good."""
-        failed = (run for run, outcome in self.outcomes.items() if outcome["status"] == "failed")
-        return [f"{self.jobs[run]}: {self.outcomes[run]['error']}" for run in failed]
+        failed = [outcome for outcome in self.outcomes.values() if outcome.status == "failed"]
+        return [f"{self.jobs[outcome.run]}: {outcome.error}" for outcome in failed]
 
     def missing_metric(self) -> str | None:
         """What to say if runs were finished and none has the study's metric."""
         metric = self.study.sweep.metric
         mine = [job for job in self.jobs.values() if job.kind == "trials"]
-        finished = [job for job in mine if self.outcomes.get(job.id, {}).get("status") == "finished"]
-        if metric is None or not finished or any(self.outcomes[job.id]["value"] is not None for job in finished):
+        finished = [job for job in mine if job.id in self.outcomes and self.outcomes[job.id].status == "finished"]
+        if metric is None or not finished or any(self.outcomes[job.id].value is not None for job in finished):
             return None
         ended = self.study.ended("trials", finished[0].id)
         known = ended[1].get("metrics") or {} if ended else {}
@@ -384,15 +404,16 @@ class Driver:
     def show(self, last: bool = False) -> None:
         """One line that is drawn over on a terminal; elsewhere one now and then, when something has changed."""
         live, now = sys.stderr.isatty(), time.monotonic()
-        if not last and now - self._shown[1] < (SECONDS if live else QUIET_SECONDS):
+        if not last and now - self._shown[1] < (REFRESH_SECONDS if live else QUIET_SECONDS):
             return
         running = workers = 0
         if self._futures:
             known = self.client.scheduler_info(n_workers=-1)["workers"].values()
             running = sum(each.get("metrics", {}).get("task_counts", {}).get("executing", 0) for each in known)
             workers = len(known)
-        best = best_of(self.study.sweep, [(self.jobs[run], outcome) for run, outcome in self.outcomes.items()])
-        text = progress(self.study.sweep, self.total, list(self.outcomes.values()), running, workers, best)
+        ended = list(self.outcomes.values())
+        best = best_of(self.study.sweep, [(self.jobs[outcome.run], outcome) for outcome in ended])
+        text = progress(self.study.sweep, self.total, ended, running, workers, best)
         if text != self._shown[0] or live:
             sys.stderr.write(f"{CLEAR}{text[: shutil.get_terminal_size().columns - 1]}" if live else f"{text}\n")
         if live and last:
@@ -405,7 +426,7 @@ def best_of(sweep: Sweep, ended: Sequence[tuple[Job, Outcome]]) -> tuple[float, 
     """The best value of the study's metric, and its run; nothing is called best on the test split."""
     if sweep.metric is None or sweep.metric.startswith(TEST_METRICS):
         return None
-    values = [(outcome.get("value"), job) for job, outcome in ended if job.kind == "trials"]
+    values = [(outcome.value, job) for job, outcome in ended if job.kind == "trials"]
     finite = [(value, job) for value, job in values if value is not None and math.isfinite(value)]
     if not finite:
         return None
@@ -425,14 +446,14 @@ def progress(
         workers: how many can be made at a time.
         best: the best value so far and its run.
     """
-    states = [outcome["status"] for outcome in outcomes]
+    states = [outcome.status for outcome in outcomes]
     finished, diverged, failed = (states.count(state) for state in ("finished", "diverged", "failed"))
     left = total - len(states)
     running = min(running, left)
     parts = [f"{finished}/{total} done", f"{running} running"]
     parts += [f"{diverged} diverged"] if diverged else []
     parts += [f"{failed} failed", f"{left - running} left"]
-    taken = [outcome["seconds"] for outcome in outcomes if outcome.get("seconds")]
+    taken = [outcome.seconds for outcome in outcomes if outcome.seconds]
     if taken and left:
         seconds = sum(taken) / len(taken) * (left - running / 2) / max(workers, 1)  # runs in hand are half done
         parts.append(f"{timedelta(seconds=round(seconds))} to go")

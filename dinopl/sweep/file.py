@@ -3,19 +3,16 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dinopl.core.errors import did_you_mean
 
 SEED = "seed_everything"
 VARIANT = "variant"
-KEYS = (
-    *("name", "config", "set", "grid", "search", "trials", "variants", "seeds", "shared", "metric", "direction"),
-    *("x", "by", "reference"),
-)
-DIRECTIONS = ("minimize", "maximize")
 TEST_METRICS = ("test/", "probe/")
 RANGE_KEYS = ("from", "to", "number", "step", "scale", "integer")
 
@@ -48,20 +45,14 @@ class Range:
     def values(self) -> list[float]:
         """The values in their order, each once; of a distribution its ends and the middle."""
         if self.step is not None:
-            count = math.floor((self.high - self.low) / self.step * (1 + 1e-12)) + 1
-            spread = [self.low + position * self.step for position in range(count)]
+            spread = self.low + self.step * np.arange(math.floor((self.high - self.low) / self.step * (1 + 1e-12)) + 1)
         else:
-            shares = [position / ((self.number or 3) - 1) for position in range(self.number or 3)]
-            ratio, width = self.high / self.low if self.log else 1.0, self.high - self.low
-            spread = [self.low * ratio**share if self.log else self.low + width * share for share in shares]
-        return list(dict.fromkeys(self._rounded(value) for value in spread))
-
-    def _rounded(self, value: float) -> float:
-        """A whole number where that is asked for; otherwise without what floating-point arithmetic left behind."""
-        if self.integer:
-            return round(value)
-        short = float(f"{value:.12g}")
-        return int(short) if short.is_integer() and isinstance(self.low, int) and isinstance(self.high, int) else short
+            spread = (np.geomspace if self.log else np.linspace)(self.low, self.high, self.number or 3)
+        # twelve digits: without what floating-point arithmetic left behind
+        found = [round(value) if self.integer else float(f"{value:.12g}") for value in spread.tolist()]
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            found = [int(value) if float(value).is_integer() else value for value in found]
+        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -91,7 +82,7 @@ class Sweep:
         name: of the study, and of its folder.
         config: base configurations, if the command line names none.
         fixed: options that are the same for every run, ``set`` in the file.
-        grids: alternatives, each of which runs every combination of its axes.
+        grids: alternatives, each of which runs every combination of its axes; ``grid`` in the file.
         search: distributions and choices, if this is a search.
         trials: how many runs a search makes.
         variants: options that change together, by name.
@@ -130,6 +121,9 @@ class Sweep:
         return list(dict.fromkeys([*varied, *(axis.option for axis in self.axes()), *([SEED] if self.seeds else [])]))
 
 
+KEYS = tuple({"fixed": "set", "grids": "grid"}.get(each.name, each.name) for each in fields(Sweep))
+
+
 def read_sweep(given: Mapping[str, Any], stem: str) -> Sweep:
     """Reads the mapping that a sweep file holds.
 
@@ -140,81 +134,85 @@ def read_sweep(given: Mapping[str, Any], stem: str) -> Sweep:
     Raises:
         ValueError: naming the key and the remedy.
     """
-    for key in given:
-        if key not in KEYS:
-            raise ValueError(f"no key {key!r}{did_you_mean(str(key), KEYS)} It holds {', '.join(KEYS)}")
+    _known(given, KEYS, "")
     if "grid" in given and "search" in given:
         raise ValueError("`grid` runs every combination and `search` looks for the best; give one of them")
-    trials = given.get("trials")
+    trials: Any = given.get("trials")
     if trials is not None and "search" not in given:
         raise ValueError("`trials` is for `search`; a grid has as many runs as it has points")
-    if "search" in given and (isinstance(trials, bool) or not isinstance(trials, int) or trials < 1):
+    if "search" in given and (not _is_whole(trials) or trials < 1):
         raise ValueError(f"a search needs `trials`, the number of runs, got {trials!r}")
     grids = given["grid"] if isinstance(given.get("grid"), list) else [given.get("grid")]
     if not grids:
         raise ValueError("`grid` is an empty list; leave it out, or give options with their values")
     seeds: Any = given.get("seeds")
-    seeds = list(range(seeds)) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds
-    if seeds is not None:
-        whole = isinstance(seeds, list) and all(isinstance(each, int) and not isinstance(each, bool) for each in seeds)
-        if not whole or not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise ValueError(f"`seeds` must be a list of different whole numbers from 0 on, or how many, got {seeds!r}")
-    shared: dict[str, tuple[tuple[str, ...], Options]] = {}
+    seeds = list(range(seeds)) if _is_whole(seeds) else seeds
+    whole = isinstance(seeds, list) and all(map(_is_whole, seeds))
+    if seeds is not None and (not whole or not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
+        raise ValueError(f"`seeds` must be a list of different whole numbers from 0 on, or how many, got {seeds!r}")
+    shared = {}
     for name, value in _mapping(given.get("shared"), "shared").items():
-        if not isinstance(value, Mapping):
-            raise ValueError(f"`shared.{name}` must be a mapping with `config`, `options` or both, got {value!r}")
-        for key in value:
-            if key not in ("config", "options"):
-                raise ValueError(f"shared.{name}: no key {key!r}{did_you_mean(str(key), ('config', 'options'))}")
-        config = _texts(value.get("config"), f"shared.{name}.config")
-        shared[str(name)] = config, _options(value.get("options"), f"shared.{name}.options")
-    variants = _mapping(given.get("variants"), "variants")
-    references = _mapping(given.get("reference"), "reference")
+        facts = _mapping(value, place := f"shared.{name}", "a mapping with `config`, `options` or both")
+        _known(facts, ("config", "options"), f"{place}: ")
+        shared[name] = (
+            _texts(facts.get("config"), f"{place}.config"),
+            _options(facts.get("options"), f"{place}.options"),
+        )
+    variants, references = (_mapping(given.get(key), key) for key in ("variants", "reference"))
+    name, metric, direction, x = (
+        _expect(given.get(key), str, key, "text") for key in ("name", "metric", "direction", "x")
+    )
     sweep = Sweep(
-        name=_text(given, "name") or stem,
+        name=name or stem,
         config=_texts(given.get("config"), "config"),
         fixed=_options(given.get("set"), "set"),
         grids=tuple(_axes(each, "grid") for each in grids),
         search=_axes(given.get("search"), "search"),
         trials=trials or 0,
-        variants={str(name): _options(value, f"variants.{name}") for name, value in variants.items()},
+        variants={name: _options(value, f"variants.{name}") for name, value in variants.items()},
         seeds=tuple(seeds or ()),
         shared=shared,
-        metric=_text(given, "metric"),
-        direction=_text(given, "direction"),
-        x=_text(given, "x"),
+        metric=metric,
+        direction=direction,
+        x=x,
         by=_texts(given.get("by"), "by"),
-        reference={str(metric): _reference(str(metric), value) for metric, value in references.items()},
+        reference={metric: _reference(metric, value) for metric, value in references.items()},
     )
     _check(sweep)
     return sweep
 
 
-def _text(given: Mapping[str, Any], key: str) -> str | None:
-    value = given.get(key)
-    if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise ValueError(f"`{key}` must be text, got {value!r}")
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _known(given: Mapping[str, Any], keys: Sequence[str], place: str = "") -> None:
+    for key in given:
+        if key not in keys:
+            raise ValueError(f"{place}no key {key!r}{did_you_mean(str(key), keys)} It holds {', '.join(keys)}")
+
+
+def _expect(value: Any, kind: type, key: str, what: str) -> Any:
+    """The value, which may be None, if it is of this kind."""
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"`{key}` must be {what}, got {value!r}")
     return value
 
 
+def _mapping(value: Any, key: str, what: str = "a mapping") -> dict[str, Any]:
+    return {str(name): item for name, item in (_expect(value, Mapping, key, what) or {}).items()}
+
+
 def _texts(value: Any, key: str) -> tuple[str, ...]:
-    values = value if isinstance(value, list) else [value] if value is not None else []
+    values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(item, str) for item in values):
         raise ValueError(f"`{key}` must be text or a list of texts, got {value!r}")
     return tuple(values)
 
 
-def _mapping(value: Any, key: str) -> Mapping[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"`{key}` must be a mapping, got {value!r}")
-    return value or {}
-
-
-def _options(value: Any, place: str) -> Options:
+def _options(value: Any, key: str) -> Options:
     """Dotted options with their values, which are taken as they stand."""
-    if value is not None and (not isinstance(value, Mapping) or not all(isinstance(option, str) for option in value)):
-        raise ValueError(f"`{place}` must be a mapping of dotted options, such as model.optimizer.lr: 0.1")
-    return {option: numbers(item) for option, item in (value or {}).items()}
+    return dict(numbers(_mapping(value, key, "a mapping of dotted options, such as model.optimizer.lr: 0.1")))
 
 
 def _reference(metric: str, value: Any) -> Any:
@@ -229,10 +227,8 @@ def _reference(metric: str, value: Any) -> Any:
 
 def _axes(block: Any, place: str) -> tuple[Axis, ...]:
     """The axes of one grid, or of a search."""
-    if block is not None and not isinstance(block, Mapping):
-        raise ValueError(f"`{place}` must be a mapping of dotted options to lists or ranges, got {block!r}")
     found = []
-    for option, given in (block or {}).items():
+    for option, given in _mapping(block, place, "a mapping of dotted options to lists or ranges").items():
         when: Any = None
         try:
             if isinstance(given, Mapping):
@@ -251,7 +247,7 @@ def _axes(block: Any, place: str) -> tuple[Axis, ...]:
         except ValueError as error:
             raise ValueError(f"{place}.{option}: {error}") from error
         allowed = {str(key): item if isinstance(item, list) else [item] for key, item in (when or {}).items()}
-        found.append(Axis(str(option), values, {key: tuple(numbers(items)) for key, items in allowed.items()}))
+        found.append(Axis(option, values, {key: tuple(numbers(items)) for key, items in allowed.items()}))
     return tuple(found)
 
 
@@ -276,10 +272,8 @@ def read_range(given: Mapping[str, Any]) -> Range:
     Raises:
         ValueError: if a key is unknown or missing, or a value makes no range.
     """
-    for key in given:
-        if key not in RANGE_KEYS:
-            raise ValueError(f"no key {key!r}{did_you_mean(str(key), [*RANGE_KEYS, 'values', 'when'])}")
-    values = {key: numbers(value) for key, value in given.items()}
+    _known(given, RANGE_KEYS)
+    values = numbers(given)
     for key in ("from", "to"):
         value = values.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -292,7 +286,7 @@ def read_range(given: Mapping[str, Any]) -> Range:
         raise ValueError(f"`to` ({high}) must be greater than `from` ({low})")
     if scale == "log" and low <= 0:
         raise ValueError(f"a range on a log scale must begin above 0, not at {low}")
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 2):
+    if number is not None and (not _is_whole(number) or number < 2):
         raise ValueError(f"`number` is {number!r}: a range has at least 2 values")
     if step is not None and (not isinstance(step, int | float) or isinstance(step, bool) or step <= 0):
         raise ValueError(f"`step` is {step!r}: it must be above 0")
@@ -303,11 +297,11 @@ def read_range(given: Mapping[str, Any]) -> Range:
 
 def numbers(value: Any) -> Any:
     """The value with text such as ``1e-3`` turned into the number that it stands for."""
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return float(value)
+    if isinstance(value, str):
+        return float(value) if _NUMBER.fullmatch(value) else value
     if isinstance(value, Mapping):
         return {key: numbers(item) for key, item in value.items()}
-    return [numbers(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return [numbers(item) for item in value] if isinstance(value, Sequence) else value
 
 
 def check_name(name: str) -> None:
@@ -321,7 +315,7 @@ def _check(sweep: Sweep) -> None:
     check_name(sweep.name)
     if (sweep.metric is None) != (sweep.direction is None):
         raise ValueError("`metric` and `direction` belong together; give both or neither")
-    if sweep.direction not in (None, *DIRECTIONS):
+    if sweep.direction not in (None, "minimize", "maximize"):
         raise ValueError(f"`direction` is {sweep.direction!r}: give minimize or maximize")
     if sweep.search and sweep.metric is None:
         raise ValueError("a search needs `metric` and `direction`, such as probe_val/student/knn and maximize")

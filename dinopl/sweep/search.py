@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinopl.sweep.file import SEED, VARIANT, Axis, Options, Range, Sweep
 from dinopl.sweep.grid import Point, holds, refuse_twice
+from dinopl.sweep.study import Outcome
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 PLAIN = (bool, int, float, str, type(None))
 
 
-def open_search(sweep: Sweep, known: Iterable[tuple[Point, Mapping[str, Any]]]) -> "Study":
+def open_search(sweep: Sweep, known: Iterable[tuple[Point, Outcome]]) -> "Study":
     """Optuna's study of a search, with what is known of the points drawn before.
 
     Args:
         sweep: the sweep file.
-        known: points with what came of them, as ``sweep.study.Study.outcome`` says it.
+        known: points with what came of them.
     """
     import optuna
 
@@ -39,7 +40,7 @@ def open_search(sweep: Sweep, known: Iterable[tuple[Point, Mapping[str, Any]]]) 
     return study
 
 
-def add(sweep: Sweep, study: "Study", point: Point, outcome: Mapping[str, Any]) -> None:
+def add(sweep: Sweep, study: "Study", point: Point, outcome: Outcome) -> None:
     """Adds a point that Optuna's study has not drawn itself, and what came of it."""
     from optuna.distributions import CategoricalDistribution
     from optuna.trial import create_trial
@@ -56,13 +57,13 @@ def add(sweep: Sweep, study: "Study", point: Point, outcome: Mapping[str, Any]) 
         study.add_trial(create_trial(state=state, value=value, params=params, distributions=spreads))
 
 
-def result(sweep: Sweep, outcome: Mapping[str, Any]) -> tuple[float | None, Any]:
+def result(sweep: Sweep, outcome: Outcome) -> tuple[float | None, Any]:
     """The value and Optuna's state of a run: it wants a number of every finished one, the worst where there is none."""
     from optuna.trial import TrialState
 
-    if outcome["status"] != "finished":
-        return None, TrialState.PRUNED if outcome["status"] == "diverged" else TrialState.FAIL
-    value = outcome.get("value")
+    if outcome.status != "finished":
+        return None, TrialState.PRUNED if outcome.status == "diverged" else TrialState.FAIL
+    value = outcome.value
     worst = math.inf if sweep.direction == "minimize" else -math.inf
     return (value if value is not None and math.isfinite(value) else worst), TrialState.COMPLETE
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -29,6 +29,27 @@ LOG = "output.log"
 ATTEMPTS = "attempts.jsonl"
 ENDED = ("finished", "diverged")
 KILLED = "its process was killed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        run: its id.
+        name: of its variant, or of the shared run that it is; may be empty.
+        status: "finished", "diverged" or "failed"; "stopped" where its folder could not be written to.
+        value: of the study's metric; None for a shared run, and where it is not finite.
+        seconds: that the run took.
+        error: why it did not finish.
+    """
+
+    run: str
+    name: str
+    status: Literal["finished", "diverged", "failed", "stopped"]
+    value: float | None = None
+    seconds: float | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,25 +156,25 @@ class Study:
                     return path, results
         return None
 
-    def outcome(self, job: Job) -> dict[str, Any] | None:
-        """What came of a run: its status, and its value, seconds and error if it has them; None if it is to be made.
+    def outcome(self, job: Job) -> Outcome | None:
+        """What came of a run; None if it is still to be made.
 
         A search has no use for a run without its metric, which has failed.
         """
-        if found := self.ended(job.kind, job.id):
+        run, name, metric = job.id, job.variant or "", self.sweep.metric
+        if found := self.ended(job.kind, run):
             results = found[1]
-            metrics, metric = results.get("metrics") or {}, self.sweep.metric
+            metrics, seconds = results.get("metrics") or {}, results.get("duration_s")
             value = metrics.get(metric) if metric is not None and job.kind == "trials" else None
-            outcome = {"run": job.id, "status": results["status"], "value": value, "seconds": results.get("duration_s")}
-            if outcome["status"] == "diverged":
-                return outcome | {"error": "its loss was not finite any more"}
+            if results["status"] == "diverged":
+                return Outcome(run, name, "diverged", value, seconds, "its loss was not finite any more")
             if self.sweep.search and job.kind == "trials" and value is None:
                 error = f"the run has no finite metric {metric!r}{did_you_mean(str(metric), metrics)}"
-                return outcome | {"status": "failed", "error": error}
-            return outcome
+                return Outcome(run, name, "failed", None, seconds, error)
+            return Outcome(run, name, "finished", value, seconds)
         errors = self.errors(job)
         if errors and (not errors[-1]["again"] or len(errors) > self.retries):
-            return {"run": job.id, "status": "failed", "error": errors[-1]["error"]}
+            return Outcome(run, name, "failed", error=errors[-1]["error"])
         return None
 
     def note(self, job: Job, **facts: Any) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from dinopl.__about__ import __version__
-from dinopl.core.files import replacing
+from dinopl.core.files import cannot_write, replacing
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -65,24 +64,6 @@ def one_line_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ValueError(cannot_write(path, error.strerror or str(error))) from error
-
-
-def cannot_write(path: Path, reason: str) -> str:
-    """The message for a folder that cannot be written to."""
-    return f"cannot write to {path}: {reason}; choose another folder as default_root_dir"
-
-
-def why_not_writable(folder: Path) -> str | None:
-    """Why ``folder`` could not be made or written to, as far as it shows without writing; None if nothing does."""
-    try:
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    except OSError as error:
-        return cannot_write(folder, error.strerror or str(error))
-    if not existing.is_dir():
-        return cannot_write(folder, f"{existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        return cannot_write(folder, f"no permission to write in {existing}")
-    return None
 
 
 def versions() -> dict[str, str | None]:

@@ -21,16 +21,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from dinopl.core.files import replacing
-from dinopl.training.files import (
-    cannot_write,
-    finite,
-    make_checkpoints_atomic,
-    one_line_errors,
-    plain,
-    versions,
-    why_not_writable,
-)
+from dinopl.core.files import cannot_write, replacing, why_not_writable
+from dinopl.training.files import finite, make_checkpoints_atomic, one_line_errors, plain, versions
 from dinopl.training.loggers import EventsFile, MetricsFile
 
 Status = Literal["finished", "interrupted", "diverged", "failed"]

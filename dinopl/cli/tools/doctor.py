@@ -211,7 +211,7 @@ def print_checks(root: Path, runs: Path) -> None:
     """
 
     def why_not_written() -> str | None:
-        from dinopl.training.files import why_not_writable
+        from dinopl.core.files import why_not_writable
 
         return why_not_writable(runs.absolute() / "run")
 

@@ -3,6 +3,7 @@
 import argparse
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -59,8 +60,10 @@ def _listed(options: argparse.Namespace) -> str:
     frame = read_runs(options.folders or ["runs"])
     counts = ", ".join(f"{count} {status}" for status, count in frame["status"].value_counts().items())
     metrics = chosen_metrics(frame, options.metric) if options.metric else chosen_metrics(frame)[:1]
-    table = _table(frame, metrics, frame)
-    return f"{len(frame)} run{'s' * (len(frame) != 1)}: {counts}\n\n{table}\n"
+    lines = [f"{len(frame)} run{'s' * (len(frame) != 1)}: {counts}"]
+    if evaluations := frame.attrs["evaluations"]:
+        lines.append(f"left out: {evaluations} of validate, test or predict")
+    return "\n".join([*lines, "", _table(frame, metrics, frame), ""])
 
 
 def _best(options: argparse.Namespace) -> str:
@@ -91,13 +94,25 @@ def _best(options: argparse.Namespace) -> str:
 
 
 def _table(rows: "DataFrame", metrics: Sequence[str], frame: "DataFrame") -> str:
-    """A line per run, with the options that differ between all runs of the frame."""
+    """A line per run, with the options that differ between all runs of the frame, as far as the terminal has room."""
     from dinopl.reports import differing
     from dinopl.reports.metrics import metric_values
     from dinopl.reports.options import SEED, shown
     from dinopl.reports.tables import as_text
 
-    columns = ["run", "status", SEED, *differing(frame)]
-    table = rows[columns].assign(**{name: metric_values(rows, name) for name in metrics}).astype(object)
-    cells = table.where(table.notna(), None).map(shown).set_index(columns).rename_axis(index={SEED: "seed"})
-    return as_text(cells, shutil.get_terminal_size((120, 24)).columns)
+    room = shutil.get_terminal_size((120, 24)).columns
+    first, options = ["run", "status", SEED], differing(frame)
+    table = rows[[*first, *options]].assign(**{name: metric_values(rows, name) for name in metrics}).astype(object)
+    cells = table.where(table.notna(), None).map(shown).rename(columns={SEED: "seed"})
+    widths = {name: 2 + max(map(len, [str(name), *cells[name]])) for name in cells}
+    left = room + 2 - sum(widths[name] for name in ("run", "status", "seed", *metrics))
+    columns, missing = ["run", "status", "seed"], list[str]()
+    for name in options:
+        (columns if widths[name] <= left else missing).append(name)
+        left -= widths[name] if widths[name] <= left else 0
+    text = as_text(cells.set_index(columns)[list(metrics)], room)
+    if not missing:
+        return text
+    names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+    note = f"{len(missing)} more differ ({names}); a wider terminal, or `dinopl report --csv`, has them"
+    return f"{text}\n\n{textwrap.fill(note, room)}"

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,6 +19,7 @@ import yaml
 
 from dinopl.cli.config import Arguments, Config, read_config
 from dinopl.core.errors import UserMistake, did_you_mean
+from dinopl.core.files import cannot_write, why_not_writable
 from dinopl.sweep.file import Sweep, check_name, read_sweep
 from dinopl.sweep.grid import REFERENCE, Point, corners, expand
 from dinopl.sweep.plan import Job, Planner, grouped, plain_name
@@ -76,13 +78,19 @@ def sweep(words: Sequence[str]) -> int:
 
         prepare_workers(["dinopl.cli.runs"])
 
-    study, planner, jobs = plan(file, points, arguments)
+    here = prints or "scheduler" in own or bool(file.search) or sys.platform != "linux"
+    if here or "dinopl.cli.runs" in sys.modules:
+        study, planner, jobs = plan(file, points, arguments)
+        environments = [] if prints or "scheduler" in own else places(workers, next(iter(jobs.values())).config)
+    else:  # in a fork of the process that imports everything for the workers, so that this one need not import it too
+        with get_context("forkserver").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            study, jobs, environments = pool.apply(plan_grid, (file, points, arguments, workers))
+        planner = None
     if prints:
         sys.stdout.writelines(f"{each}\n" for each in commands(study.path, jobs))
         return 0
     if doubles := 0 if file.search else len(points) - sum(job.kind == "trials" for job in jobs.values()):
         sys.stderr.write(f"{study.sweep.name}: {doubles} points come to the same run as another, and are run once\n")
-    environments = [] if "scheduler" in own else places(workers, next(iter(jobs.values())).config)
     study = replace(study, retries=int(own.get("retries", 2)), threads=cores() // (len(environments) or 1))
     study = replace(study, session=uuid.uuid4().hex, threads=max(study.threads, 1) if environments else 0)
     return run(study, planner, jobs, own.get("scheduler"), environments, "retry-failed" in flags)
@@ -167,6 +175,14 @@ def plan(file: Sweep, points: Sequence[Point], arguments: Arguments) -> tuple[St
     return study, planner, jobs
 
 
+def plan_grid(
+    file: Sweep, points: Sequence[Point], arguments: Arguments, workers: int | None
+) -> tuple[Study, dict[str, Job], list[dict[str, str]]]:
+    """What :func:`plan` gives of a grid, and the environments of its workers: plain data for another process."""
+    study, _, jobs = plan(file, points, arguments)
+    return study, jobs, places(workers, next(iter(jobs.values())).config)
+
+
 def refuse_several_devices(config: Config) -> None:
     """Raises ``UserMistake`` for a run of several processes, which a worker cannot be."""
     trainer = config["trainer"]
@@ -223,7 +239,7 @@ def commands(path: Path, jobs: Mapping[str, Job]) -> Iterator[str]:
 
 def run(
     study: Study,
-    planner: Planner,
+    planner: Planner | None,
     jobs: dict[str, Job],
     scheduler: str | None,
     environments: Sequence[Mapping[str, str]],
@@ -233,7 +249,7 @@ def run(
 
     Args:
         study: the study.
-        planner: makes runs of the points that a search draws.
+        planner: makes runs of the points that a search draws; a grid needs none.
         jobs: the runs of a grid; of a search, some that it might draw.
         scheduler: address of a Dask scheduler; None for workers of this machine.
         environments: of these.
@@ -243,7 +259,6 @@ def run(
 
     from dinopl.sweep.engine import Driver, cluster
     from dinopl.sweep.search import conflict
-    from dinopl.training.files import cannot_write, why_not_writable
 
     name, path, file = study.sweep.name, study.path, study.sweep
     if file.search and (changed := conflict(file, study.facts())):
@@ -270,7 +285,7 @@ def run(
             if file.search or not all(study.outcome(job) for job in jobs.values()):
                 client = client or stack.enter_context(cluster(None, environments))
                 stack.enter_context(driver.using(client))
-            driver.search(planner) if file.search else driver.grid(jobs)
+            driver.search(planner) if planner is not None and file.search else driver.grid(jobs)
             driver.show(last=True)
     except Timeout:
         holder = read_json(path / ".driver.json")

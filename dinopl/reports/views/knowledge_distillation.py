@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dinopl.reports.figures import COLOURS, finish, new_figure, row_of
 from dinopl.reports.groups import baseline_of
 from dinopl.reports.run import Run
-from dinopl.reports.tables import aligned, percent
+from dinopl.reports.tables import aligned, rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,11 +95,10 @@ def classifier_table(metrics: Mapping[str, float | None]) -> str:
     rows = [["student", *(SPLITS[split] for split in splits)]]
     for measure, (text, unit) in MEASURES.items():
         values = [metrics.get(f"{split}/{measure}") for split in splits]
-        cells = [percent(v) if unit == "%" else "-" if v is None or v != v else f"{v:.3f}" for v in values]
         if any(value is not None for value in values):
-            rows.append([f"{text} ({unit})" if unit else text, *cells])
+            rows.append([f"{text} ({unit})" if unit == "nats" else text, *map(rounded, values)])
     teacher = metrics.get("teacher/accuracy")
-    return aligned(rows) + ("" if teacher is None else f"\nteacher's test accuracy: {percent(teacher)} %")
+    return aligned(rows) + ("" if teacher is None else f"\nteacher's test accuracy: {rounded(teacher)}")
 
 
 def classifier_figure(run: Run) -> "Figure":

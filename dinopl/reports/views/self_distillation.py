@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinopl.reports.figures import COLOURS, GREY, INK, MARKERS, finish, new_figure
 from dinopl.reports.run import Run
-from dinopl.reports.tables import aligned, percent
+from dinopl.reports.tables import aligned, rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -57,7 +57,7 @@ def figures(run: Run) -> dict[str, "Figure"]:
 
 
 def distillation_table(metrics: Mapping[str, float | None]) -> str:
-    """Rows are probes, columns are input, teacher, student and the student's gain over the teacher in points.
+    """Rows are probes, columns are input, teacher, student and the student's gain over the teacher.
 
     Where an encoder was probed without a teacher, the columns are input and encoder.
 
@@ -85,9 +85,9 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
         for probe, values in found.items():
             teacher, student = values.get("teacher"), values.get("student")
             gain = None if teacher is None or student is None else student - teacher
-            rows.append([probe, *(percent(values.get(subject)) for subject in SUBJECTS), percent(gain, "+")])
+            rows.append([probe, *(rounded(values.get(subject)) for subject in SUBJECTS), rounded(gain, "+")])
         if found:
-            blocks.append(f"Probe accuracy, {split} (percent; gain in points)\n" + aligned(rows))
+            blocks.append(f"Probe accuracy, {split}\n" + aligned(rows))
     return "\n\n".join(blocks) or "no probe results"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinopl.reports.figures import COLOURS, GREY, MARKERS, finish, new_figure
 from dinopl.reports.run import Run
-from dinopl.reports.tables import aligned, percent
+from dinopl.reports.tables import aligned, rounded
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -105,9 +105,9 @@ def sequence_table(metrics: Mapping[str, float | None]) -> str:
         for length in sorted({length for measure in columns for length in found[measure]}):
             values = {measure: found[measure].get(length) for measure in columns}
             counts = {m: "-" if v is None else f"{v:.1f}" for m, v in values.items() if m == "iterations"}
-            rows.append([str(length), *(counts.get(measure) or percent(v) for measure, v in values.items())])
+            rows.append([str(length), *(counts.get(measure) or rounded(v) for measure, v in values.items())])
         if found:
-            blocks.append(f"Accuracy by length, {title} (percent)\n" + aligned(rows))
+            blocks.append(f"Accuracy by length, {title}\n" + aligned(rows))
     return "\n\n".join(blocks) or "no sequence results"
 
 

@@ -171,6 +171,22 @@ def test_runs_ls_has_a_line_per_run(
     assert rows_of(capsys.readouterr().out)[2] == ["run", "status", "seed", "test/loss", KNN]
 
 
+def test_runs_ls_fits_the_terminal_and_counts_what_it_leaves_out(
+    started: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(12):  # of another family, with options of its own
+        config = {"model": {"init_args": {f"a_rather_long_option_{n}": n + number for n in range(5)}}}
+        write_run(started / "others", {"test/loss": 1.0}, number, config=config)
+    write_run(started / "others", {"test/loss": 1.0}, command="test")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["runs", "ls", "locality/others", "locality"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 120
+    assert "left out: 1 of validate, test or predict" in out
+    assert "more differ (" in out
+    assert sum(line.startswith("locality/") for line in out.splitlines()) == 18
+
+
 @pytest.mark.parametrize(
     ("words", "direction", "seeds", "which"),
     [

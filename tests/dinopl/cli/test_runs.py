@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_in_its_folder(short_run: ShortRun, capsys: pyte
     shown = capsys.readouterr().out
     student = results["metrics"]["probe/student/knn"]
     row = next(line.split() for line in shown.splitlines() if line.startswith("knn"))
-    assert row[3] == f"{100 * student:.1f}"
+    assert row[3] == f"{student:.3f}"
     assert str(folder.name) in shown
 
 

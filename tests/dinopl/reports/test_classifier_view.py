@@ -26,14 +26,14 @@ METRICS = {
 }
 
 TABLE = """\
-student                          test  own samples
---------------------------------------------------
-accuracy (%)                     90.6        100.0
-agreement with the teacher (%)   91.8            -
-NLL (nats)                      0.393        0.002
-KL from the teacher (nats)      0.294            -
-feature CKA with the teacher    0.939            -
-teacher's test accuracy: 98.2 %"""
+student                        test  own samples
+------------------------------------------------
+accuracy                      0.906        1.000
+agreement with the teacher    0.917            -
+NLL (nats)                    0.393        0.002
+KL from the teacher (nats)    0.294            -
+feature CKA with the teacher  0.939            -
+teacher's test accuracy: 0.982"""
 
 
 def test_the_table() -> None:
@@ -42,7 +42,7 @@ def test_the_table() -> None:
 
 def test_a_label_run_has_no_teacher_in_its_table() -> None:
     found = {name: METRICS[name] for name in ("test/accuracy", "test/nll", "test/brier")}
-    assert classifier_table(found).splitlines()[2:] == ["accuracy (%)   90.6", "NLL (nats)    0.393"]
+    assert classifier_table(found).splitlines()[2:] == ["accuracy    0.906", "NLL (nats)  0.393"]
     others = {"test/accuracy/length=8": 1.0, "probe/student/knn": 0.5, "val/loss": 1.0}
     assert [applies(Run(Path(), "finished", metrics, 0, {}, {}, None, History({}))) for metrics in (found, others)] == [
         *(True, False)

@@ -19,11 +19,11 @@ METRICS = {
 }
 
 TABLE = """\
-Probe accuracy, test split (percent; gain in points)
-probe   input  teacher  student  gain
--------------------------------------
-linear   96.0     71.8     79.3  +7.5
-knn      96.6     85.8     85.3  -0.5"""
+Probe accuracy, test split
+probe   input  teacher  student    gain
+---------------------------------------
+linear  0.960    0.718    0.793  +0.075
+knn     0.966    0.858    0.853  -0.005"""
 
 
 def test_table():
@@ -40,7 +40,7 @@ def test_validation_split_is_a_block_of_its_own():
 def test_gaps_are_dashes():
     table = distillation_table({"probe/student/linear": 0.5, "probe/teacher/knn": None, "probe/student/knn": math.nan})
     assert [line.split() for line in table.splitlines()[3:]] == [
-        ["linear", "-", "-", "50.0", "-"],
+        ["linear", "-", "-", "0.500", "-"],
         ["knn", "-", "-", "-", "-"],
     ]
 
@@ -55,6 +55,6 @@ def test_a_gain_always_has_a_sign_and_no_negative_zero(teacher, student):
     table = distillation_table({"probe/teacher/a": teacher, "probe/student/a": student})
     gain = table.split()[-1]
     assert gain[0] in "+-"
-    assert gain != "-0.0"
-    assert abs(float(gain) - 100 * (student - teacher)) <= 0.05 + 1e-9
+    assert gain != "-0.000"
+    assert abs(float(gain) - (student - teacher)) <= 0.0005 + 1e-9
     assert len({len(line) for line in table.splitlines()[1:]}) == 1

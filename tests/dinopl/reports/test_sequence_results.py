@@ -67,13 +67,13 @@ def cells(table: str) -> list[list[str]]:
 def test_the_table_has_a_row_a_length_and_a_block_a_split() -> None:
     test, val = sequence_table(METRICS).split("\n\n")
     assert cells(test) == [
-        ["Accuracy by length, test split (percent)"],
+        ["Accuracy by length, test split"],
         ["length", "token accuracy", "sequence accuracy", "iterations", "iterated accuracy"],
         ["-" * 72],
-        ["8", "100.0", "100.0", "7.0", "100.0"],
-        ["64", "87.5", "25.0", "47.3", "-"],
+        ["8", "1.000", "1.000", "7.0", "1.000"],
+        ["64", "0.875", "0.250", "47.3", "-"],
     ]
-    assert cells(val)[1:] == [["length", "token accuracy", "sequence accuracy"], ["-" * 41], ["8", "50.0", "0.0"]]
+    assert cells(val)[1:] == [["length", "token accuracy", "sequence accuracy"], ["-" * 41], ["8", "0.500", "0.000"]]
     assert sequence_table({"train/loss": 1.0}) == "no sequence results"
 
 
@@ -81,8 +81,8 @@ def test_a_column_comes_with_its_reason() -> None:
     more = METRICS | {"test/iterations_capped/length=64": 0.125, "test/scaled_accuracy/length=8": 0.75}
     head, _, short, long = cells(sequence_table(more).split("\n\n")[0])[1:]
     assert head[-2:] == ["not converged", "scaled accuracy"]
-    assert short[-2:] == ["0.0", "75.0"]
-    assert long[-2:] == ["12.5", "-"]
+    assert short[-2:] == ["0.000", "0.750"]
+    assert long[-2:] == ["0.125", "-"]
     lstm = {name: value for name, value in METRICS.items() if "iterat" not in name}
     assert cells(sequence_table(lstm))[1] == ["length", "token accuracy", "sequence accuracy"]
 

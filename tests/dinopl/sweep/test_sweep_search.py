@@ -12,6 +12,7 @@ from dinopl.sweep.file import Axis, Range, Sweep
 from dinopl.sweep.grid import Point
 from dinopl.sweep.plan import Job
 from dinopl.sweep.search import conflict, draw, open_search, result
+from dinopl.sweep.study import Outcome
 from tests.dinopl.sweep.conftest import Study
 
 pytestmark = pytest.mark.timeout(900)  # seconds on a quiet machine, minutes on a busy one
@@ -32,7 +33,7 @@ def test_points_are_drawn_from_the_distributions_under_their_conditions() -> Non
     for _ in range(25):
         trial, point = draw(SWEEP, study)
         points.append(point)
-        outcomes.append({"status": "finished", "value": abs(point.options["rate"] - 0.01)})
+        outcomes.append(Outcome("", "", "finished", abs(point.options["rate"] - 0.01)))
         value, state = result(SWEEP, outcomes[-1])
         study.tell(trial, value, state)
     for point in points:
@@ -57,10 +58,14 @@ def test_points_are_drawn_from_the_distributions_under_their_conditions() -> Non
 
 def test_what_ended_otherwise_and_what_the_file_no_longer_holds_is_no_value_for_a_search() -> None:
     fits, outside = (Point("a", {"x": 1, "rate": rate, "width": 2, "layers": [8]}) for rate in (0.01, 5.0))
-    known = [(fits, {"status": "failed"}), (fits, {"status": "diverged"}), (outside, {"status": "finished"})]
+    known = [
+        (fits, Outcome("a", "", "failed")),
+        (fits, Outcome("b", "", "diverged")),
+        (outside, Outcome("c", "", "finished")),
+    ]
     states = [trial.state.name for trial in open_search(SWEEP, known).trials]
     assert states == ["FAIL", "PRUNED"]
-    assert result(SWEEP, {"status": "finished", "value": None}) == (float("inf"), optuna.trial.TrialState.COMPLETE)
+    assert result(SWEEP, Outcome("d", "", "finished")) == (float("inf"), optuna.trial.TrialState.COMPLETE)
 
 
 def test_the_choices_of_a_search_cannot_change() -> None:
@@ -79,10 +84,10 @@ def test_progress_is_one_line_that_counts_runs_and_says_what_is_left() -> None:
 
     low, high = (Sweep(name="s", metric="val/loss", direction=way) for way in ("minimize", "maximize"))
     ended = [
-        (job("a", "v", lr=1), {"status": "finished", "value": 0.51234, "seconds": 100.0}),
-        (job("b", None, lr=2), {"status": "finished", "value": None, "seconds": 300.0}),
-        (job("d", None), {"status": "diverged"}),
-        (job("e", None), {"status": "failed"}),
+        (job("a", "v", lr=1), Outcome("a", "v", "finished", 0.51234, 100.0)),
+        (job("b", None, lr=2), Outcome("b", "", "finished", None, 300.0)),
+        (job("d", None), Outcome("d", "", "diverged")),
+        (job("e", None), Outcome("e", "", "failed")),
     ]
     outcomes = [outcome for _, outcome in ended]
     assert best_of(low, ended) == best_of(high, ended) == (0.51234, ended[0][0])

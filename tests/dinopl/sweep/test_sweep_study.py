@@ -11,7 +11,7 @@ import torch
 from dinopl.sweep.engine import make
 from dinopl.sweep.file import Sweep
 from dinopl.sweep.plan import Job
-from dinopl.sweep.study import KILLED, Study
+from dinopl.sweep.study import KILLED, Outcome, Study
 
 SWEEP = Sweep("study", metric="val/loss", direction="minimize")
 
@@ -79,9 +79,9 @@ def test_what_the_folders_say_of_runs_is_what_is_known(study: Study) -> None:
     write_results(study, "b", status="diverged")
     write_results(study, "c", status="interrupted")
     outcomes = [study.outcome(job(run)) for run in "abcd"]
-    assert [each and each["status"] for each in outcomes] == ["finished", "diverged", None, None]
+    assert [each and each.status for each in outcomes] == ["finished", "diverged", None, None]
     assert outcomes[0] is not None
-    assert outcomes[0]["value"] == 0.5
+    assert outcomes[0].value == 0.5
     shutil.rmtree(study.path / "trials" / "a")
     assert study.outcome(job("a")) is None  # whose folder was removed is made again
 
@@ -89,22 +89,22 @@ def test_what_the_folders_say_of_runs_is_what_is_known(study: Study) -> None:
 def test_a_failed_run_is_tried_again_a_few_times_and_keeps_its_error(study: Study) -> None:
     runs = Runs(study, *[KeyError("no luck")] * 9)
     first = make(study, job("a"), runs)
-    assert (first["status"], first["error"], runs.made) == ("failed", "KeyError: 'no luck'", 2)
+    assert (first.status, first.error, runs.made) == ("failed", "KeyError: 'no luck'", 2)
     assert make(study, job("a"), runs) == first
     assert runs.made == 2  # no attempt is left
     study.retry_failed()
     assert make(study, job("a"), runs) == first
     assert runs.made == 4
     study.retry_failed()
-    assert make(study, job("a"), Runs(study, KeyError("no luck"), None))["status"] == "finished"
+    assert make(study, job("a"), Runs(study, KeyError("no luck"), None)).status == "finished"
 
 
 def test_what_is_finished_or_needs_what_failed_is_not_run(study: Study) -> None:
     write_results(study, "a")
-    assert make(study, job("a"), Runs(study))["status"] == "finished"
-    failed = {"run": "x", "name": "teacher", "status": "failed", "error": "no luck"}
+    assert make(study, job("a"), Runs(study)).status == "finished"
+    failed = Outcome("x", "teacher", "failed", error="no luck")
     outcome = make(study, job("b", needs=("x",)), Runs(study), failed)
-    assert outcome["error"] == "the run teacher (x) that it needs did not finish: no luck"
+    assert outcome.error == "the run teacher (x) that it needs did not finish: no luck"
 
 
 def test_a_lost_process_costs_its_run_an_attempt_and_an_interruption_costs_none(study: Study) -> None:
@@ -116,8 +116,8 @@ def test_a_lost_process_costs_its_run_an_attempt_and_an_interruption_costs_none(
     study.begin_attempt(job("a"))  # another worker has got it from the same driver
     assert [line["error"] for line in study.errors(job("a"))] == [KILLED]
     outcome = make(study, job("a"), Runs(study))
-    assert (outcome["status"], outcome["error"]) == ("failed", KILLED)
-    assert make(study, job("b"), Runs(study, None))["status"] == "finished"
+    assert (outcome.status, outcome.error) == ("failed", KILLED)
+    assert make(study, job("b"), Runs(study, None)).status == "finished"
 
 
 def test_half_a_line_is_passed_over(study: Study) -> None:
