@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/random_teacher.yaml
+MINUTES ?= 20
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-kernels lint format clean
+.PHONY: help run test test-kernels soak lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -20,6 +21,11 @@ test: $(VENV)/dev.stamp  ## set up everything and pass the tests
 test-kernels: $(VENV)/dev.stamp  ## pass the numerical tests with the kernels of an older processor
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2 \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m numerical
+
+soak: $(VENV)/dev.stamp  ## kill runs again and again, and train 200 times in one process (about two hours; MINUTES=N)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak kills --trials 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak long --minutes $(MINUTES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak fits --count 200
 
 lint: $(VENV)/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -308,6 +308,80 @@ def test_a_schedule_that_watches_the_validation_goes_on_from_any_place(
         assert same(rest, rows[len(rows) - len(rest) :]), name
 
 
+class Everywhere(SaveAt):
+    """Saves after every batch, within every validation, after it, and at every epoch's end; notes what was before."""
+
+    def __init__(self, folder: Path, ends: "Draws", places: list[str] | None) -> None:
+        super().__init__(folder, set())
+        self.ends, self.places = ends, places
+        self.before: dict[str, tuple[int, int]] = {}
+
+    def save(self, trainer: Trainer, place: str) -> None:
+        if self.places is not None and place not in self.places:
+            return
+        self.before[place] = len(trainer.logger.rows), len(self.ends.steps)  # type: ignore[union-attr]
+        trainer.save_checkpoint(self.folder / f"{place}.ckpt")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.save(trainer, f"{trainer.fit_loop.total_batch_idx + 1}")
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.save(trainer, f"{trainer.fit_loop.total_batch_idx + 1}-validating")
+
+    def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
+        self.save(trainer, f"{trainer.fit_loop.total_batch_idx + 1}-validated")
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.save(trainer, f"{trainer.current_epoch}-over")
+
+
+class Draws(Callback):
+    """Draws from torch's generator within each validation, and notes each end of an epoch."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        torch.rand(3)
+
+    def on_train_epoch_end(self, trainer: Trainer, *args: Any) -> None:
+        self.steps.append(trainer.global_step)
+
+
+# Places around a validation and an epoch's end of seven batches, by the interval of validations and the limit of steps.
+PLACES: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("sequence model", {"val_check_interval": 3}, ["3", "10-validating", "7", "0-over"]),
+    ("knowledge distillation", {"val_check_interval": 3}, ["6", "13-validating", "6-validated", "14"]),
+    ("moving teacher", {"val_check_interval": 1.0}, ["7", "21-validating"]),
+    ("self-distillation", {"val_check_interval": 1.0}, ["14", "7-validating", "21"]),
+    ("sequence model", {"val_check_interval": 3, "accumulate_grad_batches": 3}, ["3", "5", "3-validating", "7"]),
+    ("sequence model", {"val_check_interval": 2, "accumulate_grad_batches": 3}, ["2", "4-validating", "9"]),
+    ("moving teacher", {"val_check_interval": 2, "accumulate_grad_batches": 3}, ["2", "4-validating"]),
+    ("knowledge distillation", {"val_check_interval": 2, "accumulate_grad_batches": 3}, ["2-validated", "11"]),
+    ("sequence model", {"val_check_interval": 3, "max_steps": 13}, ["0-over", "13", "13-validating", "13-validated"]),
+    ("self-distillation", {"val_check_interval": 3, "max_steps": 11, "max_epochs": -1}, ["0-over", "10", "11"]),
+    ("knowledge distillation", {"limit_val_batches": 0}, ["7", "21", "1-over"]),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PLACES)))
+def test_what_was_to_come_of_a_batch_comes_after_resuming(case: int, tmp_path: Path) -> None:
+    """The batch's row, the validation that follows, the epoch's end; also from within a validation."""
+    family, options, places = PLACES[case]
+    given = {"options": {"lr_scheduler": None if "max_steps" in options else SCHEDULES["whole training"]}} | options
+    ends = Draws()
+    saver = Everywhere(tmp_path, ends, None if RESUMPTIONS > 1 else places)
+    whole, rows = trained(FAMILIES[family], ends, saver, **given)
+    for place in saver.before:
+        later = Draws()
+        state, rest = trained(FAMILIES[family], later, source=tmp_path / f"{place}.ckpt", **given)
+        assert same(state, whole), place
+        logged, over = saver.before[place]
+        assert same(rest, rows[logged:]), place
+        assert later.steps == ends.steps[over:], place
+    assert saver.before.keys() >= set(places)
+
+
 # --- the length of the training
 
 

@@ -12,7 +12,7 @@ from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from dinopl.core.errors import DivergenceError, UserMistake, did_you_mean
+from dinopl.core.errors import DivergenceError, ProcessDied, UserMistake, did_you_mean
 
 RUNS = ("fit", "validate", "test", "predict")
 TOOLS = ("sweep", "configs", "export", "probe", "report", "runs", "cite", "doctor")
@@ -106,8 +106,9 @@ def main(args: Sequence[str] | None = None) -> int:
         args: the words after ``dinopl``; by default those of the process.
 
     Returns:
-        0; or 2 after a user's mistake, 1 after a run that diverged, 130 after Ctrl-C. SIGTERM leaves with 143. Any
-        other error is raised.
+        0; or 2 after a user's mistake, 1 after a run that diverged or where another process of it has died, 130 after
+        Ctrl-C. SIGTERM leaves with 143, SIGHUP with 129, and with 138 a SIGUSR1 that put a SLURM job back into the
+        queue. Any other error is raised.
     """
     # A thread that waits for work by spinning takes it from whoever has some: on a busy machine that made steps of a
     # small network 90 times slower. OpenMP reads this once, when torch is imported.
@@ -121,7 +122,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 return _dispatch([word for word in words if word != "--traceback"])
             finally:
                 output.flush()
-    except (UserMistake, DivergenceError) as mistake:
+    except (UserMistake, DivergenceError, ProcessDied) as mistake:
         if show_traceback:
             traceback.print_exc()
         rank = os.environ.get("LOCAL_RANK", "0")

@@ -21,7 +21,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
 
 import dinopl.distillation.module
 import dinopl.distillation.monitors  # noqa: F401  (the families: their classes are found by short name once imported)
@@ -59,10 +59,17 @@ from dinopl.cli.messages import (
 )
 from dinopl.cli.terminal import quiet, show_differences, show_summary
 from dinopl.core import trust
-from dinopl.core.errors import UserMistake, did_you_mean
+from dinopl.core.errors import ProcessDied, UserMistake, did_you_mean
 from dinopl.core.moved import flatten
 from dinopl.data import ImageDataModule  # noqa: F401
 from dinopl.training import ExactResume, FiniteGuard, PredictionWriter, RunFolder, RunProgress
+from dinopl.training.stopping import (
+    GracefulStop,
+    Stopped,
+    death_of_another,
+    ignore_checkpoints_of_other_jobs,
+    slurm_job,
+)
 
 # Top-level options, for suggestions.
 OPTIONS = (
@@ -75,6 +82,11 @@ DENIED = [
     *("lightning.pytorch.core.saving", "lightning.fabric.utilities.cloud_io", "torch.load", "torch.serialization"),
     *("torch.hub", "torch.utils.cpp_extension", "torch.jit", "numpy.load", "joblib", "dill", "cloudpickle"),
 ]
+
+# What a process raises whose connection to another one is lost.
+_LOST = re.compile(
+    r"gloo|NCCL|DistBackendError|DistNetworkError|[Cc]onnection (closed|reset|refused)|Broken pipe|Socket"
+)
 
 # Arguments of the model that are read from the data, where the model's class has them and the data know them.
 LINKS = ("image_shape", "input_shape", "num_classes", "vocab_size", "num_targets")
@@ -259,8 +271,10 @@ class DinoplCLI(LightningCLI):
         if config.enable_checkpointing is not False and not config.fast_dev_run:
             ours.append(ModelCheckpoint(filename="last", enable_version_counter=False, save_on_train_epoch_end=True))
         logger = False if config.logger in (None, True) else config.logger
+        stop = [] if any(isinstance(callback, GracefulStop) for callback in given) else [GracefulStop()]
         try:
-            return super().instantiate_trainer(callbacks=[*ours, *given], logger=logger, **kwargs)
+            trainer = super().instantiate_trainer(callbacks=[*ours, *given, *stop], logger=logger, **kwargs)
+            ignore_checkpoints_of_other_jobs(trainer)
         except (*MISTAKES, ImportError, RuntimeError, TypeError) as error:
             names = inspect.signature(Trainer.__init__).parameters  # the Trainer names its argument within the text
             words = [word for word in re.findall(r"\w+", str(error)) if word in names]
@@ -270,9 +284,21 @@ class DinoplCLI(LightningCLI):
                 text = re.sub(r"[\W_]", "", str(error).lower())
                 words = [name for name in chosen if re.sub(r"[\W_]", "", str(config[name]).lower()) in text] or chosen
             raise UserMistake(f"--{'.'.join(['trainer', *words[:1]])}: {error}") from error
+        if isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, DDPStrategy):
+            raise UserMistake(
+                f"--trainer.strategy: {type(trainer.strategy).__name__} shards the model, with which neither exact "
+                "resumption nor the checkpoints have been tested; use ddp."
+            )
+        if config.sync_batchnorm and trainer.strategy.root_device.type == "cpu":
+            raise UserMistake("--trainer.sync_batchnorm true: torch synchronises batch norms on GPUs only; use false.")
+        return trainer
 
     def fit(self, **kwargs: Any) -> None:
         """Trains, then tests the last step's weights."""
+        job = None if self.config.fit.trainer.fast_dev_run else slurm_job()
+        if job and (checkpoint := self.run_folder.continue_job(self.trainer.default_root_dir, job)):
+            sys.stderr.write(f"job {job} goes on from {checkpoint}\n")
+            kwargs |= {"ckpt_path": str(checkpoint), "weights_only": True}
         with self._reported():
             self.trainer.fit(**kwargs)
             if self.config.fit.test_after_fit and not self.config.fit.trainer.fast_dev_run:
@@ -302,26 +328,40 @@ class DinoplCLI(LightningCLI):
         try:
             with trust.admitting(named=self.named):  # a teacher's file is read in `setup`
                 yield
-        except SIGTERMException:
-            raise SystemExit(128 + signal.SIGTERM) from None  # Lightning would leave with 0
         except SystemExit as stop:
-            if not isinstance(stop.__context__, KeyboardInterrupt):
+            interrupted = isinstance(stop.__context__, KeyboardInterrupt)
+            if not interrupted and not isinstance(stop, Stopped):
                 raise
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
             checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
             if checkpoint.is_file() and self.trainer.is_global_zero:
                 epoch = self.trainer.current_epoch + 1
                 sys.stderr.write(f"stopped in epoch {epoch}; go on with: dinopl fit --ckpt_path {checkpoint}\n")
+            if not interrupted:
+                raise SystemExit(stop.code) from None
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored
             raise KeyboardInterrupt from None
         except Exception as error:
+            lost = self.trainer.world_size > 1 and _LOST.search(f"{type(error).__name__}: {error}")
+            if lost and (how := death_of_another(self.trainer, seconds=5.0)):
+                if not self.trainer.is_global_zero:
+                    self.run_folder.record_failure()
+                raise ProcessDied(f"{how}; the run cannot go on without it") from error
+            folder, place = str(self.run_folder.path), str(getattr(error, "filename", None))
             text = None if self.run_folder.created else mistake(error, self.recorded_config)
+            if self.run_folder.created and isinstance(error, OSError) and place.startswith(folder):
+                text = f"--trainer.default_root_dir: cannot write to {folder}: {error.strerror}; start again elsewhere."
+            elif (
+                self.run_folder.created and isinstance(error.__cause__, OSError) and str(error).startswith("cannot wr")
+            ):
+                text = f"--trainer.default_root_dir: {error}."
             text = text or unknown_metric(error, self.trainer.callback_metrics)
             text = text or in_training(error, self.recorded_config)
             if text is None:
                 raise
             raise UserMistake(_with_remedy(text)) from error
         finally:
-            show_summary(self.run_folder)
+            if not isinstance(getattr(sys.exception(), "__cause__", None), OSError):  # else there is no folder to show
+                show_summary(self.run_folder)
 
 
 def importable_from_here() -> None:

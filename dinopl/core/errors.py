@@ -25,6 +25,10 @@ class DataError(ValueError):
     """Data on the disk that cannot be used, found where they are read, which may be in mid-training."""
 
 
+class ProcessDied(RuntimeError):  # noqa: N818 - what has happened
+    """Another process of a run has ended, and this one cannot go on alone."""
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """``"; did you mean 'x'?"`` for the nearest of ``names``; a full stop where none is near.
 

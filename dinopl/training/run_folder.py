@@ -17,13 +17,14 @@ from typing import Any, Literal
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from dinopl.core.files import cannot_write, replacing, why_not_writable
 from dinopl.training.files import finite, make_checkpoints_atomic, one_line_errors, plain, versions
 from dinopl.training.loggers import EventsFile, MetricsFile
+
+JOB = "job.json"  # of a run under SLURM: whose folder it is, and the starts of the job that have written to it
 
 Status = Literal["finished", "interrupted", "diverged", "failed"]
 
@@ -86,8 +87,40 @@ class RunFolder(Callback):
         self._earlier: dict[str, float] = {}
         self._facts: dict[str, Any] = {}
         self._clock = 0.0
-        self._loggers: list[Logger] = []
+        self._loggers: list[Any] = []
         self._checkpoints: list[ModelCheckpoint] = []
+        self._job: dict[str, Any] | None = None
+        self._continued: Path | None = None
+        self._rows: int | None = None
+        self._step: int | None = None
+
+    def continue_job(self, root: str, job: str) -> Path | None:
+        """Makes a fit the next part of a SLURM job's run, which was put back into the queue; to be called before it.
+
+        The run is that of the same job, name and configuration that this start of the job has not continued yet, the
+        oldest of several. Its folder is then continued: metrics go on after those that the checkpoint knows of.
+
+        Args:
+            root: the Trainer's ``default_root_dir``.
+            job: its id, as ``dinopl.training.stopping.slurm_job`` gives it.
+
+        Returns:
+            The checkpoint to fit from; None to start from the beginning, in a new folder or in the one that has none.
+        """
+        start = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+        self._job = {"slurm": job, "cluster": os.environ.get("SLURM_CLUSTER_NAME"), "starts": [start]}
+        self._continued = None
+        for path in sorted(Path(root).absolute().joinpath(self.name).glob(f"*/{JOB}")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+                known = json.loads(path.read_text())
+                config = path.with_name("config.yaml")
+                same = self.config is None or yaml.safe_load(config.read_text()) == self.config
+                if same and known | {"starts": 0} == self._job | {"starts": 0} and known["starts"][-1] < start:
+                    self._job["starts"] = [*known["starts"], start]
+                    self._continued = path.parent
+                    checkpoint = path.parent / "checkpoints" / "last.ckpt"
+                    return checkpoint if checkpoint.is_file() else None
+        return None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Decides where the folder will be, and has all checkpoints written there or elsewhere appear whole."""
@@ -98,7 +131,7 @@ class RunFolder(Callback):
         path, problem = "", None
         if trainer.is_global_zero:
             root = trainer.default_root_dir
-            path = str(choose_folder(root, self.name))
+            path = str(self._continued or choose_folder(root, self.name))
             remote = cannot_write(Path(root), "not a folder of this machine")
             problem = remote if "://" in root else why_not_writable(Path(path))
         path, problem = trainer.strategy.broadcast((path, problem))
@@ -148,18 +181,27 @@ class RunFolder(Callback):
         for name, owner in (("data", getattr(trainer, "datamodule", None)), ("model", pl_module)):
             if callable(facts := getattr(owner, "facts", None)):
                 self._facts[name] = plain(facts(), name)
+        continued, self._continued = command == "fit" and self._continued is not None, None
         metrics_file: Any = self._loggers[0]
         metrics_file.last = self._metrics
+        if continued:  # rows that the checkpoint does not know of are made again
+            events_file = EventsFile(self.path, first_step=self._step if source else 0)
+            trainer.loggers = [events_file if logger is self._loggers[1] else logger for logger in trainer.loggers]
+            self._loggers[1] = events_file
         problem = None
         if trainer.is_global_zero:
             try:
                 with one_line_errors(self.path):
-                    self.path.mkdir(parents=True, exist_ok=False)
-                    metrics_file.experiment  # noqa: B018  (the writer wants to find the folder empty)
+                    self.path.mkdir(parents=True, exist_ok=continued)
+                    metrics_file.begin(self._rows if source else 0)
                     if self.config is not None:
                         with replacing(self.path / "config.yaml") as temporary:
                             text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
                             temporary.write_text(text, encoding="utf-8")
+                    if command == "fit" and self._job is not None:
+                        self._facts["job"] = self._job
+                        with replacing(self.path / JOB) as temporary:
+                            temporary.write_text(json.dumps(self._job) + "\n")
             except ValueError as error:
                 problem = str(error)
         problem = trainer.strategy.broadcast(problem)
@@ -173,6 +215,7 @@ class RunFolder(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes over the metrics, and lets the checkpoint callbacks keep their best score in another folder."""
         self._earlier = dict(checkpoint.get("dinopl", {}).get("metrics") or {})
+        self._rows, self._step = checkpoint.get("dinopl", {}).get("rows"), checkpoint.get("global_step")
         for saver in self._checkpoints:
             state = checkpoint.get("callbacks", {}).get(saver.state_key)
             if state is not None:
@@ -182,6 +225,9 @@ class RunFolder(Callback):
         """Adds configuration, versions, the folder's name and the metrics, in plain values, under ``"dinopl"``."""
         about = {"config": self.config, "versions": versions(), "run": None if self.path is None else self.path.name}
         about |= {"metrics": dict(self._metrics), "directory": os.getcwd()}  # where relative paths begin
+        if trainer.is_global_zero and self.created:
+            # What a run that goes on from here does not log again must be on the disk.
+            about["rows"], _ = (logger.write() for logger in self._loggers)
         checkpoint["dinopl"] = checkpoint.get("dinopl", {}) | about
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -190,7 +236,8 @@ class RunFolder(Callback):
             self._note(trainer)
             self.status = "finished"
             self._facts["stages"].append(stage)
-            self._write_results(trainer)
+            if trainer.is_global_zero:
+                self._write_results()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes what is known of a stage that failed; an error in this never hides the exception itself."""
@@ -201,16 +248,24 @@ class RunFolder(Callback):
             with contextlib.suppress(Exception):
                 self._note(trainer)
         try:
-            self._write_results(trainer)
+            if trainer.is_global_zero:
+                self._write_results()
         except ValueError as error:
-            rank_zero_warn(str(error))
+            if not isinstance(exception, OSError):
+                rank_zero_warn(str(error))
+
+    def record_failure(self) -> None:
+        """Writes ``results.json`` of a run that has failed in another process, unless there is one."""
+        if self.created and self.path is not None and not (self.path / "results.json").exists():
+            self.status = "failed"
+            with contextlib.suppress(ValueError):
+                self._write_results()
 
     def _note(self, trainer: Trainer) -> None:
         self._metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
 
-    def _write_results(self, trainer: Trainer) -> None:
-        if not trainer.is_global_zero or self.path is None:
-            return
+    def _write_results(self) -> None:
+        assert self.path is not None
         results = {
             "status": self.status,
             "metrics": self._metrics,

@@ -116,6 +116,12 @@ class ConfidenceWeighted(Distillation):
         """``w * cross-entropy`` with weights w of mean 1."""
         weight = confidence(teacher, self.temperature)
         mean = weight.mean() if self.over_batch else self._mean
+        if self.over_batch and torch.distributed.is_available() and torch.distributed.is_initialized():
+            sums = torch.stack(
+                [weight.sum(), weight.new_tensor(float(len(weight)))]
+            )  # the batch is that of all processes
+            torch.distributed.all_reduce(sums)
+            mean = sums[0] / sums[1]
         if mean is None:
             raise RuntimeError(
                 "call prepare() before the first step: ConfidenceWeighted takes its mean from the subset"

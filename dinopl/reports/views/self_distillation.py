@@ -78,8 +78,8 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
                     found.setdefault(probe, {})[subject] = value
         if any("encoder" in values for values in found.values()):
             alone = ("input", "encoder")
-            cells = [[probe, *(percent(values.get(subject)) for subject in alone)] for probe, values in found.items()]
-            blocks.append(f"Probe accuracy, {split} (percent)\n" + aligned([["probe", *alone], *cells]))
+            cells = [[probe, *(rounded(values.get(subject)) for subject in alone)] for probe, values in found.items()]
+            blocks.append(f"Probe accuracy, {split}\n" + aligned([["probe", *alone], *cells]))
             continue
         rows = [["probe", *SUBJECTS, "gain"]]
         for probe, values in found.items():

@@ -1,5 +1,6 @@
 import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -188,3 +189,116 @@ def test_gradient_norm_is_the_norm_of_all_gradients_together() -> None:
 def test_every_n_steps_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("every_n_steps=0: must be at least 1")):
         FiniteGuard(every_n_steps=0)
+
+
+def test_steps_are_left_out_up_to_a_number_and_counted_over_a_resumption(tmp_path: Path) -> None:
+    """As if these batches had not been: nothing of parameters and momentum moves."""
+
+    class Plain(Tiny):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.1)
+
+    bad = {2, 5}
+    spoil: Any = lambda module, loss: loss * (math.nan if module.batches in bad else 1.0)  # noqa: E731
+    model, seen = Plain(spoil), Parameters()
+    moments: list[Any] = []
+
+    class Moments(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+            moments.append((pl_module.batches, str(trainer.optimizers[0].state_dict()["state"])))
+            moved = any(not torch.equal(a, b) for a, b in zip(pl_module.parameters(), seen.before, strict=True))
+            assert moved == (pl_module.batches not in bad)
+
+    trainer = make_trainer(tmp_path, FiniteGuard(max_skipped=2), seen, Moments())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(model, loader(), loader())
+    said = [str(each.message) for each in caught if "left out" in str(each.message)]
+    assert said == [
+        f"step {step} (epoch {step // 3}): loss is nan; the step is left out ({number} of 2)"
+        for number, step in ((1, 1), (2, 4))
+    ]
+    assert moments[0][1] == moments[1][1]
+    assert moments[3][1] == moments[4][1]
+    assert not any(parameter.isnan().any() for parameter in model.parameters())
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    bad = {3}
+    later = make_trainer(tmp_path, FiniteGuard(max_skipped=2), max_epochs=4)
+    with pytest.raises(DivergenceError, match=r"step 8 .*2 steps were left out before"):
+        later.fit(Plain(spoil), loader(), loader(), ckpt_path=str(tmp_path / "two.ckpt"))
+
+
+def test_a_step_that_has_reached_a_buffer_cannot_be_left_out(tmp_path: Path) -> None:
+    class Normed(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step([batch[0] * (math.nan if batch_idx == 1 else 1), batch[1]], batch_idx)
+
+    with pytest.raises(DivergenceError, match=r"cannot be left out: net\.1\.running_mean"):
+        make_trainer(tmp_path, FiniteGuard(max_skipped=9)).fit(Normed(), loader(), loader())
+
+
+class Reads(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts what waits for a device: a number that is read from a tensor, or a copy to the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("batch", "step", "seen_at"), [(None, 0, 0), (3, 2, 6), (11, 10, 12)])
+def test_a_gpu_is_not_waited_for(
+    batch: int | None, step: int, seen_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the copy of a GPU: it is waited for four steps later, and at the end of an epoch at once."""
+    now, waits, reads = [0], [], []
+
+    def copied(values: Tensor) -> Any:
+        made = now[0]
+        return lambda: (waits.append(now[0] - made), values)[1]
+
+    class Counted(FiniteGuard):
+        def on_before_optimizer_step(self, trainer: Trainer, *args: Any) -> None:
+            now[0] = trainer.global_step
+            waited = len(waits)
+            with Reads() as counter:
+                super().on_before_optimizer_step(trainer, *args)
+            # The look at a value that has arrived reads the host's copy once.
+            reads.append(counter.count - (len(waits) - waited))
+
+    monkeypatch.setattr("dinopl.training.finite_guard.delay_on", lambda device: 4)
+    monkeypatch.setattr("dinopl.training.finite_guard.to_host", copied)
+    model = Tiny(at(batch or 0, math.nan))
+    trainer = make_trainer(tmp_path, Counted(), max_epochs=2)
+    data = loader(24)  # six batches an epoch
+    if batch is None:
+        trainer.fit(model, data, loader())
+    else:
+        with pytest.raises(DivergenceError, match=rf"^step {step} .*Stopped at step {seen_at}, and nothing was saved"):
+            trainer.fit(model, data, loader())
+    assert set(reads) == {0}
+    assert waits[:2] == [4, 4]
+    assert max(waits) == 4
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_weights_that_are_not_finite_are_not_scored(stage: str, tmp_path: Path) -> None:
+    model = Tiny()
+    with torch.no_grad():
+        model.net[2].bias.fill_(math.nan)
+    with pytest.raises(DivergenceError, match=r"^not finite: net\.2\.bias\. Such weights answer nothing"):
+        getattr(make_trainer(tmp_path, FiniteGuard()), stage)(model, loader())
+
+
+@pytest.mark.parametrize("options", [{"max_skipped": -1}, {"max_skipped": 1, "every_n_steps": 2}])
+def test_skips_that_cannot_be_are_refused(options: Any) -> None:
+    with pytest.raises(ValueError, match="max_skipped="):
+        FiniteGuard(**options)
