@@ -5,14 +5,16 @@ code of the file's; the encoder's class must be one of ours (``dinopl.core.trust
 """
 
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from dinopl.__about__ import __version__
-from dinopl.core.checkpoints import load_checkpoint, network_state
+from dinopl.core.checkpoints import first_mismatch, load_checkpoint, network_state
 from dinopl.core.files import replacing
 from dinopl.core.trust import checked, resolve
 from dinopl.core.types import ImageShape
@@ -41,6 +43,7 @@ def export_weights(checkpoint: str | Path, output: str | Path | None = None) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as temporary:
         whole = {key: value.contiguous() for key, value in tensors.items()}
+        metadata["crc32"] = checksum(whole)
         save_file(whole, temporary, {"dinopl": json.dumps(metadata)})
     return target
 
@@ -66,13 +69,24 @@ def load_encoder(
         ValueError: if the file is damaged, is of another kind, or its encoder is not one of ours and none is given.
     """
     tensors, metadata = (_read_export if Path(path).suffix == ".safetensors" else _read_checkpoint)(path)
+    shape = metadata.get("image_shape")
+    if not (isinstance(shape, list | tuple) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(
+            f"'{path}': gives the image shape {shape!r:.80}, not three numbers; export the checkpoint again"
+        )
     make = encoder or _encoder_factory(metadata, path)
     try:
-        module = make(ImageShape(*metadata["image_shape"]))
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: does not describe its encoder ({error}); pass `encoder=`.") from error
+        module = make(ImageShape(*shape))
+    except Exception as error:
+        if encoder is not None:  # the caller's own
+            raise
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        raise ValueError(f"'{path}': does not describe its encoder ({reason}); pass `encoder=`.") from error
     prefix = f"{which}.encoder."
-    module.load_state_dict({key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)})
+    state = {key.removeprefix(prefix): v for key, v in tensors.items() if key.startswith(prefix)}
+    if mismatch := first_mismatch(state, module.state_dict()):
+        raise ValueError(f"'{path}': is not of this encoder: {mismatch}; pass the one that it is of as `encoder=`")
+    module.load_state_dict(state)
     return module.eval()
 
 
@@ -105,7 +119,23 @@ def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"'{path}': not a safetensors file, or damaged ({error}); export it again") from None
     if metadata is None:
         raise ValueError(f"'{path}': was not written by `dinopl export`; export the checkpoint with it")
-    return tensors, json.loads(metadata)
+    try:
+        facts = json.loads(metadata)
+    except (ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict) or facts.get("crc32", checksum(tensors)) != checksum(tensors):
+        raise ValueError(f"'{path}': is damaged; export the checkpoint again")
+    return tensors, facts
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of names, types, shapes and values, whatever the order; safetensors has no checksum of its own."""
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        values = tensor.contiguous()
+        found = zlib.crc32(values.view(-1).view(torch.uint8).numpy().data, found) if values.numel() else found
+    return found
 
 
 def _encoder_factory(metadata: dict[str, Any], path: str | Path) -> Callable[[ImageShape], nn.Module]:

@@ -12,6 +12,7 @@ has a class for each target; logits of the padded vocabulary are cut off before 
 are divided by ``sqrt(n_layers)``, which the released code does for FP-Mamba and misses, by another name, for FP-RNN.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,17 @@ class SequenceModel(nn.Module):
         for made in self.layers:  # a part of a layer would be made from a width as well
             if isinstance(made, Mixer | FixedPointSolver):
                 raise ValueError(f"layer={type(made).__name__}: is a part of a layer; give a layer such as FPRNN")
+            if not hasattr(made, "initial_state"):  # of another package, or no layer at all: asked once
+                try:
+                    with torch.no_grad():
+                        found = copy.deepcopy(made).eval()(torch.zeros(1, 2, d_model)).shape
+                except Exception as error:
+                    found = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                if found != (1, 2, d_model):
+                    raise ValueError(
+                        f"layer={type(made).__name__}: must map (B, T, {d_model}) to itself, and (1, 2, {d_model}) "
+                        f"gives {found}; give a layer such as FPRNN"
+                    )
         self.final_norm = nn.RMSNorm(d_model, eps=norm_eps)
         classes = round_up(num_targets, pad_vocab_to)
         self.head = None if tie_head else nn.Linear(d_model, classes, bias=False)

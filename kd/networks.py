@@ -157,9 +157,15 @@ def output_shape(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
     anchor = next(iter(network.parameters()), torch.zeros(()))
     image = len(shape) == 3
     view = torch.zeros(1, *shape, dtype=anchor.dtype) if image else torch.zeros(1, shape[1], dtype=torch.int64)
-    with torch.no_grad(), evaluation(network):
-        outputs = network(view.to(anchor.device))
-    return tuple(outputs.shape)
+    try:
+        with torch.no_grad(), evaluation(network):
+            outputs = network(view.to(anchor.device))
+        return tuple(outputs.shape)
+    except Exception as error:
+        raise ValueError(
+            f"{type(network).__name__}: fails at one sample {tuple(shape)} ({type(error).__name__}: {error}); give a "
+            "network of such samples"
+        ) from error
 
 
 def check_outputs(student: nn.Module, shape: tuple[int, ...], num_classes: int) -> None:

@@ -5,9 +5,12 @@ decides what its configuration may name. The rest must be named by a file or an 
 """
 
 import os
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lightning.pytorch import Trainer
 
 from dinopl.cli.config import Config, class_name
 from dinopl.core.checkpoints import load_checkpoint
@@ -28,6 +31,8 @@ class Resumption(NamedTuple):
     """The configuration to start from; empty if it was made without the command."""
     epochs: int
     """How many it has been trained for; 0 if not known."""
+    loops: Config
+    """What Lightning counts, by loop."""
 
 
 def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption:
@@ -58,6 +63,11 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
         raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
     if command == "fit" and not checkpoint.get("optimizer_states"):
         raise UserMistake(f"--ckpt_path {path}: holds no optimiser state to resume; give last.ckpt of a run.")
+    for state in checkpoint.get("optimizer_states", []) if command == "fit" else ():
+        groups = state.get("param_groups")
+        whole = isinstance(state.get("state"), Mapping) and isinstance(groups, list)
+        if not whole or not all(isinstance(each, Mapping) and isinstance(each.get("params"), list) for each in groups):
+            raise UserMistake(f"--ckpt_path {path}: its optimiser state is damaged; give another checkpoint.")
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything", "name")
     try:
         kept = checked_run({key: config[key] for key in keep if key in config})
@@ -73,7 +83,40 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
     epochs: Any = checkpoint  # as Lightning counts them when it resumes
     for key in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
         epochs = epochs.get(key) if isinstance(epochs, Mapping) else None
-    return Resumption(path, ours.get("family"), kept, epochs if isinstance(epochs, int) else 0)
+    family, loops = ours.get("family"), checkpoint.get("loops") or {}
+    if not isinstance(family, str | None):
+        raise UserMistake(f"--ckpt_path {path}: its family is no text; give last.ckpt of a run.")
+    return Resumption(path, family, kept, epochs if isinstance(epochs, int) else 0, loops)
+
+
+def check_loops(resumption: Resumption, command: str, trainer: Trainer) -> None:
+    """Compares what a checkpoint counts with what the Trainer is going to read there.
+
+    Raises:
+        UserMistake: if a part is missing or of another kind.
+    """
+    pairs: list[tuple[str, Any, Any]] = []
+    if resumption.loops:
+        loop = "fit_loop" if command == "fit" else f"{command}_loop"
+        pairs = [(loop, getattr(trainer, loop).state_dict(), resumption.loops.get(loop))]
+    for place, ours, theirs in pairs:  # grows on the way
+        if isinstance(ours, dict):
+            if not isinstance(theirs, Mapping):
+                raise UserMistake(f"--ckpt_path {resumption.path}: its {place} is damaged; give another checkpoint.")
+            # a number may be missing: Lightning has added some
+            pairs += [(key, below, theirs.get(key)) for key, below in ours.items() if below or key in theirs]
+        elif theirs is not None and (type(theirs) is not type(ours) or theirs < 0):
+            raise UserMistake(f"--ckpt_path {resumption.path}: its {place} is damaged; give another checkpoint.")
+
+
+def fails_to_resume(error: BaseException) -> bool:
+    """Whether Lightning raised an error while it took up a checkpoint."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(
+        frame.f_globals.get("__name__") == "lightning.pytorch.trainer.connectors.checkpoint_connector"
+        and frame.f_code.co_name.lstrip("_").startswith(("restore", "resume"))
+        for frame in frames
+    )
 
 
 def _found_there(config: Any, directory: Path, key: str = "") -> Any:

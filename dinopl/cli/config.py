@@ -23,6 +23,7 @@ from jsonargparse import Namespace
 
 from dinopl.cli.tools.configs import config_name, config_names, shipped_config
 from dinopl.core.errors import UserMistake, did_you_mean
+from dinopl.core.files import read_yaml
 from dinopl.core.moved import current_paths, flatten
 
 Config = dict[str, Any]
@@ -130,20 +131,6 @@ def split_trusted_modules(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
     return names, others
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Plain YAML in which a key of a mapping stands once; the standard's loader lets the last one win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    raise UserMistake(f"key {key.value!r} twice, in lines {lines[key.value]} and {line}; join the two.")
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
 def read_config(file: str, option: str = "--config") -> Config:
     """Reads a YAML mapping: a file, or a shipped configuration by its name where there is no such file.
 
@@ -156,9 +143,7 @@ def read_config(file: str, option: str = "--config") -> Config:
     """
     try:
         path = Path(file) if Path(file).exists() else shipped_config(file) or Path(file)
-        loaded = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeys)
-    except UserMistake as error:
-        raise UserMistake(f"{option} {file}: {error}") from None
+        loaded = read_yaml(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError):
         hint = did_you_mean(config_name(file), config_names())
         raise UserMistake(
@@ -171,6 +156,8 @@ def read_config(file: str, option: str = "--config") -> Config:
         ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserMistake(f"{option} {file}: not valid YAML: {error}; correct the file.") from None
+    except ValueError as error:
+        raise UserMistake(f"{option} {file}: {error}") from None
     if not isinstance(loaded, dict):
         found = "nothing" if loaded is None else f"a {type(loaded).__name__}"
         raise UserMistake(f"{option} {file}: holds {found}; it must be a mapping such as `model: ...`.")
@@ -216,7 +203,7 @@ def drop_replaced(config: Config, arguments: Arguments) -> Config:
     """A copy of ``config`` with what an option replaces whole put in place: another class, a mapping, a list."""
     config = copy.deepcopy(config)
     for path, text in arguments.pairs():
-        value = _parse(text, path)
+        value = parse_value(text, path)
         if path[-1] == "class_path":
             path, value = path[:-1], {"class_path": value}
         parent = _descend(config, path[:-1]) if path and path[-1] != "init_args" else None
@@ -237,7 +224,7 @@ def explicit_paths(config: Config, arguments: Arguments) -> set[tuple[str, ...]]
     leaves = [path for path, _ in flatten(config)]
     for path, text in arguments.pairs():
         place = tuple(part for part in path if part != "init_args")
-        leaves += [place + below for below, _ in flatten(_parse(text, path))]
+        leaves += [place + below for below, _ in flatten(parse_value(text, path))]
     return {path[: i + 1] for path in leaves for i in range(len(path))}
 
 
@@ -290,6 +277,10 @@ def check_bounds(config: Any) -> None:
         if isinstance(value, int | float) and not low <= value <= high:
             shown = f"{value:g}" if isinstance(value, float) else value  # the parser made -1 to -1.0
             raise UserMistake(f"--{option} {shown}: {remedy}")
+    for option, value in config.items():  # leaves; torch and numpy take 64 bits, and fail where the number is used
+        for each in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(each, int) and abs(each) >= 2**63:
+                raise UserMistake(f"--{option.replace('.init_args', '')} {each}: needs more than 64 bits; give less.")
 
 
 def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[str, ...] = ()) -> None:
@@ -305,6 +296,8 @@ def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[
     from dinopl.cli.tools.schema import hints  # imports torch
 
     cls, arguments = opened(config)
+    if path == ("trainer",):
+        cls = importlib.import_module("lightning.pytorch").Trainer
     for key, value in vars(arguments).items() if arguments else ():
         place = (*path, key)
         for item in value if isinstance(value, list) else ():
@@ -312,6 +305,8 @@ def check_nulls(config: Any, explicit: set[tuple[str, ...]] | None, path: tuple[
                 check_nulls(item, None, place)
         if isinstance(value, Namespace):
             check_nulls(value, explicit, place)
+        elif value is None and path == () and key == "test_after_fit":  # it would count as false
+            raise UserMistake(f"--{key} null: give true or false.")
         elif value is None and cls and (explicit is None or place in explicit):
             kind = hints(cls).get(key, Any)
             known = key in parameters(cls) and kind not in (Any, object) and not isinstance(kind, typing.TypeVar)
@@ -345,13 +340,13 @@ def class_name(node: Any) -> str | None:
     return name.rsplit(".", 1)[-1]
 
 
-def _parse(text: str, path: Sequence[str]) -> Any:
+def parse_value(text: str, path: Sequence[str]) -> Any:
     """The value of the option at ``path``."""
     try:
-        return yaml.load(text, _UniqueKeys)
+        return read_yaml(text)
     except yaml.YAMLError:
         return text
-    except UserMistake as error:
+    except ValueError as error:
         raise UserMistake(f"--{'.'.join(path)}: {error}") from None
 
 

@@ -3,12 +3,12 @@
 torch and Lightning are imported only for what needs them, so that help, versions and refusals come at once.
 """
 
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
-from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -57,7 +57,9 @@ try:
 
 
 class Output:
-    """Standard output that falls silent once its reader has ended, so that ``dinopl fit | head`` does not lose a run.
+    """Standard output that falls silent once it cannot be written to, so that no run is lost for it.
+
+    Its reader may have ended (``dinopl fit | head``), or the disk of its file be full.
 
     Args:
         stream: where the text goes.
@@ -71,14 +73,14 @@ class Output:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Writes; to nowhere once the reader has ended. What the stream's encoding lacks is replaced."""
+        """Writes; to nowhere once that has failed. What the stream's encoding lacks is replaced."""
         try:
             try:
                 self.stream.write(text)
             except UnicodeEncodeError:  # before any of it was written
                 plain, encoding = text.replace("±", "+/-"), self.stream.encoding
                 self.stream.write(plain.encode(encoding, errors="replace").decode(encoding))
-        except BrokenPipeError:
+        except OSError:
             self.fall_silent()
         return len(text)
 
@@ -91,7 +93,7 @@ class Output:
         """Flushes; likewise."""
         try:
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:
             self.fall_silent()
 
     def fall_silent(self) -> None:
@@ -114,10 +116,18 @@ def main(args: Sequence[str] | None = None) -> int:
     # small network 90 times slower. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MPLBACKEND"] = "agg"  # figures go to files; a notebook's backend need not be installed where we are
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed by the shell (>&-); the next file to be opened would take its place
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115 - for the life of the process
     words = list(sys.argv[1:] if args is None else args)
     show_traceback = "--traceback" in words
     try:
-        with redirect_stdout(Output(sys.stdout)) as output:
+        with contextlib.ExitStack() as stack:
+            output = stack.enter_context(contextlib.redirect_stdout(Output(sys.stdout)))
+            if sys.stderr is sys.__stderr__:  # otherwise it is a notebook's or a test's
+                stack.enter_context(contextlib.redirect_stderr(Output(sys.stderr)))
             try:
                 return _dispatch([word for word in words if word != "--traceback"])
             finally:

@@ -8,8 +8,11 @@ jsonargparse gives a wrong value's option and the reason only within the text of
 type that it tried; ``parser_message`` reads them from there.
 """
 
+import dis
+import errno
 import importlib
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,8 +26,10 @@ from dinopl.core.errors import DataError, did_you_mean
 
 Config = Mapping[str, Any]
 
-# What a constructor or `setup` raises when the user can put it right.
+# What a constructor or `setup` raises when the user can put it right; of TypeErrors see ``_is_mistake``.
 MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "sklearn")
 
 
 _KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
@@ -99,11 +104,8 @@ def mistake(error: BaseException, config: Config, *, building: bool = False) -> 
     causes = list(_causes(error))
     failed = [entry for entry in _FAILED if building or any(entry[0] is cause for cause in causes)]
     cause, cls, arguments = failed[0] if failed else (error, None, {})
-    for each in (*causes, *_causes(cause)):
-        if isinstance(each, MemoryError) or _NO_MEMORY.search(str(each)):
-            amount = _AMOUNT.search(str(each))
-            needed = f"{amount[1]} of memory that are not there" if amount else "more memory than there is"
-            return f"the configuration needs {needed}; choose smaller sizes in --model or --data."
+    if lacking := no_memory(error) or no_memory(cause):
+        return lacking
     text = str(cause) if failed or not building else _condensed(str(error))
     if "loading state_dict" in text:  # torch raises a RuntimeError, with a line for each misfit
         misfit = next((line.strip() for line in text.splitlines()[1:] if line.strip()), text)
@@ -111,11 +113,34 @@ def mistake(error: BaseException, config: Config, *, building: bool = False) -> 
         return f"--ckpt_path: the weights do not fit the configured model: {shown} Use the run's own config.yaml."
     if building and isinstance(cause, ImportError):  # a callback or a logger whose package is not installed
         text = f"{' '.join(text.split())}; install what it needs, or leave {cls.__name__ if cls else 'it'} out."
-    elif not isinstance(error, MISTAKES):
+    elif not (_is_mistake(error, None) or _is_mistake(cause, cls)):
         return None
     if cls is not None and cls.__module__.startswith("torch."):  # which calls its arguments by other names
         text = f"{text.rstrip('.')}; give that argument another value."
     return placed(text, config, cls, arguments)
+
+
+def _is_mistake(error: BaseException, cls: type | None) -> bool:
+    """Whether an error is about a value of the user's, and not a bug that needs its traceback.
+
+    While an object of the configuration is built, a TypeError is about the values that it is given, and so is every
+    error of a library's constructor. Later a TypeError counts only if a ``raise`` statement raised it: an operator or a
+    call that fails means that code met a value that it had let pass.
+
+    Args:
+        error: from a constructor or ``setup``.
+        cls: of the object that was being built; None where there was none.
+    """
+    if isinstance(error, MISTAKES) or (cls is not None and isinstance(error, TypeError)):
+        return True
+    if cls is not None:
+        return isinstance(error, Exception) and cls.__module__.split(".")[0] in LIBRARIES
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or not isinstance(error, TypeError):
+        return False
+    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
 
 
 def placed(text: str, config: Config, cls: type | None = None, arguments: Config | None = None) -> str:
@@ -188,6 +213,33 @@ def in_training(error: BaseException, config: Config) -> str | None:
     lines = [line for line in str(error).splitlines() if line.strip()]
     own = f"{type(error).__module__}.{type(error).__name__}: "
     return placed(lines[-1].removeprefix(own) if len(lines) > 1 else str(error), config)
+
+
+def no_memory(error: BaseException) -> str | None:
+    """The line for memory that was asked for and is not there; None for any other error."""
+    for each in _causes(error):
+        if isinstance(each, MemoryError) or _NO_MEMORY.search(str(each)):
+            amount = _AMOUNT.search(str(each))
+            needed = f"{amount[1]} of memory that are not there" if amount else "more memory than there is"
+            return f"the configuration needs {needed}; choose smaller sizes in --model or --data."
+    return None
+
+
+def no_space(error: BaseException, folder: object) -> str | None:
+    """The line for a file that the system does not let grow; None for any other error.
+
+    Args:
+        error: raised while a run was made.
+        folder: of the run, for an error that names no file.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+            reason = os.strerror(cause.errno or 0)
+            return (
+                f"cannot write {cause.filename or f'to {folder}'}: {reason}; make room, or choose another folder with "
+                "--trainer.default_root_dir. What was whole before is kept."
+            )
+    return None
 
 
 def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:

@@ -32,7 +32,14 @@ import kd.data
 import kd.features
 import kd.module
 import kd.text  # noqa: F401
-from dinopl.cli.checkpoint_config import check_resumption, read_resumption, without_sources
+from dinopl.cli.checkpoint_config import (
+    Resumption,
+    check_loops,
+    check_resumption,
+    fails_to_resume,
+    read_resumption,
+    without_sources,
+)
 from dinopl.cli.config import (
     Arguments,
     Config,
@@ -54,6 +61,8 @@ from dinopl.cli.messages import (
     forget_failures,
     in_training,
     mistake,
+    no_memory,
+    no_space,
     parser_message,
     unknown_metric,
 )
@@ -189,7 +198,7 @@ class DinoplCLI(LightningCLI):
         if "import_path_denylist" in inspect.signature(jsonargparse.set_parsing_settings).parameters:  # from 4.53 on
             allowed = sorted(name for name in self.named if name.split(".")[0] != "jsonargparse")
             jsonargparse.set_parsing_settings(import_path_denylist=DENIED, import_path_allowlist=allowed)
-        start = None
+        start: Resumption | None = None
         if path not in (None, "null"):
             model_given = any(class_name(file.get("model")) for file in files) or bool(self.arguments.value("model"))
             with trust.admitting(self.arguments.trusted_modules, self.named):
@@ -199,7 +208,10 @@ class DinoplCLI(LightningCLI):
             composed = merge(composed, layer)
         for key in composed:  # the parser passes over an unknown key with nothing below it
             if key not in OPTIONS:
-                raise UserMistake(f"--config: no option {key!r}{did_you_mean(key, OPTIONS)}")
+                raise UserMistake(f"--config: no option {key!r}{did_you_mean(str(key), OPTIONS)}")
+        for key in ("model", "data", "trainer"):
+            if not isinstance(composed.get(key, {}), dict | str | None):
+                raise UserMistake(f"--{key}: expected a mapping, got {composed[key]}.")
         _refuse_overlay_alone(composed, self.arguments)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
@@ -214,7 +226,7 @@ class DinoplCLI(LightningCLI):
         if not self.config[command].name:  # the first configuration's, or else the model's
             named = [*self.arguments.files, self.config[command].model.class_path.rpartition(".")[2]][0]
             self.config[command].name = Path(named).stem
-        self.resumes = start is not None
+        self.start = start
         if start:
             used = self.plain_config()
             check_resumption(start, command, used)
@@ -236,7 +248,7 @@ class DinoplCLI(LightningCLI):
         parsed, self.recorded_config = self.config, self.plain_config()
         if parsed[command].threads is not None:
             torch.set_num_threads(parsed[command].threads)
-        if self.resumes:
+        if self.start:
             self.config = parsed.clone()
             self.config[command] = without_sources(parsed[command])
         forget_failures()
@@ -326,6 +338,8 @@ class DinoplCLI(LightningCLI):
         Until the run folder is made, errors of the kinds that ``setup`` raises are the user's mistakes.
         """
         try:
+            if self.start:
+                check_loops(self.start, self.arguments.subcommand, self.trainer)
             with trust.admitting(named=self.named):  # a teacher's file is read in `setup`
                 yield
         except SystemExit as stop:
@@ -355,13 +369,23 @@ class DinoplCLI(LightningCLI):
             ):
                 text = f"--trainer.default_root_dir: {error}."
             text = text or unknown_metric(error, self.trainer.callback_metrics)
+            text = text or no_space(error, self.run_folder.path) or no_memory(error)
             text = text or in_training(error, self.recorded_config)
+            if text is None and self.start and fails_to_resume(error):
+                text = f"--ckpt_path {self.start.path}: cannot be resumed from ({type(error).__name__}: {error})."
             if text is None:
                 raise
             raise UserMistake(_with_remedy(text)) from error
         finally:
-            if not isinstance(getattr(sys.exception(), "__cause__", None), OSError):  # else there is no folder to show
-                show_summary(self.run_folder)
+            failed = sys.exception() is not None
+            try:
+                if not isinstance(getattr(sys.exception(), "__cause__", None), OSError):  # else no folder to show
+                    show_summary(self.run_folder)
+            except OSError as error:
+                if (text := no_space(error, self.run_folder.path)) is None:
+                    raise
+                if not failed:
+                    raise UserMistake(text) from error
 
 
 def importable_from_here() -> None:

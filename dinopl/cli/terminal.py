@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,12 +43,16 @@ def quiet() -> Iterator[None]:
     """Silences what ``ADVICE`` and ``TIPS`` name for the time of a block."""
     logger, no_tips = logging.getLogger("lightning.pytorch.utilities.rank_zero"), _NoTips()
     logger.addFilter(no_tips)
+    shown = threading.excepthook
+    # TensorBoard's thread hands its error on to the next call of its writer
+    threading.excepthook = lambda args: None if "_AsyncWriterThread" in str(args.thread) else shown(args)
     try:
         with warnings.catch_warnings():
             for pattern in ADVICE:
                 warnings.filterwarnings("ignore", pattern)
             yield
     finally:
+        threading.excepthook = shown
         logger.removeFilter(no_tips)
 
 

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,14 @@ import torch
 from torch import Tensor, nn
 
 FAMILY = "SelfDistillation"
+# What Lightning writes, as far as it is there; it takes it up unseen.
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("callbacks", "loops", "hyper_parameters"), Mapping),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    **dict.fromkeys(("epoch", "global_step"), int),
+    "pytorch-lightning_version": str,
+}
+PARTS = ("optimizer_states", "lr_schedulers")  # lists of mappings
 
 
 def load_checkpoint(path: str | Path, label: str = "") -> dict[str, Any]:
@@ -26,12 +35,22 @@ def load_checkpoint(path: str | Path, label: str = "") -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is a folder, empty, truncated, unsafe, or anything else than a Lightning checkpoint.
+        ValueError: if it is a folder, empty, truncated, changed by a single bit, unsafe, or anything else than a
+            Lightning checkpoint.
     """
     content = _read(Path(path), label)
     if not isinstance(content, dict):
         found = f"a {type(content).__name__}"
     elif isinstance(content.get("state_dict"), Mapping):
+        wrong = [key for key, kind in KINDS.items() if key in content and not isinstance(content[key], kind)]
+        lists = [key for key in PARTS if key in content and key not in wrong]
+        wrong += [key for key in lists if not all(isinstance(part, Mapping) for part in content[key])]
+        wrong += ["state_dict"] * (not all(isinstance(name, str) for name in content["state_dict"]))
+        if wrong:
+            raise ValueError(
+                f"{label or repr(str(path))}: is damaged, or not written by Lightning: its {wrong[0]!r} does not hold "
+                "what it should; give another checkpoint"
+            )
         return content
     elif content and all(isinstance(value, Tensor) for value in content.values()):
         found = "a bare state dict"
@@ -83,10 +102,19 @@ def _read(path: Path, label: str) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if zipfile.is_zipfile(path):  # torch stores the sums of its tensors and does not compare them
+            with zipfile.ZipFile(path) as archive:
+                changed = archive.testzip()
+            if changed is not None:
+                raise zipfile.BadZipFile(changed)
         with warnings.catch_warnings():
             # torch guesses in warnings what a strange file might be; what we know is in the error below
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{shown}: is damaged ({error} is not what was written); give a complete checkpoint"
+        ) from error
     except SafetensorError as error:
         raise ValueError(f"{shown}: is truncated or not a safetensors file; give a complete one") from error
     except pickle.UnpicklingError as error:

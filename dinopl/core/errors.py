@@ -8,13 +8,15 @@ from collections.abc import Iterable
 MOST = 10**9  # of a size; a smaller one that exceeds the memory fails when the memory is asked for
 MOST_PARTS = 10**4  # layers or factors, which are built one by one
 MOST_NAMES = 10**7  # tokens of a vocabulary, which are named one by one
+LONGEST = 1000  # characters of a message: a value may have any length, and the remedy stands at the end
 
 
 class UserMistake(Exception):  # noqa: N818 - a mistake, not a failure of the program
     """What the user can correct: the command prints the message and exits with 2."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))  # no terminal's commands
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 300]} [...] {line[-290:]}")
 
 
 class DivergenceError(FloatingPointError, RuntimeError):

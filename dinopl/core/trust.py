@@ -47,6 +47,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dinopl.core.checkpoints import load_checkpoint
 from dinopl.core.moved import current_path
 
 REFUSED = "which a checkpoint may not import"
@@ -259,11 +260,22 @@ class CheckedLoading:
             ValueError: if the file asks for code to be run, names what makes its hyper-parameters into objects, holds
                 another module than this one, or names a class that it may not.
         """
-        try:
-            content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"'{checkpoint_path}' is no checkpoint, or asks for code to be run") from error
+        if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
+            content = load_checkpoint(Path(checkpoint_path))
+        else:
+            try:
+                content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                raise ValueError(f"'{checkpoint_path}' is no checkpoint, or asks for code to be run") from error
+        ours = content.get("dinopl")
+        found = ours.get("family") if isinstance(ours, Mapping) else None
+        if found not in (None, getattr(cls, "family", found)):
+            raise ValueError(
+                f"'{checkpoint_path}': a checkpoint of {_shown(found)}, not of {cls.__name__}; give such a one"
+            )
         kept = [value for key, value in content.items() if isinstance(value, Mapping) and key != "state_dict"]
+        if not isinstance(content.get("hparams_type", ""), str | type):  # Lightning would call it
+            raise ValueError(f"'{checkpoint_path}': its hparams_type is no type; give another checkpoint")
         # Lightning would call it with the rest of them, and build every class that they name.
         if any("_instantiator" in value for value in kept):
             raise ValueError(f"'{checkpoint_path}': its hyper-parameters have an _instantiator, {REFUSED}")

@@ -75,8 +75,14 @@ def embedding_size(encoder: nn.Module, shape: ImageShape) -> int:
     if isinstance(size, int):
         return size
     anchor = next((p for p in encoder.parameters() if p.is_floating_point()), torch.empty(0))
-    with torch.no_grad(), evaluation(encoder):
-        embedding = encoder(torch.zeros(1, *shape, dtype=anchor.dtype, device=anchor.device))
+    try:
+        with torch.no_grad(), evaluation(encoder):
+            embedding = encoder(torch.zeros(1, *shape, dtype=anchor.dtype, device=anchor.device))
+    except Exception as error:
+        raise ValueError(
+            f"encoder: {type(encoder).__name__} fails at one image {tuple(shape)} ({type(error).__name__}: {error}); "
+            "give a network of images"
+        ) from error
     if not isinstance(embedding, torch.Tensor) or embedding.ndim != 2:
         found = tuple(embedding.shape) if isinstance(embedding, torch.Tensor) else type(embedding).__name__
         raise ValueError(

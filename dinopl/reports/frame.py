@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dinopl.reports.metrics import names_of
 from dinopl.reports.options import SEED, canonical, flatten_options, is_bookkeeping, option_name
-from dinopl.reports.run import Run, read_object
+from dinopl.reports.run import Run, read_object, reading
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -98,21 +98,24 @@ def read_study(path: Path) -> dict[str, Any]:
     """
     facts = read_object(path)
     axes = {}
-    for given, values in _object(facts, "axes").items():
-        option = option_name(given)  # and an object by the name of its class, as in a frame
-        listed = values if isinstance(values, list) else [values]
-        axes[option] = [flatten_options({option: value}).get(option) for value in listed]
-    return {
-        "name": str(facts.get("name") or path.parent.name),
-        "axes": axes,
-        "variants": [str(name) for name in facts.get("variants") or []],
-        "metric": facts.get("metric"),
-        "direction": facts.get("direction"),
-        "x": option_name(facts["x"]) if facts.get("x") else None,
-        "by": [option_name(option) for option in facts.get("by") or []],
-        "log": [option_name(option) for option in facts.get("log") or []],
-        "reference": _object(facts, "reference"),
-    }
+    with reading(path):
+        if not all(isinstance(facts.get(key), str | None) for key in ("metric", "direction")):
+            raise TypeError("its metric is no text")
+        for given, values in _object(facts, "axes").items():
+            option = option_name(given)  # and an object by the name of its class, as in a frame
+            listed = values if isinstance(values, list) else [values]
+            axes[option] = [flatten_options({option: value}).get(option) for value in listed]
+        return {
+            "name": str(facts.get("name") or path.parent.name),
+            "axes": axes,
+            "variants": [str(name) for name in facts.get("variants") or []],
+            "metric": facts.get("metric"),
+            "direction": facts.get("direction"),
+            "x": option_name(facts["x"]) if facts.get("x") else None,
+            "by": [option_name(option) for option in facts.get("by") or []],
+            "log": [option_name(option) for option in facts.get("log") or []],
+            "reference": _object(facts, "reference"),
+        }
 
 
 def _trials(folder: Path, studies: dict[Path, dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -125,12 +128,14 @@ def _trials(folder: Path, studies: dict[Path, dict[str, Any]]) -> Iterator[dict[
         below = [Run.load(path, history=False) for path in sorted(folder.iterdir()) if _is_run(path)]
         attempts = [run for run in below if run.command in (None, "fit")] or below  # a later test is no attempt
         run = max(attempts, key=_by_end, default=None)
-        options = flatten_options(_object(facts, "options"))
+        with reading(folder / "trial.json"):
+            options = flatten_options(_object(facts, "options"))
+            every = flatten_options(run.config if run else _object(facts, "config")) | options
         yield {
             "path": run.path if run else folder,
             "run": run,
             "swept": options,
-            "options": flatten_options(run.config if run else _object(facts, "config")) | options,
+            "options": every,
             "variant": facts.get("variant"),
             "earlier": max(len(attempts) - 1, 0),
         }

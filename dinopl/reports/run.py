@@ -4,12 +4,27 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dinopl.core.files import read_yaml
+from dinopl.reports.options import flatten_options
+
 FILES = ("results.json", "metrics.csv", "config.yaml")
+# What results.json holds, as far as it is there.
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("config", "metrics", "versions"), dict | None),
+    **dict.fromkeys(("status", "command", "family", "started", "resumed_from"), str | None),
+    "seed": int | None,
+    "duration_s": int | float | None,
+    "stages": list | None,
+}
 
 
 @dataclass(frozen=True)
@@ -28,9 +43,11 @@ class History:
 
         Raises:
             FileNotFoundError: if there is no such file.
+            ValueError: if it is no such file.
         """
-        text = Path(path).read_text(encoding="utf-8")
-        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        with reading(Path(path)):
+            text = Path(path).read_text(encoding="utf-8")
+            rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
         columns: dict[str, list[float | None]] = {}
         for name in rows[0] if rows else ():
             for row in rows if name is not None else ():
@@ -120,12 +137,29 @@ class Run:
         results_file, metrics_file = path / "results.json", path / "metrics.csv"
         remedy = ", delete it to read the rest of the run"
         results = read_object(results_file, remedy) if results_file.is_file() else {}
-        config = results.get("config") or _read_config(path / "config.yaml")
-        model = config.get("model")
-        path_of_model = model.get("class_path") if isinstance(model, Mapping) else None
+        config, source = results.get("config"), results_file
+        if not config and (path / "config.yaml").is_file():
+            source = path / "config.yaml"
+            with reading(source):
+                read = read_yaml(source.read_text(encoding="utf-8"))
+            config = read if isinstance(read, dict) else {}
+        with reading(source, remedy):
+            for key, kind in KINDS.items():
+                if not isinstance(results.get(key), kind):
+                    raise TypeError(f"{key} is a {type(results[key]).__name__}")
+            if any(isinstance(value, str | bool | list | dict) for value in (results.get("metrics") or {}).values()):
+                raise TypeError("a metric is no number")
+            if results.get("started"):
+                datetime.fromisoformat(results["started"])
+            config = config or {}
+            flatten_options(config)
+            model = config.get("model")
+            path_of_model = model.get("class_path") if isinstance(model, Mapping) else None
+            family = results.get("family") or (path_of_model or "").rpartition(".")[2] or None
+            status = results.get("status", "unfinished") if is_whole(results) else "unfinished"
         return cls(
             path=path,
-            status=results.get("status", "unfinished") if is_whole(results) else "unfinished",
+            status=status,
             metrics=results.get("metrics") or {},
             seed=results.get("seed", config.get("seed_everything")),
             versions=results.get("versions") or {},
@@ -135,8 +169,22 @@ class Run:
             command=results.get("command"),
             started=results.get("started"),
             duration_s=results.get("duration_s"),
-            family=results.get("family") or (path_of_model or "").rpartition(".")[2] or None,
+            family=family,
         )
+
+
+@contextmanager
+def reading(path: Path, remedy: str = "") -> Iterator[None]:
+    """Names the file whose content is not what it should be, in one line.
+
+    Raises:
+        ValueError: for every error within the block that a file's content may cause.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError, csv.Error, yaml.YAMLError) as error:
+        reason = "nests too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged{remedy}: {reason}") from error
 
 
 def is_whole(results: Mapping[str, Any]) -> bool:
@@ -162,22 +210,8 @@ def read_object(path: Path, remedy: str = "") -> dict[str, Any]:
     Raises:
         ValueError: if the file is damaged, in one line.
     """
-    try:
+    with reading(path, remedy):
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged{remedy}: {error}") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{path} must hold an object, got {type(facts).__name__}")
     return facts
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    return config if isinstance(config, dict) else {}

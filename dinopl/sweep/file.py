@@ -14,6 +14,7 @@ from dinopl.core.errors import did_you_mean
 SEED = "seed_everything"
 VARIANT = "variant"
 TEST_METRICS = ("test/", "probe/")
+MOST_VALUES = 100_000  # of an axis
 RANGE_KEYS = ("from", "to", "number", "step", "scale", "integer")
 
 # YAML 1.1 takes 1e-3 for text, and so does PyYAML; researchers take it for a number.
@@ -146,7 +147,10 @@ def read_sweep(given: Mapping[str, Any], stem: str) -> Sweep:
     if not grids:
         raise ValueError("`grid` is an empty list; leave it out, or give options with their values")
     seeds: Any = given.get("seeds")
-    seeds = list(range(seeds)) if _is_whole(seeds) else seeds
+    if _is_whole(seeds):
+        seeds = list(range(min(seeds, MOST_VALUES + 1)))
+        if len(seeds) > MOST_VALUES:
+            raise ValueError(f"`seeds` is {given['seeds']}: give {MOST_VALUES} at most")
     whole = isinstance(seeds, list) and all(map(_is_whole, seeds))
     if seeds is not None and (not whole or not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0):
         raise ValueError(f"`seeds` must be a list of different whole numbers from 0 on, or how many, got {seeds!r}")
@@ -290,6 +294,8 @@ def read_range(given: Mapping[str, Any]) -> Range:
         raise ValueError(f"`number` is {number!r}: a range has at least 2 values")
     if step is not None and (not isinstance(step, int | float) or isinstance(step, bool) or step <= 0):
         raise ValueError(f"`step` is {step!r}: it must be above 0")
+    if (number or 0) > MOST_VALUES or (step is not None and (high - low) / step > MOST_VALUES):
+        raise ValueError(f"a range has at most {MOST_VALUES} values")
     if step is not None and (number is not None or scale == "log"):
         raise ValueError("`step` goes neither with `number` nor with a log scale; leave one out")
     return Range(low, high, number, step, scale == "log", values.get("integer", False) is True)

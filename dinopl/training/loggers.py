@@ -158,9 +158,15 @@ class EventsFile(TensorBoardLogger):
         """Writes the rows and closes the file; a later row opens a second one."""
         if status != "success" and not Path(self.save_dir).is_dir():
             return  # TensorBoard's thread would say so in a traceback of its own
-        if self._rows or self._experiment is not None:  # otherwise the folder may not be there yet
+        if not self._rows and self._experiment is None:  # the folder may not be there yet
+            return
+        try:
             self.write()
             self.experiment.close()
+        except OSError as error:
+            if status == "success":
+                raise
+            rank_zero_warn(f"{self.save_dir}: the last events are lost: {error.strerror or error}")
 
     def write(self) -> None:
         """Writes the rows."""

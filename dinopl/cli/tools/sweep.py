@@ -15,9 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NoReturn
 
-import yaml
-
-from dinopl.cli.config import Arguments, Config, read_config
+from dinopl.cli.config import Arguments, Config, parse_value, read_config
 from dinopl.core.errors import UserMistake, did_you_mean
 from dinopl.core.files import cannot_write, why_not_writable
 from dinopl.sweep.file import Sweep, check_name, read_sweep
@@ -157,8 +155,9 @@ def plan(file: Sweep, points: Sequence[Point], arguments: Arguments) -> tuple[St
         raise UserMistake("--print_config: of which run? --print-commands prints them all, to add it to one.")
     values = {".".join(path): value for path, value in arguments.pairs()}
     beside = [each for group in grouped(arguments.options) if plain_name(group[0]) not in PLACE for each in group]
+    beside = [*(f"--trusted-modules={name}" for name in arguments.trusted_modules), *beside]
     plain = {plain_name(option): value for option, value in values.items()}
-    given = {option: yaml.safe_load(value) for option, value in plain.items() if option not in PLACE}
+    given = {option: parse_value(value, option.split(".")) for option, value in plain.items() if option not in PLACE}
     file = replace(file, name=values.get("name", file.name))
     try:
         check_name(file.name)

@@ -1,14 +1,21 @@
 """Downloads that are either complete or absent, also when two processes start them or one is killed."""
 
 import contextlib
+import lzma
 import os
+import tarfile
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from dinopl.data.sources.base import one_line
+
+# What a connection, a wrong sum or a damaged archive raises; torchvision checks the sums of what it fetches.
+BROKEN = (OSError, RuntimeError, EOFError, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
 
 
 def fetch_once(
@@ -25,7 +32,8 @@ def fetch_once(
         fetch: downloads the data set into the root that it is given.
 
     Raises:
-        FileNotFoundError: if the download fails, with the folder where the data may be put by hand.
+        FileNotFoundError: if the download fails or an archive is damaged, with the folder where the data may be put by
+            hand. Nothing is kept of it, so the next call fetches all of it again.
     """
     made = [path for path in (root, *root.parents) if not path.exists()]
     try:
@@ -35,15 +43,21 @@ def fetch_once(
             leaving.callback(remove, lock)  # while it is held; a process that waits for it locks a new one
             if not complete():
                 staging = Path(leaving.enter_context(tempfile.TemporaryDirectory(prefix=".download-", dir=root)))
-                fetch(staging)
+                try:
+                    fetch(staging)
+                except BROKEN as error:
+                    files = sorted(staging.rglob("*.*"), key=lambda path: path.stat().st_mtime_ns)
+                    at = f" at {files[-1].name}" if files else ""
+                    raise OSError(f"({one_line(error)}){at}") from error
                 parts = folder.relative_to(root).parts
                 for source in [staging / parts[0]] if parts else list(staging.iterdir()):
                     move_into(source, root / source.name)
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         for path in made:
             remove(path)
+        reason = str(error) if str(error).startswith("(") else f"({one_line(error)})"
         raise FileNotFoundError(
-            f"{name}: no usable data in {folder} and the download failed ({one_line(error)}); put the data there, or "
+            f"{name}: no usable data in {folder} and the download failed {reason}; put the data there, or "
             "point root or $DINOPL_DATA at the folder above"
         ) from error
 

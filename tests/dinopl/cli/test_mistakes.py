@@ -570,3 +570,107 @@ def test_other_errors_keep_their_traceback(short_run: ShortRun, monkeypatch: pyt
     monkeypatch.setattr("dinopl.distillation.module.SelfDistillation.training_step", broken)
     with pytest.raises(ValueError, match="a bug in the middle"):
         short_run("fit")
+
+
+TYPED = """
+from torch import nn
+
+class Refuses(nn.Module):
+    def __init__(self, shape):
+        raise TypeError("width='a': must be a number; give one, such as 4")
+
+class Mismatched(nn.Module):
+    def __init__(self, shape, width):
+        super().__init__()
+
+class Broken(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.width = shape + 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("my_types.Refuses", "--model.encoder: width='a': must be a number; give one, such as 4"),
+        ("my_types.Mismatched", "--model.encoder: "),
+        ("my_types.Broken", "--model.encoder: can only concatenate tuple"),
+        ("torch.nn.BatchNorm2d", "--model.encoder"),
+    ],
+)
+def test_a_type_error_of_an_object_of_the_configuration_is_a_mistake(
+    short_run: ShortRun,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    expected: str,
+) -> None:
+    (tmp_path / "my_types.py").write_text(TYPED)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_types", raising=False)
+    assert short_run("fit", f"--model.encoder={name}", cut=()) == (2, None)
+    assert said(capsys).startswith(expected)
+
+
+@pytest.mark.parametrize("on_purpose", [True, False])
+def test_a_type_error_of_setup_is_a_mistake_where_it_was_raised_on_purpose(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, on_purpose: bool
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise TypeError("batch_size=128: must be a number of another kind")
+
+    def fail(*parts: object, **__: object) -> None:
+        len(parts[0])  # type: ignore[arg-type]  # a bug
+
+    monkeypatch.setattr(SelfDistillation, "setup", refuse if on_purpose else fail)
+    if not on_purpose:
+        with pytest.raises(TypeError, match=r"has no len\(\)"):
+            short_run("fit", cut=())
+        return
+    assert short_run("fit", cut=()) == (2, None)
+    assert said(capsys) == "--data.batch_size 128: must be a number of another kind"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--config", "null.yaml"], "--trainer.detect_anomaly null: Trainer cannot do without it; give a value."),
+        (["--config", "untested.yaml"], "--test_after_fit null: give true or false."),
+        (["--config", "list.yaml"], "--trainer: expected a mapping, got [1]."),
+        (["--model.optimizer.capturable", "true"], "--model.optimizer: AdamW makes no step: If capturable=True"),
+        (["--model.optimizer.differentiable", "true"], "--model.optimizer: AdamW makes no step: a leaf Variable"),
+        (
+            ["--model.optimizer", "SparseAdam"],
+            "--model.optimizer: SparseAdam makes no step: SparseAdam does not support",
+        ),
+        (["--model.encoder", "torch.nn.CrossEntropyLoss"], "--model.encoder"),
+        (["--name", "[" * 3000], "--name: nests deeper than 60 levels"),
+        (["--seed_everything", "9" * 5000], "--seed_everything: has a value that cannot be read (Exceeds the limit"),
+        (["--model.teacher.seed", str(10**30)], f"--model.teacher.seed {10**30}: needs more than 64 bits"),
+        (["--model.encoder", "x" * 20_000], "--model.encoder: no class 'xxx"),
+    ],
+)
+def test_what_would_fail_in_the_first_step_is_refused_before_it(
+    short_run: ShortRun, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    Path("null.yaml").write_text("trainer: {detect_anomaly: null}")
+    Path("untested.yaml").write_text("test_after_fit: null")
+    Path("list.yaml").write_text("trainer: [1]")
+    assert short_run("fit", *options, cut=()) == (2, None)
+    error = said(capsys)
+    assert error.startswith(expected)
+    assert len(error) < 1100
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"), [("torch.nn.PairwiseDistance", "missing 1 required"), ("torch.nn.BatchNorm1d", "running_mean")]
+)
+def test_what_is_no_layer_is_refused_before_the_first_step(
+    run_main: Callable[..., int], root: Path, capsys: pytest.CaptureFixture[str], layer: str, reason: str
+) -> None:
+    assert run_main("fit", "--config", root / "configs" / "fprnn" / "parity.yaml", "--model.layer", layer) == 2
+    assert f"--model.layer {layer.rpartition('.')[2]}: must map (B, T, 32) to itself" in (error := said(capsys))
+    assert reason in error
+    assert not Path("runs").exists()

@@ -1,5 +1,15 @@
+import gzip
+import hashlib
+import math
 import multiprocessing
+import tarfile
+import threading
 import time
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -7,9 +17,11 @@ from typing import Any
 import pytest
 from torch.utils.data import Dataset
 
-from dinopl.data import CIFAR10Images, MNISTImages, STL10Images, TorchvisionImages
+from dinopl.data import CIFAR10Images, FashionMNISTImages, MNISTImages, STL10Images, TorchvisionImages
 from dinopl.data.sources.downloads import fetch_once
 from dinopl.data.sources.published import PublishedImages
+
+ASKED = 2  # times that torchvision opens an address for one download: it looks for redirections first
 
 
 class TwoFiles(PublishedImages):
@@ -161,3 +173,79 @@ def test_any_torchvision_set_comes_through_its_own_download(tmp_path: Path) -> N
     (tmp_path / "True.txt").write_text("kept")
     TorchvisionImages(f"{__name__}.Fetched", num_classes=2, image_shape=(1, 2, 2)).prepare(tmp_path)
     assert (tmp_path / "True.txt").read_text() == "kept"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, bytes], list[str]]]:
+    """The archives of a small FashionMNIST on a web server of this machine, and what was asked of it."""
+    import torchvision.datasets
+
+    files, asked = {}, []
+    for split, count in (("train", 3), ("t10k", 2)):
+        for kind, sizes in (("images-idx3", (count, 28, 28)), ("labels-idx1", (count,))):
+            head = bytes([0, 0, 8, len(sizes)]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+            files[f"{split}-{kind}-ubyte.gz"] = gzip.compress(head + bytes(math.prod(sizes)), mtime=0)
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path[1:])
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(files[self.path[1:]])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    served = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    sums = [(name, hashlib.md5(content).hexdigest()) for name, content in files.items()]
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", sums)
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"http://127.0.0.1:{served.server_port}/"])
+    yield files, asked
+    served.shutdown()
+    served.server_close()
+
+
+def test_four_processes_make_one_download(tmp_path: Path, server: tuple[dict[str, bytes], list[str]]) -> None:
+    files, asked = server
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=FashionMNISTImages().prepare, args=(tmp_path / "data",)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert Counter(asked) == dict.fromkeys(files, ASKED)
+    assert len(FashionMNISTImages().load(tmp_path / "data", train=True).label) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a bit flipped", "not an archive"])
+def test_a_damaged_archive_is_named_and_fetched_again(
+    tmp_path: Path, server: tuple[dict[str, bytes], list[str]], damage: str
+) -> None:
+    files, asked = server
+    name = "train-labels-idx1-ubyte.gz"
+    whole = files[name]
+    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
+    files[name] = {"truncated": whole[:-4], "a bit flipped": flipped, "not an archive": b"<html>"}[damage]
+    with pytest.raises(FileNotFoundError, match=rf"FashionMNISTImages: .*download failed .* at {name}; put") as refused:
+        FashionMNISTImages().prepare(tmp_path / "data")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "data").exists()
+    files[name] = whole
+    FashionMNISTImages().prepare(tmp_path / "data")
+    assert asked.count(name) == 2 * ASKED
+    assert len(FashionMNISTImages().load(tmp_path / "data", train=True).label) == 3
+
+
+@pytest.mark.parametrize(
+    "error", [EOFError("cut"), zlib.error("bad"), tarfile.ReadError("no tar"), zipfile.BadZipFile("x")]
+)
+def test_an_archive_without_a_sum_is_named_too(tmp_path: Path, error: Exception) -> None:
+    def fetch(staging: Path) -> None:
+        (staging / "set.tar").write_bytes(b"half")
+        raise error
+
+    with pytest.raises(FileNotFoundError, match=r"download failed \(.*\) at set\.tar; put"):
+        fetch_once("Set", tmp_path / "set", tmp_path, lambda: False, fetch)
+    assert everything(tmp_path) == []
