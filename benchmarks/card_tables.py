@@ -213,6 +213,43 @@ def dissection() -> str:
     return markdown(["student of", *PROBES.values()], lines)
 
 
+NORMS = {
+    "batch": "BatchNorm",
+    "instance": "instance (groups of 1 channel)",
+    "group of 8": "group (groups of 8 channels)",
+    "layer": "layer (one group)",
+    "none": "none",
+}
+
+
+def student_and_gain(frame: pd.DataFrame) -> list[str]:
+    """Mean of the teacher's and the student's linear probe, and the gain with its standard deviation in brackets."""
+    gain = frame["probe/student/linear - probe/teacher/linear"]
+    levels = [f"{100 * frame[f'probe/{who}/linear'].mean():.1f}" for who in ("teacher", "student")]
+    return [*levels, f"{points(gain.mean())} ({100 * gain.std():.1f})"]
+
+
+@table
+def norms() -> str:
+    """The student by the encoder's normalisation, after 2 and after 20 epochs."""
+    frame = rows("norms").rename(columns={"trainer.max_epochs": "epochs"})
+    lines = []
+    for variant, label in NORMS.items():
+        early, late = (frame[(frame["variant"] == variant) & (frame["epochs"] == epochs)] for epochs in (2, 20))
+        _, student, gain = student_and_gain(early)
+        lines.append([label, *student_and_gain(late), student, gain])
+    header = ["norm", "teacher", "student, 20 epochs", "gain (sd)", "student, 2 epochs", "gain (sd)"]
+    return markdown(header, lines)
+
+
+@table
+def bottleneck() -> str:
+    """The student by the parts of the head's bottleneck."""
+    groups = rows("bottleneck").groupby("variant", sort=False)
+    lines = [[f"`{variant}`", *student_and_gain(frame)] for variant, frame in groups]
+    return markdown(["bottleneck", "teacher", "student", "gain (sd)"], lines)
+
+
 @table
 def cifar10_one_epoch() -> str:
     """CIFAR-10 after one epoch, seed 0."""
@@ -240,6 +277,15 @@ def self_distillation_speed() -> str:
             lines.append([shape, label, str(frame["threads"].iloc[0]), *shares, command])
     header = ["shapes", "precision", "threads", "uncached / supervised", "cached / supervised"]
     return markdown([*header, "command / bare loop (uncached, cached)"], lines)
+
+
+@table
+def self_distillation_parts() -> str:
+    """The parts of a cached step on CIFAR shapes, beside the matrix products of the last layer."""
+    frame = rows("self_distillation_parts_cifar")
+    # shares only: their measurement took turns on a busy machine, which lengthens all of them alike
+    lines = [[part, f"{share:.2f}"] for part, share in zip(frame["part"], frame["of_products"], strict=True)]
+    return markdown(["part of a step", "of the last layer's products"], lines)
 
 
 # Fixed-point RNNs

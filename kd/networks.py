@@ -14,7 +14,6 @@ from dinopl.core.random import seeded
 from dinopl.core.trust import checked, made
 from dinopl.core.types import ImageShape
 from dinopl.encoders import MiniMLP, embedding_size, evaluation
-from dinopl.encoders.library import timm_network, torchvision_network
 
 
 class TextShape(NamedTuple):
@@ -92,6 +91,8 @@ class TorchvisionClassifier(LibraryClassifier):
         weights: str | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
+        from dinopl.encoders.library import torchvision_network
+
         super().__init__(torchvision_network(name, input_shape, num_classes, weights, arguments, type(self).__name__))
 
 
@@ -117,6 +118,8 @@ class TimmClassifier(LibraryClassifier):
         pretrained: bool = False,
         arguments: dict[str, Any] | None = None,
     ) -> None:
+        from dinopl.encoders.library import timm_network
+
         channels = as_shape(input_shape)[0]
         super().__init__(timm_network(name, channels, num_classes, pretrained, arguments, type(self).__name__))
 

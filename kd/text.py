@@ -1,21 +1,26 @@
-"""Text for distillation: characters or bytes of a file, cut into windows, each token to be predicted from those before.
+"""Windows of a text by index, for distillation: each token to be predicted from those before, on a part of the windows.
 
 "Revisiting Knowledge Distillation" (Lanzillotta et al., arXiv 2510.15516) names several tasks; the first author's early
 code distils language models in a single pass over books. What differs: small text, as many steps at every fraction, and
 windows that do not overlap, so that a window has an index by which a teacher's outputs can be kept. A fraction is a
 random part of the windows. No window is padded, so the mean over a batch is the mean per token.
 
+What reads, numbers and cuts text stands in ``fprnn.tasks.text``. This data module is not ``SequenceDataModule`` over a
+text task, and cannot become it. That one draws sequence n of an endless stream, each pass over the text from another
+place, so that no window comes back and none has an index; here every window is one of a fixed pool, in which fractions
+nest, noise has its place, and a teacher's outputs are found again. It makes batches of tokens, targets and mask by
+length, this one the views, labels and indices that ``DataFraction`` and image data share, which ``dinopl.data``
+defines and ``fprnn`` does not import. And its splits are rounded otherwise, by which figures of both would move.
+
 Shapes: a batch has "views" ``[(B, T)]``, the tokens, and "label" ``(B, T)``, each the token after; "index" is ``(B,)``.
 A network maps ``(B, T)`` to logits ``(B, T, V)``; whatever is defined for ``(B, C)`` logits then holds for each token.
 """
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,85 +28,12 @@ from dinopl.core.random import stream_seed
 from dinopl.core.types import ImageBatch
 from dinopl.data.indexed import IndexedDataModule, IndexedLoader, digest, skip_validation
 from dinopl.data.order import BatchOrder, EvalSampler, OrderSampler
-from dinopl.data.sources.base import locate, missing
-from fprnn.tasks.text import number_characters
+from fprnn.tasks.text import PythonDocsText, TextFile, TextSource, Units, encode, windows
 from kd.networks import TextShape
 
-Units = Literal["characters", "bytes"]
+__all__ = ["PythonDocsText", "TextDataModule", "TextFile", "TextSource", "TokenLoader"]
+
 Split = Literal["train", "val", "test"]
-
-
-class TextSource(ABC):
-    """A text."""
-
-    @abstractmethod
-    def read(self, root: Path) -> str:
-        """The whole text, from a file below the folder of all data sets.
-
-        Raises:
-            FileNotFoundError: if it is not there.
-            ValueError: if it is not text.
-        """
-
-
-class TextFile(TextSource):
-    """A file of UTF-8 text.
-
-    Args:
-        path: the file: absolute, or relative to ``data.root`` or else to the working directory.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def read(self, root: Path) -> str:
-        """Reads the file."""
-        path = locate(root, self.path)
-        if not path.is_file():
-            raise missing(type(self).__name__, path)
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"TextFile: {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
-
-
-class PythonDocsText(TextSource):
-    """The reference pages that Python's ``help`` shows: half a million characters of English that need no download.
-
-    They are those of the interpreter, so that another version of Python has a slightly other text.
-    """
-
-    def read(self, root: Path) -> str:
-        """Joins the pages in alphabetical order."""
-        try:
-            from pydoc_data.topics import topics
-        except ImportError as error:
-            raise FileNotFoundError(
-                "PythonDocsText: this Python comes without its reference pages (pydoc_data); use a TextFile."
-            ) from error
-        return "\n".join(topics[name] for name in sorted(topics))
-
-
-def encode(text: str, units: Units) -> tuple[Tensor, tuple[str, ...]]:
-    """A text as tokens ``(n,)`` int32, and what each stands for: characters, or the 256 bytes as hexadecimal digits.
-
-    Characters are those that occur in the text, in their order in Unicode; bytes are those of its UTF-8 form.
-    """
-    if units == "bytes":
-        content = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
-        return torch.from_numpy(content), tuple(f"{byte:02x}" for byte in range(256))
-    alphabet = "".join(sorted(set(text)))
-    return torch.from_numpy(number_characters(text, alphabet)), tuple(alphabet)
-
-
-def windows(tokens: Tensor, length: int) -> Tensor:
-    """Windows that do not overlap, each with the token after it: ``(n,)`` to ``((n - 1) // length, length + 1)``.
-
-    What is left at the end and fills no window is dropped.
-    """
-    if len(tokens) <= length:
-        return tokens.new_empty(0, length + 1)
-    return tokens.unfold(0, length + 1, length)
 
 
 class TokenLoader(IndexedLoader):

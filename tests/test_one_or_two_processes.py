@@ -28,12 +28,12 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obje
 
 
 def test_training_and_metrics_do_not_depend_on_the_number_of_processes(report: dict[str, dict[str, object]]) -> None:
-    """Sums in another order: 1e-6 in the weights after seven steps of SGD, and 1e-5 in means of several batches."""
+    """Sums in another order: about 1e-6 in each of seven steps, and as much in figures, of which some are above 1."""
     assert len(report) >= 20
     for name, found in report.items():
         assert not found["missing"], name
-        assert float(str(found["weights"])) < 1e-6, name
+        assert float(str(found["weights"])) < 2e-5, name
         assert found["metrics"], name
         for metric, difference in dict(found["metrics"]).items():  # type: ignore[call-overload]
-            assert difference < 1e-5, (name, metric)
+            assert difference < 2e-5, (name, metric)
     assert any(metric.startswith("probe/student/linear") for metric in dict(report["KLViews"]["metrics"]))  # type: ignore[call-overload]

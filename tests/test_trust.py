@@ -570,3 +570,12 @@ def test_families_check_what_they_load() -> None:
     for module in (SelfDistillation, SequenceModeling, KnowledgeDistillation):
         assert issubclass(module, LightningModule)
         assert issubclass(module, trust.CheckedLoading)
+
+
+def test_a_sweep_hands_trusted_modules_on(run_main: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    Path("lr.yaml").write_text("grid: {model.optimizer.lr: [0.1, 0.01]}")
+    words = ["--config", ROOT / "configs" / "random_teacher.yaml", "--sweep", "lr.yaml", "--print-commands"]
+    assert run_main("sweep", *words, "--trusted-modules", "my_package.networks", "other") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all("--trusted-modules=my_package.networks --trusted-modules=other" in line for line in lines)

@@ -135,12 +135,17 @@ def _is_mistake(error: BaseException, cls: type | None) -> bool:
         return True
     if cls is not None:
         return isinstance(error, Exception) and cls.__module__.split(".")[0] in LIBRARIES
+    return isinstance(error, TypeError) and raised_by(error) != ""
+
+
+def raised_by(error: BaseException) -> str:
+    """The module whose ``raise`` statement raised an error; empty for what an operator or a call raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    if trace is None or not isinstance(error, TypeError):
-        return False
-    return dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] == "RAISE_VARARGS"
+    if trace is None or dis.opname[trace.tb_frame.f_code.co_code[trace.tb_lasti]] != "RAISE_VARARGS":
+        return ""
+    return str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def placed(text: str, config: Config, cls: type | None = None, arguments: Config | None = None) -> str:

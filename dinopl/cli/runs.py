@@ -64,6 +64,7 @@ from dinopl.cli.messages import (
     no_memory,
     no_space,
     parser_message,
+    raised_by,
     unknown_metric,
 )
 from dinopl.cli.terminal import quiet, show_differences, show_summary
@@ -212,7 +213,7 @@ class DinoplCLI(LightningCLI):
         for key in ("model", "data", "trainer"):
             if not isinstance(composed.get(key, {}), dict | str | None):
                 raise UserMistake(f"--{key}: expected a mapping, got {composed[key]}.")
-        _refuse_overlay_alone(composed, self.arguments)
+        refuse_overlay_alone(composed, self.arguments)
         composed = drop_replaced(composed, self.arguments)
         explicit = explicit_paths(composed, self.arguments)
         text = ["--config", yaml.safe_dump(composed, sort_keys=False)] if composed else []
@@ -373,8 +374,12 @@ class DinoplCLI(LightningCLI):
             text = text or in_training(error, self.recorded_config)
             if text is None and self.start and fails_to_resume(error):
                 text = f"--ckpt_path {self.start.path}: cannot be resumed from ({type(error).__name__}: {error})."
+            if text is None and self.trainer.global_step == 0 and raised_by(error).startswith("lightning."):
+                text = f"--trainer: {error}"  # a check that Lightning makes once it has the loaders
             if text is None:
                 raise
+            if self.trainer.is_global_zero:
+                self.run_folder.withdraw()
             raise UserMistake(_with_remedy(text)) from error
         finally:
             failed = sys.exception() is not None
@@ -413,7 +418,7 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
         return DinoplCLI(arguments)
 
 
-def _refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
+def refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:
     """Raises if options of a model or of data are given and no class: those of an overlay that was given alone."""
     options = [tuple(path) for path, _ in arguments.pairs() if path[-1] != "help"]  # --model.help CLASS needs none
     for part in ("model", "data"):

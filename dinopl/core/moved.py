@@ -44,7 +44,11 @@ MOVED = {
 }
 """Former module or package -> the one that has its classes now."""
 
-MOVED_CLASSES = {"kd.CausalTransformer": "fprnn.baselines.CausalTransformer"}
+MOVED_CLASSES = {
+    "kd.CausalTransformer": "fprnn.baselines.CausalTransformer",
+    "kd.text.PythonDocsText": "fprnn.tasks.PythonDocsText",
+    "kd.text.TextFile": "fprnn.tasks.TextFile",
+}
 """Former path of a class -> its present one, where the module of the former stays."""
 
 

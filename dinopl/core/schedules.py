@@ -194,7 +194,7 @@ class Schedule(ABC):
         return type(self) is type(other) and vars(self) == vars(other)
 
 
-class Constant(Schedule):
+class ConstantSchedule(Schedule):
     """One number throughout.
 
     Args:
@@ -213,7 +213,7 @@ class Constant(Schedule):
         yield self.value
 
 
-class Linear(Schedule):
+class LinearSchedule(Schedule):
     """A straight line; both ends are reached.
 
     Args:
@@ -235,7 +235,7 @@ class Linear(Schedule):
         yield from (self.start, self.end)
 
 
-class Cosine(Linear):
+class CosineSchedule(LinearSchedule):
     """Half a cosine, flat at both ends; both are reached.
 
     Args:
@@ -246,7 +246,7 @@ class Cosine(Linear):
     curve = staticmethod(cosine)
 
 
-class Exponential(Linear):
+class ExponentialSchedule(LinearSchedule):
     """A geometric sequence; both ends are reached.
 
     Args:
@@ -263,11 +263,13 @@ class Exponential(Linear):
         super().__init__(start, end)
         for name, value in (("start", start), ("end", end)):
             if not value > 0:
-                raise ValueError(f"{name}={value}: must be positive in a geometric sequence; use Linear to reach 0")
+                raise ValueError(
+                    f"{name}={value}: must be positive in a geometric sequence; use LinearSchedule to reach 0"
+                )
 
 
-class Concatenate(Schedule):
-    """One schedule, then another; a linear warm-up is ``Concatenate(Linear(0, peak), Cosine(peak, 0), 10)``.
+class ConcatenatedSchedule(Schedule):
+    """One schedule, then another: a ``LinearSchedule(0, peak)`` for 10 epochs, say, then a ``CosineSchedule(peak, 0)``.
 
     Args:
         first: a schedule or a number.
@@ -295,7 +297,7 @@ class Concatenate(Schedule):
             yield from numbers_of(part)
 
 
-class MultiStep(Schedule):
+class MultiStepSchedule(Schedule):
     """A number that is multiplied by ``gamma`` at each of some places.
 
     Args:

@@ -299,7 +299,7 @@ class CheckedLoading:
             except ValueError as error:
                 raise ValueError(f"'{checkpoint_path}': its configuration {error}; give that argument") from error
             # what the command reads from the data is beside the configuration
-            linked = {key: ours[key] for key in own if key in ours and arguments.get(key) is None}
+            linked = {key: value for key, value in (ours or {}).items() if key in own and arguments.get(key) is None}
             kwargs = arguments | linked | kwargs
         kwargs["weights_only"] = True
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]

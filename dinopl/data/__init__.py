@@ -24,7 +24,7 @@ from dinopl.data.sources import (
 )
 from dinopl.data.subsets import stratified_split, stratified_subset
 from dinopl.data.targets import InputTargets, LabelNoise, LogitNoise, Targets
-from dinopl.data.views import Chain, CropFlip, DINOAugmentation, ImageView, MultiCrop, RandomResizedCrop, WholeImage
+from dinopl.data.views import Chain, CropFlip, DINOAugmentation, ImageView, MultiCrop, ResizedCrop, WholeImage
 
 __all__ = [
     "BatchOrder",
@@ -54,7 +54,7 @@ __all__ = [
     "NoiseImages",
     "NpzImages",
     "OrderSampler",
-    "RandomResizedCrop",
+    "ResizedCrop",
     "STL10Images",
     "SourceInfo",
     "Targets",

@@ -219,7 +219,7 @@ class CropFlip(ImageView):
         return crop_flip(images, top, left, flip.bool(), self.padding)
 
 
-class RandomResizedCrop(ImageView):
+class ResizedCrop(ImageView):
     """A random part of the image, resized: a crop of DINO.
 
     Args:
@@ -257,8 +257,8 @@ class RandomResizedCrop(ImageView):
     def places(self, keys: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Where each image is cropped: top, left, height and width, ``(B,)`` int64 each.
 
-        As torchvision's ``RandomResizedCrop`` draws them: area and ratio up to ten times until the crop fits into the
-        image; else the largest crop in its centre whose ratio is allowed.
+        As torchvision's ``RandomResizedCrop`` draws them: area and ratio up to ten times until the crop fits into
+        the image; else the largest crop in its centre whose ratio is allowed.
         """
         tries = 10
         area, ratio = uniform(keys, 0, 2 * tries).double().view(tries, 2, -1).unbind(1)
@@ -366,10 +366,10 @@ class MultiCrop:
         self.spec, self.then = spec, list(then)
         scale = global_scale or ((0.4, 1.0) if local else (0.14, 1.0))
         whole = count == 1 and not local and global_scale is None
-        crop = WholeImage(size) if whole else RandomResizedCrop(size, scale)
+        crop = WholeImage(size) if whole else ResizedCrop(size, scale)
         self.views: list[ImageView] = [Chain([crop, *then]) for _ in range(count)]
         if local:
-            crop = RandomResizedCrop(local_size, local_scale)
+            crop = ResizedCrop(local_size, local_scale)
             self.views += [Chain([crop, *then], role="student") for _ in range(local)]
 
 

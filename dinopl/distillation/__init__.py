@@ -23,13 +23,16 @@ Equations and sections of the paper, and where they are computed:
     teacher-student loss, section 3                     dinopl/distillation/losses.py:ViewLoss.forward
     cross-entropy, section 3 and appendix E.3           dinopl/core/divergences.py:cross_entropy
     KL divergence, section 3                            dinopl/core/divergences.py:kl_divergence
+    cross-entropy and KL divergence in one pass         dinopl/core/divergences.py:cross_entropy_and_kl
     pairs of views, as in the published code            dinopl/distillation/losses.py:view_pairs
     centring, appendix E.3                              dinopl/distillation/losses.py:ViewLoss.update_centres
     temperatures, appendix E.3                          dinopl/distillation/losses.py:tempered
     projection head, appendices A and E.1               dinopl/distillation/heads.py:ProjectionHead.forward
     L2 bottleneck, appendix A                           dinopl/distillation/heads.py:ProjectionHead.bottleneck
+    variants of the L2 bottleneck, appendix B.2         dinopl/distillation/heads.py:BottleneckLayer.pair
     weight normalisation, appendix A                    dinopl/distillation/heads.py:unit_rows
     weight normalisation, by autograd                   dinopl/distillation/heads.py:plain_unit_rows
+    norms of the encoder, appendix B.1                  dinopl/encoders/common.py:GroupedNorm
     random frozen teacher, section 3                    dinopl/distillation/teachers.py:FrozenTeacher.draw
     moving average of the student, section 3            dinopl/distillation/teachers.py:EMATeacher.after_step
     student of an earlier epoch, published code         dinopl/distillation/teachers.py:PreviousEpochTeacher

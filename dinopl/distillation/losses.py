@@ -119,7 +119,7 @@ class ViewLoss(Scheduled, nn.Module, ABC):
                 if not 0 <= value <= 1:
                     raise ValueError(f"{side}_centre_momentum={value}: must be in [0, 1]; None is no centre")
             self.register_buffer(f"{side}_centre", None)
-        self.register_load_state_dict_pre_hook(make_room_for_centres)
+        self.register_load_state_dict_pre_hook(make_room_for_centres)  # type: ignore[no-untyped-call]
         self.pairing: Pairing = pairing
         self.follow(
             student_temperature=student_temperature,

@@ -308,7 +308,9 @@ class SelfDistillation(Scheduled, BaseModule):
         if self.supervised and "target" not in batch:
             values["accuracy"] = (student[0].argmax(dim=-1) == batch["label"]).float().mean()
         names = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(names, batch_size=len(views[0]), on_epoch=True, sync_dist=True)
+        # Lightning 2.6 takes the mean of the sizes over processes in whole numbers, and so loses half a sample.
+        size = len(views[0]) * self.trainer.world_size
+        self.log_dict(names, batch_size=size, on_epoch=True, sync_dist=True)
 
 
 def _check(image_shape: Any, optimizer: Any, bias_weight_decay: float | None) -> None:

@@ -185,7 +185,7 @@ class EMATeacher(MovingTeacher):
     """The exponential moving average of the student: ``theta_T <- m theta_T + (1 - m) theta_S`` after each step.
 
     Args:
-        momentum: m, a number or a schedule of it. DINO's is ``Cosine(0.996, 1)``.
+        momentum: m, a number or a schedule of it. DINO's is ``CosineSchedule(0.996, 1)``.
         seed: of the draw that it starts at; None: the stream "teacher" of the run's seed.
         checkpoint: as of ``DrawnTeacher``.
         which: likewise.

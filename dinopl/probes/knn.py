@@ -11,6 +11,7 @@ Memory is bounded on both sides: training features are converted a part at a tim
 the queries to a part of the training features.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -21,7 +22,7 @@ from dinopl.core.precision import at_least_float32
 from dinopl.probes.base import FeatureName, Probe
 
 SMALL = 2**34  # multiplications up to which float64 is used throughout: 1.7e10, a fraction of a second
-TRAIN_ELEMENTS = 2**26  # most numbers of the training features that are converted at a time: 512 MiB in float64
+TRAIN_ELEMENTS = 2**24  # most numbers of the training features that are held in float64 at a time: 128 MiB
 BLOCKS = 32  # distances of a query among which the smallest is taken before anything is sorted
 SPARE = 12  # candidates that the float32 search keeps beyond k
 
@@ -145,23 +146,27 @@ def neighbors_in_float32(train_x: Tensor, x: Tensor, k: int, *, chunk_elements: 
     """:func:`nearest_neighbors` by a float32 matrix product whose error is bounded; exact all the same.
 
     With ``u = 2^-24``, norms ``|q|`` and ``|t| <= 1``, a distance ``|t|^2 - 2 q.t`` that float32 adds up from D
-    products of rounded numbers is wrong by at most ``B = u ((2 D + 10) |q| + 3)``. Of the ``k + 12`` smallest, the
+    products of rounded numbers is wrong by at most ``B = u ((2 D + 10) |q| + 5)``. Of the ``k + 12`` smallest, the
     first k are the nearest where the next is more than ``2 B`` further. Elsewhere those candidates are compared in
     float64, which decides where the k-th is nearer by more than ``B`` than the last candidate. What is still open is
     searched in float64 throughout.
     """
     kept, width = min(k + SPARE, len(train_x)), train_x.shape[1]
-    parts = torch.split(train_x, max(1, TRAIN_ELEMENTS // width))
-    center = sum(part.double().sum(0) for part in parts) / len(train_x)
-    scale = max(float((part.double() - center).square().sum(1).max()) for part in parts) ** 0.5 or 1.0
-    queries = torch.cat([((part.double() - center) / scale).float() for part in torch.split(x, 4096)])
+    exactly = torch.promote_types(torch.promote_types(train_x.dtype, x.dtype), torch.float32)
+    slices = torch.split(train_x, 4096)
+    total = torch.stack([part.sum(0, dtype=torch.float64) for part in slices]).sum(0)
+    center = (total / len(train_x)).to(exactly)
+    longest = max(float((part.to(exactly) - center).double().square().sum(1).max()) for part in slices) ** 0.5
+    scale = 2.0 ** math.ceil(math.log2(longest)) if 0 < longest < math.inf else 1.0  # by which division is exact
+    queries = torch.cat([((part.to(exactly) - center) / scale).float() for part in torch.split(x, 4096)])
     best, nearest = queries.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64)
+    parts = torch.split(train_x, max(1, 4 * TRAIN_ELEMENTS // width))
     for first, part in zip(range(0, len(train_x), len(parts[0])), parts, strict=True):
         blocks = -(-len(part) // BLOCKS)
         train, squares = queries.new_zeros(blocks * BLOCKS, width), queries.new_full((blocks * BLOCKS,), torch.inf)
         for low in range(0, len(part), 4096):
-            rows = (part[low : low + 4096].double() - center) / scale
-            train[low : low + 4096][: len(rows)], squares[low : low + 4096][: len(rows)] = rows, rows.square().sum(1)
+            rows = (part[low : low + 4096].to(exactly) - center) / scale
+            train[low : low + len(rows)], squares[low : low + len(rows)] = rows, rows.double().square().sum(1)
         step = max(1, chunk_elements // len(train))
         buffer, found = queries.new_empty(min(step, len(x)), len(train)), []
         column = torch.arange(BLOCKS)[:, None] * blocks
@@ -176,7 +181,7 @@ def neighbors_in_float32(train_x: Tensor, x: Tensor, k: int, *, chunk_elements: 
         values, places = torch.cat([best, values], 1), torch.cat([nearest, places + first], 1)
         best, nearest = smallest(values, places, min(kept, values.shape[1]))
     norms = torch.linalg.vector_norm(queries, dim=1, dtype=torch.float64)
-    bound = 2**-24 * ((2 * width + 10) * norms + 3)
+    bound = 2**-24 * ((2 * width + 10) * norms + 5)
     open_ = (best[:, k] - best[:, k - 1] <= 2 * bound) if kept > k else torch.ones(len(x), dtype=torch.bool)
     open_ |= ~best.isfinite().all(1)  # queries too far away for float32
     result = nearest[:, :k].clone()

@@ -53,13 +53,6 @@ SETTINGS: dict[str, Any] = {
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.system-monitor.gil.enabled": False,
 }
-# A training step frees nearly all that it allocates. By default glibc hands that back and faults it in again at the
-# next step; and threads other than the main one, such as Dask's, have arenas that are handed back more often.
-KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that glibc arrives at by itself
-}
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -80,9 +73,8 @@ def prepare_workers(modules: Sequence[str]) -> None:
     """
     if sys.platform != "linux":
         return  # forking is not safe: each worker imports by itself
-    if not any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
-        os.environ.update(KEEP_FREED_MEMORY)  # read by the process that is started here
-    multiprocessing.set_forkserver_preload([*modules, "distributed", "sklearn.datasets"])
+    first_run = ["dinopl.reports", "sklearn.datasets", "sklearn.model_selection", "torch.utils.tensorboard"]
+    multiprocessing.set_forkserver_preload([*modules, "distributed", *first_run])
     multiprocessing.forkserver.ensure_running()
     import dask  # while that one imports
 
@@ -126,15 +118,28 @@ def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> I
     }
     listening = {"host": "127.0.0.1", "dashboard": dashboard, "dashboard_address": "127.0.0.1:0"}
     with dask.config.set(SETTINGS):
-        made = SpecCluster(workers, {"cls": Scheduler, "options": listening}, silence_logs=40)
-        with made, Client(made) as client:
-            try:
-                yield client
-            finally:  # no run is in hand, or nobody waits for it any more; Dask's own way of closing waits for seconds
-                for nanny in made.workers.values():
-                    nanny.auto_restart = False
-                    if nanny.pid:
-                        os.kill(nanny.pid, signal.SIGKILL)
+        made, closed = (
+            SpecCluster(workers, {"cls": Scheduler, "options": listening}, silence_logs=40),
+            threading.Event(),
+        )
+
+        def kill() -> None:  # again and again: one that is just being started has no process yet
+            for nanny in made.workers.values():
+                nanny.auto_restart = False
+            while not closed.is_set():
+                for pid in filter(None, [nanny.pid for nanny in made.workers.values()]):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                closed.wait(0.05)
+
+        try:
+            with made, Client(made) as client:
+                try:
+                    yield client
+                finally:  # no run is in hand, or nobody waits for it any more; Dask itself takes seconds to end workers
+                    threading.Thread(target=kill, daemon=True).start()
+        finally:
+            closed.set()
 
 
 def make(study: Study, job: Job, fit: Fit, *needed: Outcome) -> Outcome:

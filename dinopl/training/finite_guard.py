@@ -53,7 +53,7 @@ def to_host(values: Tensor) -> Callable[[], Tensor]:
     """Starts copying ``values`` from a GPU, and returns what waits for the copy; nothing waits before."""
     copy = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     copy.copy_(values, non_blocking=True)
-    arrived = torch.cuda.Event()
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
     arrived.record()
 
     def wait() -> Tensor:

@@ -261,6 +261,19 @@ class RunFolder(Callback):
             with contextlib.suppress(ValueError):
                 self._write_results()
 
+    def withdraw(self) -> None:
+        """Removes the folder of a run that was refused before it logged or saved anything."""
+        if not self.created or self.path is None:
+            return
+        made = [self.path / "config.yaml", self.path / "results.json", *self.path.glob("events.out.tfevents.*")]
+        if set(self.path.glob("*")) <= set(made):
+            for file in made:
+                file.unlink(missing_ok=True)
+            self.created = False
+            for folder in (self.path, self.path.parent):
+                with contextlib.suppress(OSError):  # there are other runs
+                    folder.rmdir()
+
     def _note(self, trainer: Trainer) -> None:
         self._metrics.update({name: float(value) for name, value in trainer.callback_metrics.items()})
 

@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
@@ -183,15 +183,15 @@ def death_of_another(trainer: Trainer, seconds: float = 0.0) -> str | None:
             if code := process.poll():
                 how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
                 return f"process {number} of {trainer.world_size} has ended with {how}"
-        started_by_first = trainer.local_rank and trainer.strategy.launcher is not None
-        if started_by_first and os.getppid() != _PARENT:
+        if trainer.local_rank and _PARENT and os.getppid() != _PARENT[0]:
             return f"the first of {trainer.world_size} processes has ended"
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.1)
 
 
-_PARENT = os.getppid()
+# The process that started this one, as it was when the run was set up: the first one, or a launcher.
+_PARENT: list[int] = []
 
 
 def watch_processes(trainer: Trainer, patience: float = 10.0) -> None:
@@ -207,6 +207,7 @@ def watch_processes(trainer: Trainer, patience: float = 10.0) -> None:
     threads = {thread.name: thread for thread in threading.enumerate()}
     if "process-watch" in threads:
         return
+    _PARENT[:] = [os.getppid()]
     if observer := threads.get("child-process-observer"):
         observer._run = lambda: True  # type: ignore[attr-defined]
 

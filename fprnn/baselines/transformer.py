@@ -237,7 +237,7 @@ class CausalTransformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02 * ((2 * depth) ** -0.5 if name.endswith("out_proj.weight") else 1))
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
-        self.register_load_state_dict_pre_hook(rename_former)
+        self.register_load_state_dict_pre_hook(rename_former)  # type: ignore[no-untyped-call]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Features ``(B, T, width)`` of tokens ``(B, T)`` int64; ValueError if T is above the shape's length."""
@@ -254,6 +254,6 @@ def rename_former(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
     """Renames parameters of :data:`FORMER_NAMES` below a prefix, before a :class:`CausalTransformer` loads them."""
     for name in [name for name in state if name.startswith(f"{prefix}blocks.")]:
         block = re.match(r"blocks\.\d+\.", name.removeprefix(prefix))
-        former, _, kind = name.removeprefix(prefix + (block[0] if block else "")).rpartition(".")
+        former, dot, kind = name.removeprefix(prefix + (block[0] if block else "")).rpartition(".")
         if block and former in FORMER_NAMES:
-            state[f"{prefix}{block[0]}{FORMER_NAMES[former]}.{kind}"] = state.pop(name)
+            state[f"{prefix}{block[0]}{FORMER_NAMES[former]}{dot}{kind}"] = state.pop(name)

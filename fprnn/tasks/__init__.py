@@ -17,7 +17,7 @@ from fprnn.tasks.task import (
     constant_answer_accuracy,
     scaled_accuracy,
 )
-from fprnn.tasks.text import ByteText, CharacterText, TextTask, TokenShards
+from fprnn.tasks.text import ByteText, CharacterText, PythonDocsText, TextFile, TextSource, TextTask, TokenShards
 from fprnn.tasks.word_problem import WordProblem, cayley_table
 
 __all__ = [
@@ -38,10 +38,13 @@ __all__ = [
     "ModularArithmetic",
     "Parity",
     "PrefixNGram",
+    "PythonDocsText",
     "SequenceBatch",
     "SequenceDataModule",
     "SuffixNGram",
     "Task",
+    "TextFile",
+    "TextSource",
     "TextTask",
     "TokenShards",
     "Vocabulary",

@@ -4,9 +4,12 @@ Section 4.5 of "Fixed-Point RNNs" (Movahedi et al., NeurIPS 2025) trains on Fine
 becomes a folder of shards. What differs: training, validation and test text are contiguous parts that do not overlap,
 while in the authors' data a document can straddle training and validation; and windows are drawn by number, pass by
 pass, from the text itself, so that nothing is cut beforehand and any length will do.
+
+At the end stands what the distillation of text (package ``kd``) reads: a text as a whole, cut once into windows that
+have an index.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dinopl.core.errors import MOST_NAMES, DataError, check_sizes
 from fprnn.tasks.corpus import Integers, TokenStore, find_path, read_utf8, shortened, window_starts
@@ -21,6 +25,7 @@ from fprnn.tasks.task import LengthRange, Seeds, SequenceBatch, Task, Vocabulary
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+Units = Literal["characters", "bytes"]
 
 PROBED = 2**20
 """Tokens at the beginning of a shard that are checked at once; all others are checked when they are read."""
@@ -276,6 +281,83 @@ def _text_files(path: str) -> list[Path]:
         if not file.stat().st_size:
             raise ValueError(f"path: {file} is empty; give a file with text.")
     return files
+
+
+class TextSource(ABC):
+    """A text as a whole, which is numbered and cut by :func:`encode` and :func:`windows`: what ``kd`` distils on."""
+
+    @abstractmethod
+    def read(self, root: Path) -> str:
+        """The whole text, from a file below the folder of all data sets.
+
+        Raises:
+            FileNotFoundError: if it is not there.
+            ValueError: if it is not text.
+        """
+
+
+class TextFile(TextSource):
+    """A file of UTF-8 text.
+
+    Args:
+        path: the file: absolute, or relative to ``data.root`` or else to the working directory.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read(self, root: Path) -> str:
+        """Reads the file."""
+        below, given = root / self.path, Path(self.path)
+        path = given if given.exists() and not below.exists() else below
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{type(self).__name__}: nothing at {path}; put the data there, or point root or $DINOPL_DATA at the "
+                "folder above"
+            )
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"TextFile: {path} is not UTF-8 text ({error.reason} at byte {error.start}).") from error
+
+
+class PythonDocsText(TextSource):
+    """The reference pages that Python's ``help`` shows: half a million characters of English that need no download.
+
+    They are those of the interpreter, so that another version of Python has a slightly other text.
+    """
+
+    def read(self, root: Path) -> str:
+        """Joins the pages in alphabetical order."""
+        try:
+            from pydoc_data.topics import topics
+        except ImportError as error:
+            raise FileNotFoundError(
+                "PythonDocsText: this Python comes without its reference pages (pydoc_data); use a TextFile."
+            ) from error
+        return "\n".join(topics[name] for name in sorted(topics))
+
+
+def encode(text: str, units: Units) -> tuple[Tensor, tuple[str, ...]]:
+    """A text as tokens ``(n,)`` int32, and what each stands for: characters, or the 256 bytes as hexadecimal digits.
+
+    Characters are those that occur in the text, in their order in Unicode; bytes are those of its UTF-8 form.
+    """
+    if units == "bytes":
+        content = np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int32)
+        return torch.from_numpy(content), tuple(f"{byte:02x}" for byte in range(256))
+    alphabet = "".join(sorted(set(text)))
+    return torch.from_numpy(number_characters(text, alphabet)), tuple(alphabet)
+
+
+def windows(tokens: Tensor, length: int) -> Tensor:
+    """Windows that do not overlap, each with the token after it: ``(n,)`` to ``((n - 1) // length, length + 1)``.
+
+    What is left at the end and fills no window is dropped.
+    """
+    if len(tokens) <= length:
+        return tokens.new_empty(0, length + 1)
+    return tokens.unfold(0, length + 1, length)
 
 
 def number_characters(text: str, alphabet: str) -> NDArray[np.int32]:

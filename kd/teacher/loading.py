@@ -22,7 +22,9 @@ def checkpoint_file(path: str | Path) -> Path:
     inside = path / "checkpoints" / LAST
     if not path.exists():
         below = "" if path.is_absolute() else f" below {Path.cwd()}"
-        raise FileNotFoundError(f"path={path}: no such file{below}; give a run's checkpoint, or its folder")
+        raise FileNotFoundError(
+            f"path={path}: no such file{below}; give the path of a run's checkpoint, or of its folder"
+        )
     if path.is_dir() and not inside.is_file():
         raise FileNotFoundError(f"path={path}: is a folder without checkpoints/last.ckpt; give a finished run's")
     return inside if path.is_dir() else path

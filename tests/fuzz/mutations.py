@@ -81,8 +81,8 @@ TEXTS = [
     *("2026-99-99", "*nothing", "? [a, b]", "'", '"', "{", "1:2:3", "0x", "|", "\t", "@", "%", "\x00", "\ufeff", "- -"),
     *("{<<: 3}", '"a\\0b"', "<<", "&x", "!x y", "[a, &b [*b]]", ".inf", "1_000", "2026-12-01", "---", "...", "# x"),
 ]
-# Of several processes; folders outside the case's own.
-NOT_CHANGED = ("devices", "num_nodes", "strategy", "default_root_dir", "accelerator")
+# Of several processes; folders outside the case's own; noise as large as a published set.
+NOT_CHANGED = ("devices", "num_nodes", "strategy", "default_root_dir", "accelerator", "num_train", "num_test")
 
 
 class FirstStepDoneError(Exception):
@@ -316,8 +316,7 @@ def outcome(text: str) -> str:
         return f"{len(said)} lines, {sum(map(len, said))} characters: {said[0][:100]}"
     if not any(line.startswith("dinopl: error: ") for line in said):
         return f"no error line: {said}"
-    lacking = "the configuration needs" in said[-1]  # memory may run out in the first step: a failed run
-    if (written := set(Path().rglob("*")) - before) and not lacking:
+    if written := [path for path in set(Path().rglob("*")) - before if path.is_file()]:
         return f"refused, and wrote {sorted(map(str, written))[:3]}: {said[-1][:200]}"
     if Path("MARKER").exists():
         return "the payload ran"

@@ -14,11 +14,12 @@ from torch import nn
 from dinopl.core.moved import current_path
 from dinopl.core.trust import resolve
 from fprnn.baselines import CausalTransformer
+from fprnn.tasks.text import PythonDocsText, TextFile, encode, windows
 from kd.data import DataFraction
 from kd.fractions import index_digest
 from kd.networks import TextShape
 from kd.samplers import token_index
-from kd.text import PythonDocsText, TextDataModule, TextFile, encode, windows
+from kd.text import TextDataModule
 
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=60)
 
@@ -241,6 +242,8 @@ def test_checkpoints_of_before_the_blocks_were_shared_load() -> None:
     again.load_state_dict(model[0].state_dict())  # and so does what is written now
     assert current_path("kd.CausalTransformer") == current_path("kd.transformer.CausalTransformer")
     assert resolve("kd.CausalTransformer") is CausalTransformer
+    assert [resolve(f"kd.text.{name}") for name in ("TextFile", "PythonDocsText")] == [TextFile, PythonDocsText]
+    assert resolve("kd.TextDataModule") is TextDataModule
 
 
 def test_a_transformer_learns_what_a_fixed_mapping_is() -> None:

@@ -11,7 +11,8 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NoReturn
 
@@ -81,9 +82,18 @@ def sweep(words: Sequence[str]) -> int:
         study, planner, jobs = plan(file, points, arguments)
         environments = [] if prints or "scheduler" in own else places(workers, next(iter(jobs.values())).config)
     else:  # in a fork of the process that imports everything for the workers, so that this one need not import it too
-        with get_context("forkserver").Pool(1, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-            study, jobs, environments = pool.apply(plan_grid, (file, points, arguments, workers))
-        planner = None
+        receive, send = Pipe(duplex=False)
+        context = get_context("forkserver")
+        process = context.Process(target=plan_grid, args=(send, file, points, arguments, workers), daemon=True)
+        process.start()
+        send.close()
+        try:
+            planned = receive.recv()
+        except EOFError:  # it has said on the terminal what happened to it
+            raise SystemExit(1) from None
+        if isinstance(planned, UserMistake):
+            raise planned
+        (study, jobs, environments), planner = planned, None
     if prints:
         sys.stdout.writelines(f"{each}\n" for each in commands(study.path, jobs))
         return 0
@@ -175,11 +185,15 @@ def plan(file: Sweep, points: Sequence[Point], arguments: Arguments) -> tuple[St
 
 
 def plan_grid(
-    file: Sweep, points: Sequence[Point], arguments: Arguments, workers: int | None
-) -> tuple[Study, dict[str, Job], list[dict[str, str]]]:
-    """What :func:`plan` gives of a grid, and the environments of its workers: plain data for another process."""
-    study, _, jobs = plan(file, points, arguments)
-    return study, jobs, places(workers, next(iter(jobs.values())).config)
+    send: Connection, file: Sweep, points: Sequence[Point], arguments: Arguments, workers: int | None
+) -> None:
+    """Sends to another process what :func:`plan` gives of a grid, and the environments of its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends with the driver, without a word
+    try:
+        study, _, jobs = plan(file, points, arguments)
+        send.send((study, jobs, places(workers, next(iter(jobs.values())).config)))
+    except UserMistake as mistake:
+        send.send(mistake)
 
 
 def refuse_several_devices(config: Config) -> None:

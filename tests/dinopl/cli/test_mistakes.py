@@ -649,6 +649,8 @@ def test_a_type_error_of_setup_is_a_mistake_where_it_was_raised_on_purpose(
         (["--name", "[" * 3000], "--name: nests deeper than 60 levels"),
         (["--seed_everything", "9" * 5000], "--seed_everything: has a value that cannot be read (Exceeds the limit"),
         (["--model.teacher.seed", str(10**30)], f"--model.teacher.seed {10**30}: needs more than 64 bits"),
+        (["--trainer.limit_val_batches", "0.1"], "--trainer: You requested to check 0.1 of the `val_dataloader` but"),
+        (["--trainer.callbacks", "LearningRateFinder"], "--trainer: When using the learning rate finder, either"),
         (["--model.encoder", "x" * 20_000], "--model.encoder: no class 'xxx"),
     ],
 )
@@ -662,6 +664,7 @@ def test_what_would_fail_in_the_first_step_is_refused_before_it(
     error = said(capsys)
     assert error.startswith(expected)
     assert len(error) < 1100
+    assert not Path("runs").exists() or not list(Path("runs").iterdir())
 
 
 @pytest.mark.parametrize(

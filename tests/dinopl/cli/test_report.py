@@ -1,12 +1,14 @@
 """``dinopl report`` on true fits and on run folders written by hand; bad input is one line."""
 
 import csv
+import io
 import statistics
 from pathlib import Path
 
 import pytest
 
 from dinopl.cli import main
+from dinopl.cli.main import Output
 from dinopl.reports import Run
 from tests.dinopl.cli.conftest import CUT
 from tests.dinopl.cli.test_mistakes import said
@@ -249,3 +251,20 @@ def test_runs_says_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
         assert max(map(len, out.splitlines())) <= 120
     assert main(["run"]) == 2
     assert "did you mean 'runs'?" in said(capsys)
+
+
+def test_a_report_does_not_replace_a_runs_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "runs" / "a", {KNN: 0.5})
+    (run / "metrics.csv").write_text("step\n0\n")
+    (run / "config.yaml").write_text("seed_everything: 0\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for option, name in (("--figure", "metrics.png"), ("--csv", "metrics.csv"), ("--markdown", "config.yaml")):
+        assert main(["report", str(tmp_path / "runs"), option, str(run / name)]) == 2
+        assert "a run's own file would be overwritten; name another." in said(capsys)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_terminal_without_the_sign_gets_its_plain_form() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    Output(stream).write("0.5 ± 0.1 ‖ é\n")
+    assert stream.buffer.getvalue() == b"0.5 +/- 0.1 ? ?\n"  # type: ignore[attr-defined]

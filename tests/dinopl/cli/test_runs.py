@@ -20,6 +20,7 @@ import yaml
 
 import dinopl
 from dinopl.cli import main
+from dinopl.distillation.module import SelfDistillation
 from dinopl.reports import Run
 from tests.dinopl.cli.conftest import CUT
 
@@ -149,6 +150,8 @@ def test_an_exported_encoder_comes_back_in_one_line(
         assert torch.equal(encoder(images), dinopl.load_encoder(checkpoint, which=which)(images))
         for name, value in encoder.state_dict().items():
             assert torch.equal(value, state[f"{which}.encoder.{name}"])
+    module = SelfDistillation.load_from_checkpoint(checkpoint)  # the whole module, likewise
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     before = checkpoint.read_bytes()
     assert run_main("export", "--ckpt_path", checkpoint, "--output", checkpoint) == 2
     assert capsys.readouterr().err == f"dinopl: error: --output {checkpoint}: must end in .safetensors\n"

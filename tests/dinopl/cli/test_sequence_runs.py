@@ -12,7 +12,9 @@ import torch
 import yaml
 
 from dinopl.cli import main
+from dinopl.distillation.module import SelfDistillation
 from dinopl.reports import Run
+from fprnn.module import SequenceModeling
 
 CUT = (
     "--trainer.accelerator=cpu",
@@ -292,6 +294,16 @@ def test_a_sequence_checkpoint_holds_no_encoder(fitted: Path, capsys: pytest.Cap
     assert not list(fitted.rglob("*.safetensors"))
     with pytest.raises(ValueError, match="of SequenceModeling, not of SelfDistillation"):
         dinopl.load_encoder(checkpoint_of(fitted))
+
+
+def test_the_module_of_a_checkpoint_comes_back_without_arguments(fitted: Path) -> None:
+    module = SequenceModeling.load_from_checkpoint(checkpoint_of(fitted))
+    state = torch.load(checkpoint_of(fitted), weights_only=True)["state_dict"]
+    assert all(torch.equal(value, state[name]) for name, value in module.model.state_dict(prefix="model.").items()
+               if isinstance(value, torch.Tensor))  # fmt: skip
+    assert module(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, module.model.num_targets)
+    with pytest.raises(ValueError, match="holds SequenceModeling, not SelfDistillation; load it with that class"):
+        SelfDistillation.load_from_checkpoint(checkpoint_of(fitted))
 
 
 def test_a_diverging_solve_stops_the_run(sequence_run: SequenceRun, capsys: pytest.CaptureFixture[str]) -> None:

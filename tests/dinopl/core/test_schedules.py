@@ -9,12 +9,12 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from dinopl.core.schedules import (
-    Concatenate,
-    Constant,
-    Cosine,
-    Exponential,
-    Linear,
-    MultiStep,
+    ConcatenatedSchedule,
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    MultiStepSchedule,
     Schedule,
     Scheduled,
     WarmupConstant,
@@ -121,9 +121,9 @@ def materialised(schedule: Schedule, steps: int, steps_per_epoch: int = 1) -> li
 def test_curves_are_those_of_numpy(start: float, end: float, steps: int) -> None:
     angle = np.linspace(-np.pi, 0, steps)
     closed = {
-        Linear: np.linspace(start, end, steps),
-        Cosine: start + (end - start) * (0.5 + 0.5 * np.cos(angle)),
-        Exponential: np.geomspace(start, end, steps),
+        LinearSchedule: np.linspace(start, end, steps),
+        CosineSchedule: start + (end - start) * (0.5 + 0.5 * np.cos(angle)),
+        ExponentialSchedule: np.geomspace(start, end, steps),
     }
     for kind, expected in closed.items():
         schedule = kind(start, end)
@@ -134,7 +134,7 @@ def test_curves_are_those_of_numpy(start: float, end: float, steps: int) -> None
 
 def test_a_warm_up_reaches_its_peak_in_its_last_step_and_the_rest_ends_with_training() -> None:
     """The paper's learning rate: 10 epochs of 196 steps up, half a cosine down."""
-    schedule, per_epoch = Concatenate(Linear(0, 5e-4), Cosine(5e-4, 1e-6), 10), 196
+    schedule, per_epoch = ConcatenatedSchedule(LinearSchedule(0, 5e-4), CosineSchedule(5e-4, 1e-6), 10), 196
     values = materialised(schedule, 100 * per_epoch, per_epoch)
     warm = 10 * per_epoch
     assert values[0] == 0
@@ -143,35 +143,35 @@ def test_a_warm_up_reaches_its_peak_in_its_last_step_and_the_rest_ends_with_trai
     np.testing.assert_allclose(values[:warm], np.linspace(0, 5e-4, warm), atol=1e-16)
     angle = np.linspace(-np.pi, 0, len(values) - warm)
     np.testing.assert_allclose(values[warm:], 5e-4 + (1e-6 - 5e-4) * (0.5 + 0.5 * np.cos(angle)), rtol=1e-9)
-    assert materialised(Concatenate(Linear(0, 1), 7.0, 0.2), 10) == [0, 1, *[7] * 8]
-    assert materialised(Concatenate(0.5, Linear(0, 1), 0), 3) == [0, 0.5, 1]
+    assert materialised(ConcatenatedSchedule(LinearSchedule(0, 1), 7.0, 0.2), 10) == [0, 1, *[7] * 8]
+    assert materialised(ConcatenatedSchedule(0.5, LinearSchedule(0, 1), 0), 3) == [0, 0.5, 1]
 
 
 def test_steps_fall_where_the_paper_has_them() -> None:
-    schedule = MultiStep(0.1, 0.1, [80, 120])
+    schedule = MultiStepSchedule(0.1, 0.1, [80, 120])
     found = [schedule(step, 160 * 196, 196) for step in (15679, 15680, 23519, 23520)]
     assert found == pytest.approx([0.1, 0.01, 0.01, 0.001])
-    fractions = materialised(MultiStep(1.0, 0.5, [0.25, 0.5]), 8)
+    fractions = materialised(MultiStepSchedule(1.0, 0.5, [0.25, 0.5]), 8)
     assert fractions == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.25]
-    assert materialised(Constant(3.0), 4) == [3.0] * 4
+    assert materialised(ConstantSchedule(3.0), 4) == [3.0] * 4
 
 
 @pytest.mark.parametrize(
     "schedule",
     [
-        Constant(0.9),
-        Cosine(0.996, 1),
-        Concatenate(Exponential(1e-6, 1e-3), MultiStep(1e-3, 0.1, [5, 0.75]), 0.1),
+        ConstantSchedule(0.9),
+        CosineSchedule(0.996, 1),
+        ConcatenatedSchedule(ExponentialSchedule(1e-6, 1e-3), MultiStepSchedule(1e-3, 0.1, [5, 0.75]), 0.1),
     ],
 )
 def test_a_schedule_is_written_as_the_call_that_makes_it(schedule: Schedule) -> None:
     assert eval(repr(schedule)) == schedule
-    assert schedule != Linear(0, 1)
+    assert schedule != LinearSchedule(0, 1)
 
 
 def test_an_objects_numbers_follow_schedules() -> None:
     part: Any = Scheduled()
-    part.follow(moving=Linear(1, 2), still=0.5, absent=None)
+    part.follow(moving=LinearSchedule(1, 2), still=0.5, absent=None)
     assert (part.moving, part.still, part.absent) == (1, 0.5, None)
     part.advance(3, 5, 1)
     assert (part.moving, part.still, part.absent) == (1.75, 0.5, None)
@@ -180,10 +180,10 @@ def test_an_objects_numbers_follow_schedules() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Concatenate(0.0, 1.0, 10.0), "where=10.0: must be a whole number of epochs, or a fraction"),
-        (lambda: Concatenate(0.0, 1.0, -1), "where=-1: must be"),
-        (lambda: MultiStep(1.0, 0.1, [0.5, math.nan]), "milestones=nan: must be"),
-        (lambda: Exponential(0.0, 1.0), "start=0.0: must be positive"),
+        (lambda: ConcatenatedSchedule(0.0, 1.0, 10.0), "where=10.0: must be a whole number of epochs, or a fraction"),
+        (lambda: ConcatenatedSchedule(0.0, 1.0, -1), "where=-1: must be"),
+        (lambda: MultiStepSchedule(1.0, 0.1, [0.5, math.nan]), "milestones=nan: must be"),
+        (lambda: ExponentialSchedule(0.0, 1.0), "start=0.0: must be positive"),
     ],
 )
 def test_places_beyond_training_are_refused(make: Any, message: str) -> None:

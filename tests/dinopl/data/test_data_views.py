@@ -13,7 +13,7 @@ from dinopl.data.views import (
     DINOAugmentation,
     ImageView,
     MultiCrop,
-    RandomResizedCrop,
+    ResizedCrop,
     WholeImage,
     crop_flip,
     each_image,
@@ -119,7 +119,7 @@ def test_crops_of_a_batch_are_those_of_torchvision(shape: tuple[int, ...], size:
 
     images = torch.rand(shape)
     keys = sample_keys(3, 0, torch.arange(shape[0]))
-    places = RandomResizedCrop(size, (0.05, 1.0)).places(keys, *shape[-2:])
+    places = ResizedCrop(size, (0.05, 1.0)).places(keys, *shape[-2:])
     made = resized_crop(images, *places, size)
     for image, crop, *place in zip(images, made, *(numbers.tolist() for numbers in places), strict=True):
         torch.testing.assert_close(crop, functional.resized_crop(image, *place, [size, size], antialias=True))
@@ -132,7 +132,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(height: int, width: int, scal
     """Means over 2,000 crops, of both within five standard errors; in the last image no crop fits but the central."""
     from torchvision.transforms.v2 import RandomResizedCrop as Theirs
 
-    top, left, h, w = RandomResizedCrop(8, scale).places(sample_keys(0, 0, torch.arange(2000)), height, width)
+    top, left, h, w = ResizedCrop(8, scale).places(sample_keys(0, 0, torch.arange(2000)), height, width)
     assert bool(((top >= 0) & (left >= 0) & (h > 0) & (w > 0) & (top + h <= height) & (left + w <= width)).all())
     draw = Theirs(8, scale=scale)
     theirs = [draw.make_params([torch.empty(1, height, width)]) for _ in range(2000)]
@@ -143,7 +143,7 @@ def test_crops_are_drawn_as_torchvision_draws_them(height: int, width: int, scal
 
 
 @pytest.mark.parametrize(
-    "view", [RandomResizedCrop(6), DINOAugmentation(blur_from=8), MultiCrop("2x6", [CropFlip(1)]).views[1]]
+    "view", [ResizedCrop(6), DINOAugmentation(blur_from=8), MultiCrop("2x6", [CropFlip(1)]).views[1]]
 )
 def test_a_random_view_depends_on_the_samples_key_alone(view: ImageView) -> None:
     images, keys = torch.rand(16, 3, 8, 8), sample_keys(0, 1, torch.arange(16))
@@ -268,9 +268,9 @@ def test_a_view_says_what_it_is_without_an_address() -> None:
         (lambda: MultiCrop("4x"), "spec=4x: must be like 2x32"),
         (lambda: MultiCrop("0x32+4x32"), "spec=0x32.4x32: leaves the teacher without a crop"),
         (lambda: MultiCrop("2x0"), "size=0: give"),
-        (lambda: RandomResizedCrop(8, (0.5, 0.2)), r"scale=\[0.5, 0.2\]: give two increasing"),
-        (lambda: RandomResizedCrop(8, (0.0, 0.2)), r"scale=\[0.0, 0.2\]: give"),
-        (lambda: RandomResizedCrop(8, ratio=(2, 1)), r"ratio=\[2, 1\]: give two increasing"),
+        (lambda: ResizedCrop(8, (0.5, 0.2)), r"scale=\[0.5, 0.2\]: give two increasing"),
+        (lambda: ResizedCrop(8, (0.0, 0.2)), r"scale=\[0.0, 0.2\]: give"),
+        (lambda: ResizedCrop(8, ratio=(2, 1)), r"ratio=\[2, 1\]: give two increasing"),
         (lambda: DINOAugmentation(flip=2), "flip=2: give a probability"),
         (lambda: DINOAugmentation(jitter=(0, 0, 0, 0.7)), r"jitter=\[0, 0, 0, 0.7\]: give four"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax, rel_entr, softmax
 
 from dinopl.core.divergences import cross_entropy, entropy, kl_divergence, mean_squared_error
-from dinopl.core.schedules import Linear
+from dinopl.core.schedules import LinearSchedule
 from dinopl.distillation.losses import CrossEntropyViews, EntropyViews, KLViews, MSEViews, view_pairs
 
 LOSSES = [CrossEntropyViews, KLViews, MSEViews]
@@ -232,7 +232,8 @@ def test_centres_survive_a_checkpoint():
 
 
 def test_temperatures_and_momenta_follow_their_schedules():
-    loss = CrossEntropyViews(teacher_temperature=Linear(0.04, 0.07), teacher_centre_momentum=Linear(1, 0.9))
+    temperature, momentum = LinearSchedule(0.04, 0.07), LinearSchedule(1, 0.9)
+    loss = CrossEntropyViews(teacher_temperature=temperature, teacher_centre_momentum=momentum)
     loss.advance(5, 11, 1)
     assert loss.teacher_temperature == pytest.approx(0.055)
     assert loss.teacher_centre_momentum == pytest.approx(0.95)
@@ -243,7 +244,7 @@ def test_temperatures_and_momenta_follow_their_schedules():
 
 def test_schedules_out_of_range_are_refused():
     with pytest.raises(ValueError, match="teacher_temperature=-1: must be positive"):
-        CrossEntropyViews(teacher_temperature=Linear(0.04, -1))
+        CrossEntropyViews(teacher_temperature=LinearSchedule(0.04, -1))
     with pytest.raises(ValueError, match=r"student_centre_momentum=1.5: must be in \[0, 1\]"):
         CrossEntropyViews(student_centre_momentum=1.5)
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dinopl import ImageDataModule, SelfDistillation
 from dinopl.core.divergences import kl_divergence
-from dinopl.core.schedules import Concatenate, Cosine, Linear, WarmupCosine
+from dinopl.core.schedules import ConcatenatedSchedule, CosineSchedule, LinearSchedule, WarmupCosine
 from dinopl.core.types import ImageShape
 from dinopl.data import Chain, CropFlip, InputTargets, LabelNoise, LogitNoise, MultiCrop, WholeImage
 from dinopl.distillation.heads import ProjectionHead
@@ -358,10 +358,10 @@ def test_data_without_an_image_shape_are_told_apart() -> None:
 def dino(**options: Any) -> SelfDistillation:
     """DINO at the size of a test: every part moves."""
     defaults: dict[str, Any] = {
-        "teacher": EMATeacher(Cosine(0.9, 1.0)),
-        "loss": CrossEntropyViews("opposite", 0.1, Linear(0.04, 0.07), teacher_centre_momentum=0.9),
-        "learning_rate": Concatenate(Linear(0.0, 1e-3), Cosine(1e-3, 1e-6), 1),
-        "weight_decay": Cosine(0.04, 0.4),
+        "teacher": EMATeacher(CosineSchedule(0.9, 1.0)),
+        "loss": CrossEntropyViews("opposite", 0.1, LinearSchedule(0.04, 0.07), teacher_centre_momentum=0.9),
+        "learning_rate": ConcatenatedSchedule(LinearSchedule(0.0, 1e-3), CosineSchedule(1e-3, 1e-6), 1),
+        "weight_decay": CosineSchedule(0.04, 0.4),
         "freeze_last_layer": 1,
     }
     return module(**(defaults | options))
@@ -421,7 +421,8 @@ def test_dino_is_what_plain_torch_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "stop"), [(EMATeacher(Cosine(0.9, 1.0)), 7), (PreviousEpochTeacher(), 7), (PreviousEpochTeacher(), 10)]
+    ("rule", "stop"),
+    [(EMATeacher(CosineSchedule(0.9, 1.0)), 7), (PreviousEpochTeacher(), 7), (PreviousEpochTeacher(), 10)],
 )
 def test_dino_resumes_bit_for_bit_wherever_it_stopped(tmp_path: Path, rule: Any, stop: int) -> None:
     """Schedules over 15 steps, the teacher, its centre and the crops continue, in an epoch's middle and at its end."""
@@ -492,7 +493,7 @@ def test_a_checkpoint_is_evaluated_at_the_temperatures_of_its_last_step(tmp_path
 @pytest.mark.parametrize(
     ("options", "datamodule", "why"),
     [
-        ({"learning_rate": Linear(0, 1), "lr_scheduler": WarmupCosine}, {}, "learning_rate: lr_scheduler sets"),
+        ({"learning_rate": LinearSchedule(0, 1), "lr_scheduler": WarmupCosine}, {}, "learning_rate: lr_scheduler sets"),
         ({"freeze_last_layer": 1, "head": partial(nn.Linear, out_features=8)}, {}, "freeze_last_layer=1: the head has"),
         ({}, {"views": MultiCrop("1x8")}, "pairing=opposite: leaves no pair of 1 teacher and 1 student views"),
         ({}, {"views": [Chain([WholeImage()], role="student")]}, "views: leave the teacher without any"),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from dinopl.core.random import stream_seed
-from dinopl.core.schedules import Cosine
+from dinopl.core.schedules import CosineSchedule
 from dinopl.core.types import ImageShape
 from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.losses import CrossEntropyViews
@@ -182,7 +182,7 @@ def test_one_step_of_the_moving_average_by_hand():
 
 
 def test_the_averages_momentum_follows_its_schedule():
-    rule = EMATeacher(Cosine(0.5, 1.0))
+    rule = EMATeacher(CosineSchedule(0.5, 1.0))
     assert rule.momentum == 0.5
     rule.advance(10, 11, 1)
     teacher = rule.draw(draw)
@@ -241,7 +241,7 @@ def test_the_student_of_an_earlier_epoch():
         (lambda: EMATeacher(batch_norm="from_student"), "batch_norm=from_student: needs eval_mode=True"),
         (lambda: PreviousEpochTeacher(batch_norm="from_student"), "batch_norm=from_student: needs eval_mode=True"),
         (lambda: EMATeacher(1.5), r"momentum=1.5: must be in \[0, 1\]"),
-        (lambda: EMATeacher(Cosine(0.9, -1)), "momentum=-1: must be in"),
+        (lambda: EMATeacher(CosineSchedule(0.9, -1)), "momentum=-1: must be in"),
         (lambda: PreviousEpochTeacher(0), "every=0: must be at least 1"),
     ],
 )

@@ -71,7 +71,7 @@ def test_the_script_for_slurm_makes_the_runs_on_the_workers_of_its_tasks(tmp_pat
     (tmp_path / "base.yaml").write_text(BASE)
     (tmp_path / "script.sh").write_text(SLURM)
     text = "config: base.yaml\nset: {model.probes: null, trainer.max_epochs: 4}\nseeds: 2\n"
-    (tmp_path / "study.sweep.yaml").write_text(text + "grid: {model.student.alpha: [0, 0.5, 1]}\n")
+    (tmp_path / "study.sweep.yaml").write_text(text + "grid: {model.student.alpha: [0, 1]}\n")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     done = subprocess.run(
         ["sbatch", "script.sh"],
@@ -82,8 +82,8 @@ def test_the_script_for_slurm_makes_the_runs_on_the_workers_of_its_tasks(tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "study: 6/6 done" in done.stderr
+    assert "study: 4/4 done" in done.stderr
     study = Study(tmp_path / "runs" / "study")
-    assert list(study.finished().values()) == [1] * 6
+    assert list(study.finished().values()) == [1] * 4
     assert len({line["pid"] for run in study.trials() for line in study.lines(run)}) == 2
     assert not list(tmp_path.glob("scheduler-*.json"))

@@ -23,7 +23,7 @@ metric: val/loss
 direction: minimize
 set: {model.probes: null}
 grid: {model.student.alpha: {from: 0, to: 1, number: 4}}
-seeds: 3
+seeds: 2
 """
 
 
@@ -90,25 +90,25 @@ def test_a_grid_survives_kill_and_ctrl_c_and_ends_with_every_run_once(
     wait_for(lambda: in_mid_trial(study), process)
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=400)
-    assert process.returncode == 130, told
+    assert process.wait(timeout=400) == 130
     assert time.monotonic() - began < 10
+    told = process.communicate(timeout=400)[1]
     assert "a worker was lost" in told
     assert "Traceback" not in told
     before = study.finished()
-    assert len(before) == 12
-    assert sum(before.values()) < 12
+    assert len(before) == 8
+    assert sum(before.values()) < 8
     makers = {line["pid"] for run in before for line in study.lines(run) if "pid" in line}
     assert not any(map(is_alive, makers))
 
     code, study = sweep(GRID, "--workers", 2, "--trainer.max_epochs=4")
     assert code == 0
-    assert list(study.finished().values()) == [1] * 12  # none twice to completion
+    assert list(study.finished().values()) == [1] * 8  # none twice to completion
     assert study.attempts(killed) == ["its process was killed", "finished"]
     assert sum(study.attempts(run) != ["finished"] for run in before) == 1  # an interruption costs nothing
     points = {tuple(sorted(trial["options"].items())) for trial in study.trials().values()}
     values = (0, 1 / 3, 2 / 3, 1)
-    assert {(round(a, 6), s) for (_, a), (_, s) in points} == {(round(a, 6), s) for a in values for s in range(3)}
+    assert {(round(a, 6), s) for (_, a), (_, s) in points} == {(round(a, 6), s) for a in values for s in range(2)}
 
     lines = {run: study.lines(run) for run in study.trials()}
     assert sweep(GRID, "--trainer.max_epochs=4")[0] == 0  # nothing is left to do

@@ -34,10 +34,10 @@ def reports(root: Path) -> list[dict[str, Any]]:
 def test_all_processes_know_one_folder_and_one_of_them_writes(root: Path, reports: list[dict[str, Any]]) -> None:
     assert reports[0]["path"] == reports[1]["path"]
     runs = sorted(root.glob("run/*"))
-    assert len(runs) == 4  # whole, half, resumed and predicted, diverged
+    assert len(runs) == 7  # whole, half, resumed and predicted, stopped, longer, resumed after the stop, diverged
     assert all(len(list(run.glob("events.*"))) >= 1 for run in runs)
     statuses = sorted(json.loads((run / "results.json").read_text())["status"] for run in runs)
-    assert statuses == ["diverged", "finished", "finished", "finished"]
+    assert statuses == ["diverged", *["finished"] * 5, "interrupted"]
 
 
 def test_a_loss_that_is_nan_on_one_process_stops_both(reports: list[dict[str, Any]]) -> None:
@@ -54,3 +54,10 @@ def test_predictions_of_both_are_in_order_without_the_samplers_padding(reports: 
 
 def test_each_process_takes_up_its_own_random_states(reports: list[dict[str, Any]]) -> None:
     assert reports[0]["whole"] == reports[0]["resumed"] == reports[1]["resumed"]
+
+
+def test_a_signal_to_one_process_stops_both_after_one_batch_and_both_go_on_exactly(
+    reports: list[dict[str, Any]],
+) -> None:
+    assert reports[0]["stopped"] == reports[1]["stopped"] == [143, "interrupted"]
+    assert reports[0]["longer"] == reports[0]["after the stop"] == reports[1]["after the stop"]

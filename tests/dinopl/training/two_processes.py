@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import sys
 import warnings
@@ -17,6 +18,7 @@ from tiny import Tiny, loader, make_trainer
 from torch import Tensor
 
 from dinopl.training import DivergenceError, ExactResume, FiniteGuard, PredictionWriter, RunFolder
+from dinopl.training.stopping import GracefulStop, Stopped
 
 warnings.filterwarnings("ignore")
 
@@ -40,6 +42,15 @@ class PerProcess(Tiny):
             torch.manual_seed(self.trainer.global_rank)
 
 
+class StopsOnRankOne(PerProcess):
+    """Asks the second process to stop, in the last batch of its second epoch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if self.batches == 3 and self.trainer.global_rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().training_step(batch, batch_idx)
+
+
 def weights(trainer: Trainer) -> list[float]:
     return [float(p.detach().double().sum()) for p in trainer.lightning_module.parameters()]
 
@@ -55,13 +66,17 @@ def main(root: Path) -> None:
     options: dict[str, Any] = {"strategy": "ddp", "devices": 2, "enable_checkpointing": True}
     report: dict[str, Any] = {}
 
+    folders: list[RunFolder] = []
+
     def fit(
         make: Callable[[], Tiny], epochs: int, source: str | None = None
     ) -> tuple[Trainer, RunFolder, PredictionWriter]:
         seed_everything(1, verbose=False)
         run, writer = RunFolder(), PredictionWriter()
         saver = ModelCheckpoint(filename="last", enable_version_counter=False)
-        trainer = make_trainer(root, run, FiniteGuard(), ExactResume(), writer, saver, max_epochs=epochs, **options)
+        callbacks = [run, FiniteGuard(), ExactResume(), writer, saver, GracefulStop()]
+        trainer = make_trainer(root, *callbacks, max_epochs=epochs, **options)
+        folders.append(run)
         trainer.fit(make(), loader(16), loader(16), ckpt_path=source)
         return trainer, run, writer
 
@@ -72,6 +87,14 @@ def main(root: Path) -> None:
     report["resumed"] = weights(trainer)
     trainer.predict(trainer.lightning_module, loader(13), return_predictions=False)
     report["path"], report["predictions"] = str(run.path), [str(path) for path in writer.paths]
+    try:
+        fit(StopsOnRankOne, 3)
+    except Stopped as stop:
+        report["stopped"] = [stop.code, folders[-1].status]
+    trainer, _, _ = fit(PerProcess, 3)
+    report["longer"] = weights(trainer)
+    trainer, _, _ = fit(PerProcess, 3, f"{folders[-2].path}/checkpoints/last.ckpt")
+    report["after the stop"] = weights(trainer)
     try:
         fit(partial(OnRankOne, 3), 2)
     except DivergenceError as error:
