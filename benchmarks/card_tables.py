@@ -245,8 +245,12 @@ def norms() -> str:
 @table
 def bottleneck() -> str:
     """The student by the parts of the head's bottleneck."""
-    groups = rows("bottleneck").groupby("variant", sort=False)
-    lines = [[f"`{variant}`", *student_and_gain(frame)] for variant, frame in groups]
+    frame = rows("bottleneck")
+    variants = [  # in the order of the sweep
+        *("-/lb/fn/wn/l/-", "wn/lb/-/wn/l/-", "-/lb/fn/-/l/fn", "-/lb/-/-/l/fn", "-/lb/-/-/l/-", "-/-/-/-/l/fn"),
+        "-/-/-/-/l/-",
+    ]
+    lines = [[f"`{variant}`", *student_and_gain(frame[frame["variant"] == variant])] for variant in variants]
     return markdown(["bottleneck", "teacher", "student", "gain (sd)"], lines)
 
 

@@ -263,9 +263,7 @@ class ExponentialSchedule(LinearSchedule):
         super().__init__(start, end)
         for name, value in (("start", start), ("end", end)):
             if not value > 0:
-                raise ValueError(
-                    f"{name}={value}: must be positive in a geometric sequence; use LinearSchedule to reach 0"
-                )
+                raise ValueError(f"{name}={value}: must be positive; a LinearSchedule reaches 0")
 
 
 class ConcatenatedSchedule(Schedule):

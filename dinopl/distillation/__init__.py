@@ -33,7 +33,7 @@ Equations and sections of the paper, and where they are computed:
     weight normalisation, appendix A                    dinopl/distillation/heads.py:unit_rows
     weight normalisation, by autograd                   dinopl/distillation/heads.py:plain_unit_rows
     norms of the encoder, appendix B.1                  dinopl/encoders/common.py:GroupedNorm
-    random frozen teacher, section 3                    dinopl/distillation/teachers.py:FrozenTeacher.draw
+    random frozen teacher, section 3                    dinopl/distillation/teachers.py:DrawnTeacher.draw
     moving average of the student, section 3            dinopl/distillation/teachers.py:EMATeacher.after_step
     student of an earlier epoch, published code         dinopl/distillation/teachers.py:PreviousEpochTeacher
     student starts at the teacher, section 4            dinopl/distillation/student_start.py:TeacherCopy

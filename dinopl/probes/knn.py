@@ -154,8 +154,7 @@ def neighbors_in_float32(train_x: Tensor, x: Tensor, k: int, *, chunk_elements: 
     kept, width = min(k + SPARE, len(train_x)), train_x.shape[1]
     exactly = torch.promote_types(torch.promote_types(train_x.dtype, x.dtype), torch.float32)
     slices = torch.split(train_x, 4096)
-    total = torch.stack([part.sum(0, dtype=torch.float64) for part in slices]).sum(0)
-    center = (total / len(train_x)).to(exactly)
+    center = torch.stack([part.sum(0, dtype=torch.float64) for part in slices]).sum(0).div(len(train_x)).to(exactly)
     longest = max(float((part.to(exactly) - center).double().square().sum(1).max()) for part in slices) ** 0.5
     scale = 2.0 ** math.ceil(math.log2(longest)) if 0 < longest < math.inf else 1.0  # by which division is exact
     queries = torch.cat([((part.to(exactly) - center) / scale).float() for part in torch.split(x, 4096)])
