@@ -64,10 +64,11 @@ if TYPE_CHECKING:
     from fprnn.baselines import CausalTransformer
     from kd.data import DataFraction
     from kd.features import FeatureCapture, FeatureObjective, refit_head
+    from kd.library import TimmClassifier, TorchvisionClassifier
     from kd.losses import KLDistillation, LabelCrossEntropy, Mixture, Objective, TeacherOutputs
     from kd.metrics import FidelityMetrics
     from kd.module import KnowledgeDistillation
-    from kd.networks import EncoderClassifier, TimmClassifier, TorchvisionClassifier
+    from kd.networks import EncoderClassifier
     from kd.targets import PermutedNonTargets, TargetTransform, WholeTeacher
     from kd.teacher import (
         CachedOutputs,
@@ -114,10 +115,11 @@ __getattr__, __dir__ = lazy_names(
     {
         "kd.data": ["DataFraction"],
         "kd.features": ["FeatureCapture", "FeatureObjective", "refit_head"],
+        "kd.library": ["TimmClassifier", "TorchvisionClassifier"],
         "kd.losses": ["KLDistillation", "LabelCrossEntropy", "Mixture", "Objective", "TeacherOutputs"],
         "kd.metrics": ["FidelityMetrics"],
         "kd.module": ["KnowledgeDistillation"],
-        "kd.networks": ["EncoderClassifier", "TimmClassifier", "TorchvisionClassifier"],
+        "kd.networks": ["EncoderClassifier"],
         "kd.targets": ["PermutedNonTargets", "TargetTransform", "WholeTeacher"],
         "kd.teacher": [
             *("CachedOutputs", "NetworkTeacher", "OnlineOutputs", "OutputSource", "RunTeacher", "SelfDistilledTeacher"),

@@ -1,4 +1,4 @@
-"""Classifiers that a student or a teacher may be: an encoder with a linear head, or a network of torchvision or timm.
+"""Classifiers that a student or a teacher may be: an encoder with a linear head. ``kd/library.py`` has more.
 
 A factory is called with the shape of a sample and the number of classes. It may be any class by its path; those here
 are what this study needs. ``build`` makes a network from the plain values that a run keeps of its configuration.
@@ -54,74 +54,6 @@ class EncoderClassifier(nn.Module):
         """Logits."""
         logits: Tensor = self.head(self.encoder(x))
         return logits
-
-
-class LibraryClassifier(nn.Module):
-    """A network of another library, ``(B, C, H, W)`` to logits ``(B, K)``; a plain state dict has its own names."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.network(x)
-        return logits
-
-
-class TorchvisionClassifier(LibraryClassifier):
-    """A model of torchvision's.
-
-    Args:
-        input_shape: shape of one image, which must have three channels.
-        num_classes: K. With pretrained ``weights`` it must be theirs.
-        name: as ``torchvision.models.list_models`` has it, such as resnet50 or vit_b_16.
-        weights: name of pretrained weights, such as IMAGENET1K_V1, which torchvision fetches; None draws at random.
-        arguments: further arguments of the model.
-
-    Raises:
-        ValueError: if torchvision knows no such model, or the weights or arguments do not fit it.
-    """
-
-    def __init__(
-        self,
-        input_shape: Any,
-        num_classes: int,
-        name: str = "resnet18",
-        weights: str | None = None,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        from dinopl.encoders.library import torchvision_network
-
-        super().__init__(torchvision_network(name, input_shape, num_classes, weights, arguments, type(self).__name__))
-
-
-class TimmClassifier(LibraryClassifier):
-    """A model of timm's, which must be installed.
-
-    Args:
-        input_shape: shape of one image.
-        num_classes: K.
-        name: as ``timm.list_models`` has it.
-        pretrained: whether to load timm's weights; a head for another number of classes is drawn at random.
-        arguments: further arguments of ``timm.create_model``.
-
-    Raises:
-        ValueError: if timm is not installed, knows no such model, or the arguments do not fit it.
-    """
-
-    def __init__(
-        self,
-        input_shape: Any,
-        num_classes: int,
-        name: str,
-        pretrained: bool = False,
-        arguments: dict[str, Any] | None = None,
-    ) -> None:
-        from dinopl.encoders.library import timm_network
-
-        channels = as_shape(input_shape)[0]
-        super().__init__(timm_network(name, channels, num_classes, pretrained, arguments, type(self).__name__))
 
 
 def draw_classifier(factory: NetworkFactory, shape: Shape, num_classes: int, seed: int) -> nn.Module:

@@ -30,6 +30,7 @@ import fprnn.module
 import fprnn.tasks  # noqa: F401
 import kd.data
 import kd.features
+import kd.library
 import kd.module
 import kd.text  # noqa: F401
 from dinopl.cli.checkpoint_config import (

@@ -46,6 +46,8 @@ MOVED = {
 
 MOVED_CLASSES = {
     "kd.CausalTransformer": "fprnn.baselines.CausalTransformer",
+    "kd.networks.TimmClassifier": "kd.library.TimmClassifier",
+    "kd.networks.TorchvisionClassifier": "kd.library.TorchvisionClassifier",
     "kd.text.PythonDocsText": "fprnn.tasks.PythonDocsText",
     "kd.text.TextFile": "fprnn.tasks.TextFile",
 }

@@ -11,7 +11,8 @@ from dinopl.core.types import ImageShape
 from dinopl.distillation.network import Network, draw_network
 from kd.features.capture import find_module
 from kd.features.heads import HeadFit, refit_head
-from kd.networks import LibraryClassifier, Shape, build, draw_classifier
+from kd.library import LibraryClassifier
+from kd.networks import Shape, build, draw_classifier
 from kd.teacher.frozen import FAMILY, Batches, Teacher
 from kd.teacher.loading import (
     check_data,

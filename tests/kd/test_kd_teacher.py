@@ -19,15 +19,9 @@ from dinopl.data import ImageDataModule
 from dinopl.distillation.module import SelfDistillation
 from dinopl.encoders import ConvNet, MiniMLP
 from kd.features.heads import LogisticHead
+from kd.library import TimmClassifier, TorchvisionClassifier
 from kd.losses import KLDistillation
-from kd.networks import (
-    EncoderClassifier,
-    TimmClassifier,
-    TorchvisionClassifier,
-    build,
-    draw_classifier,
-    penultimate,
-)
+from kd.networks import EncoderClassifier, build, draw_classifier, penultimate
 from kd.targets import RandomHead
 from kd.teacher import FrozenTeacher, NetworkTeacher, RunTeacher, SelfDistilledTeacher, fingerprint
 from kd.teacher.loading import checkpoint_file, recorded_accuracy, stripped
