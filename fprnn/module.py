@@ -169,7 +169,7 @@ class SequenceModeling(BaseModule):
         self.log("train/loss", total / count.clamp_min(1), prog_bar=True)
         self.log("train/sequence_accuracy", self._accuracy, prog_bar=True)
         self._log_progress(batch_idx)
-        share = loss.number * (self.trainer.world_size / count.clamp_min(1))
+        share = loss.number * (self.trainer.world_size / count.to(loss.total.dtype).clamp_min(1))
         return self.weighted(loss.total / loss.number.clamp_min(1), {"share": share})
 
     def on_after_backward(self) -> None:

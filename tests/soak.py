@@ -2,9 +2,11 @@
 
 ``python -m tests.soak kills --trials 20`` kills runs of each family at random moments, every second time while a
 checkpoint is written; ``long --minutes 20`` does so with one run of each family; ``fits --count 200`` trains in one
-process and measures what each run leaves behind. A run that was killed goes on as a SLURM job does that is put back
-into the queue, in its own folder. A trial is lost if a weight or a row of ``metrics.csv`` differs from the run without
-interruption in one bit, or a file in the folder cannot be read. The exit code is 1 if any is lost.
+process and measures what each run leaves behind; ``ranks --trials 2`` kills either of two processes, and is lost if
+the other is there a minute later, or leaves no word and no status. A run that was killed goes on as a SLURM job does
+that is put back into the queue, in its own folder. A trial is lost if a weight or a row of ``metrics.csv`` differs
+from the run without interruption in one bit, or a file in the folder cannot be read. The exit code is 1 if any is
+lost.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -239,11 +242,42 @@ def fits(arguments: argparse.Namespace, root: Path) -> int:
     return int(memory_ > arguments.slack * memory or files_ > files or whole != count)
 
 
+def ranks(arguments: argparse.Namespace, root: Path) -> int:
+    """Kills one of two processes of a run, and waits for the other; how many trials are lost."""
+    lost = 0
+    for trial in range(2 * arguments.trials):
+        rank, place, report = trial % 2, root / f"rank-{trial}", root / f"rank-{trial}.log"
+        command = [*words("sequence model", place, 10**6), "--trainer.devices=2", "--trainer.strategy=ddp"]
+        with report.open("w") as file:
+            first = subprocess.Popen([sys.executable, "-m", "dinopl", *command], cwd=ROOT, stdout=file, stderr=file)
+        deadline = time.monotonic() + 300
+        while not any(place.glob("run/*/checkpoints/last.ckpt")):
+            assert first.poll() is None, report.read_text()
+            assert time.monotonic() < deadline, report.read_text()
+            time.sleep(0.1)
+        (second,) = Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()
+        begun = time.monotonic()
+        os.kill(int(second) if rank else first.pid, signal.SIGKILL)
+        code = first.wait()
+        while (stat := Path(f"/proc/{second}/stat")).exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            time.sleep(0.1)
+            if time.monotonic() > begun + 120:
+                os.kill(int(second), signal.SIGKILL)
+        seconds = time.monotonic() - begun
+        said = [line for line in report.read_text().splitlines() if line.startswith("dinopl: error: ")]
+        (folder,) = place.glob("run/*")
+        results = folder / "results.json"
+        status = json.loads(results.read_text())["status"] if results.exists() else None
+        lost += seconds > 60 or len(said) != 1 or status != "failed" or code != (1 if rank else -signal.SIGKILL)
+        print(f"process {rank} killed: {seconds:.0f} s, exit code {code}, status {status}, {said}", flush=True)
+    return lost
+
+
 def main_(given: list[str] | None = None) -> int:
     """Reads the options, and runs."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("what", choices=("kills", "long", "fits"))
-    parser.add_argument("--trials", type=int, help="of each family: 20 of kills, 1 of long")
+    parser.add_argument("what", nargs="+", choices=("kills", "long", "fits", "ranks"))
+    parser.add_argument("--trials", type=int, help="of each family, or process: 20 of kills, 1 of long")
     parser.add_argument("--kills", type=int, default=4, help="of one trial, at most")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=0.0, help="of the long run without interruption")
@@ -254,7 +288,7 @@ def main_(given: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", action="store_true", help="keep the folders of trials that were not lost")
     arguments = parser.parse_args(given)
-    if arguments.what == "long":
+    if "long" in arguments.what:
         arguments.minutes = arguments.minutes or 20.0
     arguments.trials = arguments.trials or (1 if arguments.minutes else 20)
     import torch
@@ -263,7 +297,7 @@ def main_(given: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     root = Path(tempfile.mkdtemp(prefix="soak-"))
-    lost = fits(arguments, root) if arguments.what == "fits" else kills(arguments, root)
+    lost = sum({"fits": fits, "ranks": ranks}.get(what, kills)(arguments, root) for what in arguments.what)
     if not lost:
         shutil.rmtree(root)
     return int(bool(lost))

@@ -37,3 +37,17 @@ def test_training_and_metrics_do_not_depend_on_the_number_of_processes(report: d
         for metric, difference in dict(found["metrics"]).items():  # type: ignore[call-overload]
             assert difference < 2e-5, (name, metric)
     assert any(metric.startswith("probe/student/linear") for metric in dict(report["KLViews"]["metrics"]))  # type: ignore[call-overload]
+
+
+def test_one_step_has_the_same_gradients(report: dict[str, dict[str, object]]) -> None:
+    """SGD on unequal parts: gradients and weights within 1e-6 of their largest entry, in float32 and float64.
+
+    A float32 sum in another order is off by a few 1e-7 of its terms; in float64 an average over the wrong number of
+    samples would be the only difference left.
+    """
+    for name, found in report.items():
+        for bits, tolerance in (("32-true", 1e-6), ("64-true", 1e-12)):
+            differences = found[f"step in {bits}"]
+            assert isinstance(differences, list)
+            assert len(differences) == 2
+            assert max(differences) < tolerance, (name, bits, differences)

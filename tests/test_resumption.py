@@ -380,6 +380,7 @@ def test_what_was_to_come_of_a_batch_comes_after_resuming(case: int, tmp_path: P
         assert same(rest, rows[logged:]), place
         assert later.steps == ends.steps[over:], place
     assert saver.before.keys() >= set(places)
+    print(f"resumed from {len(saver.before)} places")  # shown with -s
 
 
 # --- the length of the training

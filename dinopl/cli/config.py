@@ -100,8 +100,8 @@ class Arguments:
             yield value if name.startswith("--") and equals else "" if token.startswith("--") else token
 
     def value(self, name: str) -> str | None:
-        """The last value given for the option ``name``."""
-        return next((value for path, value in reversed(list(self.pairs())) if path == [name]), None)
+        """The last value given for the option ``name``, a dotted path."""
+        return next((value for path, value in reversed(list(self.pairs())) if path == name.split(".")), None)
 
 
 def split_trusted_modules(tokens: Sequence[str]) -> tuple[list[str], list[str]]:

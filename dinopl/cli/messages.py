@@ -275,7 +275,11 @@ def parser_message(message: str, options: Iterable[str]) -> str:
         else:
             owners = _CLASS_PATH.findall(before)[-1:]
         names = [name for owner in owners for name in Classes().fitting(import_class(owner), keys[-1])]
-        return f"{option}: no class {match[1]!r}{did_you_mean(match[1], names or _class_names())}"
+        hint = did_you_mean(match[1], names or _class_names())
+        if hint == "." and len(names) == 1:  # what else than that class's options could be meant
+            fitting = [cls for cls in Classes().paths if cls.__name__ == names[0]]
+            hint = f"; give {names[0]}, and its options {', '.join(parameters(fitting[0]))}." if fitting else hint
+        return f"{option}: no class {match[1]!r}{hint}"
     if match := _ABSTRACT.search(message):
         below = list(import_class(match[1]).__subclasses__())
         for cls in below:  # grows on the way
@@ -290,7 +294,10 @@ def parser_message(message: str, options: Iterable[str]) -> str:
         leaf, owner = name.split(".")[0], inner[1] if inner else classes[-1]
         hint = did_you_mean(leaf, parameters(import_class(owner)))
         return f"{option}.{name}: {owner.rsplit('.', 1)[-1]} has no option {leaf!r}{hint}"
-    return f"{option}: {_condensed(message)}" if keys else _condensed(message)
+    text = _condensed(message)
+    if keys and "arguments are required" in text:
+        text = f"{text.rstrip('.')}; give them, or another class."
+    return f"{option}: {text}" if keys else text
 
 
 def _condensed(message: str) -> str:

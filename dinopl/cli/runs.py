@@ -9,6 +9,7 @@ import inspect
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy, ParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ParallelStrategy
 
 import dinopl.distillation.module
 import dinopl.distillation.monitors  # noqa: F401  (the families: their classes are found by short name once imported)
@@ -298,7 +299,8 @@ class DinoplCLI(LightningCLI):
                 text = re.sub(r"[\W_]", "", str(error).lower())
                 words = [name for name in chosen if re.sub(r"[\W_]", "", str(config[name]).lower()) in text] or chosen
             raise UserMistake(f"--{'.'.join(['trainer', *words[:1]])}: {error}") from error
-        if isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, DDPStrategy):
+        sharded = isinstance(trainer.strategy, ParallelStrategy) and not isinstance(trainer.strategy, DDPStrategy)
+        if sharded or isinstance(trainer.strategy, DeepSpeedStrategy):  # Lightning makes the latter one of DDP's
             raise UserMistake(
                 f"--trainer.strategy: {type(trainer.strategy).__name__} shards the model, with which neither exact "
                 "resumption nor the checkpoints have been tested; use ddp."
@@ -351,7 +353,9 @@ class DinoplCLI(LightningCLI):
             checkpoint = (self.run_folder.path or Path()) / "checkpoints" / "last.ckpt"
             if checkpoint.is_file() and self.trainer.is_global_zero:
                 epoch = self.trainer.current_epoch + 1
-                sys.stderr.write(f"stopped in epoch {epoch}; go on with: dinopl fit --ckpt_path {checkpoint}\n")
+                root = self.arguments.value("trainer.default_root_dir")
+                words = ["--ckpt_path", str(checkpoint), *(["--trainer.default_root_dir", root] if root else [])]
+                sys.stderr.write(f"stopped in epoch {epoch}; go on with: dinopl fit {shlex.join(words)}\n")
             if not interrupted:
                 raise SystemExit(stop.code) from None
             signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning left it ignored

@@ -17,6 +17,17 @@ from torch import Tensor
 from dinopl.core.precision import at_least_float32
 
 
+def tempered(logits: Tensor, temperature: float, centre: Tensor | None = None) -> Tensor:
+    """``(logits - centre) / temperature`` in at least float32.
+
+    Without a centre and at temperature 1, the paper's setting, no pass over the logits is made.
+    """
+    logits = at_least_float32(logits)
+    if centre is not None:
+        logits = logits - centre
+    return logits if temperature == 1 else logits / temperature
+
+
 def cross_entropy(student: Tensor, teacher: Tensor) -> Tensor:
     """``-sum_c q_c log p_c`` with ``q = softmax(teacher)`` and ``p = softmax(student)``."""
     # softmax, not exp(log_softmax): rounding log q to float32 would move sum(q) away from 1 by 1e-6 / 2

@@ -38,7 +38,9 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     """
     known = list(names)
     near = [name for name in known if name.lower() == word.lower()][:1]
-    near = near or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    if not near:  # of equally near ones the first in the alphabet: VGG11 for VGG1
+        near = sorted(difflib.get_close_matches(word, known, n=max(len(known), 1), cutoff=0.6))
+        near.sort(key=lambda name: -difflib.SequenceMatcher(None, name, word).ratio())
     if not near:
         by_last = {re.split("[./]", name)[-1]: name for name in reversed(known)}
         near = [by_last[last] for last in difflib.get_close_matches(word, by_last, n=1, cutoff=0.8)]

@@ -64,7 +64,7 @@ class WarmupConstant(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, warmup_steps: int = 0) -> None:
         if warmup_steps < 0:
-            raise ValueError(f"warmup_steps: {warmup_steps} is negative; 0 is no warm-up")
+            raise ValueError(f"warmup_steps={warmup_steps}: must be at least 0; 0 is no warm-up")
         self.warmup_steps = warmup_steps
         super().__init__(optimizer)
 
@@ -89,7 +89,7 @@ class WarmupCosine(WarmupConstant):
     Args:
         optimizer: whose learning rates are set.
         warmup_steps: steps until the full learning rate.
-        total_steps: steps until the floor; null is the whole training, which the module asks its trainer for.
+        total_steps: steps until the floor; None is the whole training, which the module asks its trainer for.
         floor: last learning rate in units of the full one.
 
     Raises:
@@ -103,10 +103,10 @@ class WarmupCosine(WarmupConstant):
     ) -> None:
         if total_steps is not None and total_steps <= warmup_steps:
             raise ValueError(
-                f"total_steps: {total_steps} leaves nothing after warmup_steps={warmup_steps}; use more, or null"
+                f"total_steps={total_steps}: leaves nothing after warmup_steps={warmup_steps}; use more, or None"
             )
         if not 0 <= floor <= 1:
-            raise ValueError(f"floor: {floor} is not in [0, 1]; it is a share of the learning rate")
+            raise ValueError(f"floor={floor}: must be in [0, 1]; it is a share of the learning rate")
         self.total_steps, self.floor = total_steps, floor
         super().__init__(optimizer, warmup_steps)
 
@@ -119,7 +119,7 @@ class WarmupCosine(WarmupConstant):
         if self.total_steps is not None:
             return self.descending(step, self.warmup_steps, self.total_steps, self.floor)
         if step > self.warmup_steps:
-            raise ValueError("total_steps: null needs a module that asks its trainer; give a number")
+            raise ValueError("total_steps=None: needs a module that asks its trainer; give a number")
         return warmup_constant(step, self.warmup_steps)
 
 
@@ -129,7 +129,7 @@ class WarmupLinear(WarmupCosine):
     Args:
         optimizer: whose learning rates are set.
         warmup_steps: steps until the full learning rate.
-        total_steps: steps until the floor; null is the whole training, which the module asks its trainer for.
+        total_steps: steps until the floor; None is the whole training, which the module asks its trainer for.
         floor: last learning rate in units of the full one.
 
     Raises:
@@ -185,6 +185,10 @@ class Schedule(ABC):
     @abstractmethod
     def numbers(self) -> Iterator[float]:
         """The numbers between which the schedule moves, to be checked for their range."""
+
+    def cut_off(self, steps: int, steps_per_epoch: int) -> Iterator[str]:
+        """What of the schedule lies beyond a training of ``steps``, in words; arguments as of a call."""
+        yield from ()
 
     def __repr__(self) -> str:
         """The call that makes an equal schedule."""
@@ -293,6 +297,15 @@ class ConcatenatedSchedule(Schedule):
         """Those of both."""
         for part in (self.first, self.second):
             yield from numbers_of(part)
+
+    def cut_off(self, steps: int, steps_per_epoch: int) -> Iterator[str]:
+        """The place of the second schedule, and those within both, if they are beyond the training."""
+        split = place(self.where, steps, steps_per_epoch)
+        if split > steps:
+            yield f"where={self.where} is step {split}"
+        for part, length in ((self.first, min(split, steps)), (self.second, steps - split)):
+            if isinstance(part, Schedule) and length > 0:
+                yield from part.cut_off(length, steps_per_epoch)
 
 
 class MultiStepSchedule(Schedule):

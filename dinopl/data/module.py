@@ -42,7 +42,7 @@ class ImageDataModule(IndexedDataModule):
         batch_size: training images per step and process.
         eval_batch_size: images per batch and process where nothing is trained.
         image_size: side in pixels that images are resized to when they are read; None keeps their size.
-        rgb: repeat the channel of gray images three times.
+        rgb: repeat the channel of grey images three times.
         val_size: training images to hold out for validation: a count, or a fraction such as 0.1; 0 for none.
         test_size: test images to use: a count or a fraction, the same ones for every seed; None uses all.
         train_size: images to train on: a count or a fraction of "train", stratified, smaller ones being part of larger
@@ -131,7 +131,7 @@ class ImageDataModule(IndexedDataModule):
         if probed != shape:  # before views are made
             raise ValueError(
                 f"probe_dataset: its images are {_text(probed)}, those of {dataset.name} {_text(shape)}; "
-                "set image_size, and rgb for gray ones"
+                "set image_size, and rgb for grey ones"
             )
         size = self.views[0].out_size(shape.height, shape.width)
         self.image_shape = self.input_shape = ImageShape(shape.channels, *size)

@@ -29,7 +29,7 @@ def normal(keys: Tensor, count: int) -> Tensor:
 
 
 class Targets(ABC):
-    """Changes what the batches of training say is to be learned."""
+    """Replaces the targets of training batches."""
 
     everywhere = True
     """Whether validation and test batches are changed too."""
@@ -89,12 +89,14 @@ class LogitNoise(Targets):
         resample: whether they are drawn in every pass anew.
 
     Raises:
-        ValueError: if the temperature is not positive.
+        ValueError: if the temperature is not positive, or ``num_classes`` is below 1.
     """
 
     def __init__(self, temperature: float = 1.0, num_classes: int | None = None, resample: bool = False) -> None:
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: must be positive; 1 gives logits of norm about 1")
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: must be at least 1; None takes that of the data")
         self.temperature, self.num_classes, self.resample = temperature, num_classes, resample
 
     def __call__(self, batch: ImageBatch, num_classes: int, seed: int) -> ImageBatch:

@@ -3,10 +3,11 @@
 "Random Teachers are Good Teachers" (Sarnthein et al., ICML 2023), section 3 and appendix E: the paper distils on the
 whole image, without augmentation. Each object makes one view, of a whole batch at once, on the images' device. Random
 numbers come from the samples' keys, never from a generator, so that a view of a sample does not depend on what else is
-in the batch. What differs from the authors' code: a whole image is a plain resize, where theirs is a random crop whose
-area is always 1.
+in the batch. What differs from that paper's published code: a whole image is a plain resize, where it takes a random
+crop whose area is always 1.
 
-Several crops with roles, and augmentation, are those of DINO (Caron et al., ICCV 2021) as the authors' code has them.
+Several crops with roles, and augmentation, are those of DINO (Caron et al., ICCV 2021) as the published code of "Random
+Teachers" has them. What differs from DINO's own code: crops are resized bilinearly, where it interpolates bicubically.
 The operations are torchvision's v2, on the whole batch where they can be: mirroring, grey, solarising, and all colour
 jitter but hue, which v2 shifts by one number for all images it gets. Blur, whose numbers v2 draws itself, runs on one
 image at a time under a generator seeded by the image's key. v2 crops a batch at one place only; ``resized_crop`` gives
@@ -283,16 +284,18 @@ class ResizedCrop(ImageView):
 
 
 class DINOAugmentation(ImageView):
-    """DINO's changes of colour and sharpness, as the authors' code draws them: one of three pipelines for each image.
+    """DINO's changes of colour and sharpness: one of three pipelines for each image.
 
     All mirror (probability ``flip``), jitter colours (0.8) and turn to grey (0.2). The first pipeline (probability 0.4)
     also blurs; the second (0.4) blurs with probability 0.1 and solarises with 0.2; the third (0.2) blurs with 0.5.
-    What differs from DINO: the pipeline does not depend on whether the crop is a global one.
+    That is how the published code of "Random Teachers" draws them. What differs from DINO: the pipeline does not
+    depend on whether the crop is a global one.
 
     Args:
         flip: probability of mirroring left and right.
         jitter: strength of brightness, contrast, saturation and hue.
-        blur_from: side of the image, in pixels, from which on images are blurred: the code spares smaller ones.
+        blur_from: side of the image, in pixels, from which on images are blurred: the code of "Random Teachers" spares
+            smaller ones.
     """
 
     def __init__(
@@ -334,7 +337,7 @@ class DINOAugmentation(ImageView):
 
 
 class MultiCrop:
-    """Several crops of one image, by the names of the published code.
+    """Several crops of one image, by the names of the published code of "Random Teachers".
 
     ``2x32+4x32`` is two global crops of 32 pixels, of 0.4 to 1.0 of the area, for both networks, and four local ones of
     32 pixels, of 0.05 to 0.4, for the student; ``2x32`` is two of 0.14 to 1.0 for both; ``1x32`` is the whole image,
@@ -345,6 +348,9 @@ class MultiCrop:
         then: what is done to each crop, in order.
         global_scale: least and largest share of the area of the global crops; None: as above.
         local_scale: likewise, of the local ones.
+
+    Attributes:
+        views: one for each crop, the global ones first.
 
     Raises:
         ValueError: if ``spec`` is no such name, or has no crop for the teacher.

@@ -26,7 +26,7 @@ Equations and sections of the paper, and where they are computed:
     cross-entropy and KL divergence in one pass         dinopl/core/divergences.py:cross_entropy_and_kl
     pairs of views, as in the published code            dinopl/distillation/losses.py:view_pairs
     centring, appendix E.3                              dinopl/distillation/losses.py:ViewLoss.update_centres
-    temperatures, appendix E.3                          dinopl/distillation/losses.py:tempered
+    temperatures, appendix E.3                          dinopl/core/divergences.py:tempered
     projection head, appendices A and E.1               dinopl/distillation/heads.py:ProjectionHead.forward
     L2 bottleneck, appendix A                           dinopl/distillation/heads.py:ProjectionHead.bottleneck
     variants of the L2 bottleneck, appendix B.2         dinopl/distillation/heads.py:BottleneckLayer.pair

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dinopl.core.divergences import is_large, row_blocks
 from dinopl.core.precision import at_least_float32
+from dinopl.encoders.common import normalization
 
 NORM_EPS = 1e-12  # the least norm that rows and bottleneck vectors are divided by
 
@@ -126,7 +127,7 @@ class BottleneckLayer:
     """Half of the L2 bottleneck: a linear map, then a division of its output by its L2 norm; either may be missing.
 
     Args:
-        linear: whether there is a linear map. Without one ``bias`` and ``weight_norm`` say nothing.
+        linear: whether there is a linear map. Without one ``bias`` and ``weight_norm`` are ignored.
         bias: whether the map adds a bias.
         weight_norm: whether each row of the map has norm 1.
         feature_norm: whether the output is divided by its norm.
@@ -205,10 +206,10 @@ class ProjectionHead(nn.Module):
     Args:
         in_dim: width of the embeddings.
         hidden: widths of the hidden layers; empty for a bottleneck directly on the embedding.
-        bottleneck_dim: k, width of the normalised vectors. It says nothing unless both layers have a linear map.
+        bottleneck_dim: k, width of the normalised vectors. It is ignored unless both layers have a linear map.
         out_dim: m, number of logits; None for ``in_dim``.
         weight_norm: whether each of the m rows of the last layer has norm 1, as the paper says. Its published code does
-            not normalise them; False gives that. It says nothing where ``second`` is given.
+            not normalise them; False gives that. It is ignored where ``second`` is given.
         init_std: standard deviation of the initial weights; None for torch's own initial values, uniform within
             ``1 / sqrt(fan_in)``, of biases too.
         first: the bottleneck's first layer; None for the paper's, a linear map with bias and the division by the norm.
@@ -218,8 +219,8 @@ class ProjectionHead(nn.Module):
             ``torch.nn.BatchNorm1d``; None for none.
 
     Raises:
-        ValueError: if a width is below 1, ``init_std`` is not positive, or ``out_dim`` is not what a head without
-            linear maps returns.
+        ValueError: if a width is below 1, ``init_std`` is not positive, ``norm`` makes no normalisation layer, or
+            ``out_dim`` is not what a head without linear maps returns.
     """
 
     def __init__(
@@ -252,7 +253,12 @@ class ProjectionHead(nn.Module):
                 f"out_dim={out_dim}: a bottleneck without linear maps returns its {widths[-1]} inputs; give that number"
             )
         layers = [
-            (Float32Linear(a, b), *([] if norm is None else [norm(b)]), activation()) for a, b in pairwise(widths)
+            (
+                Float32Linear(a, b),
+                *([] if norm is None else [normalization(norm, b, "torch.nn.BatchNorm1d")]),
+                activation(),
+            )
+            for a, b in pairwise(widths)
         ]
         self.mlp = nn.Sequential(*(part for layer in layers for part in layer))
         if not self.first.linear:

@@ -26,6 +26,7 @@ from dinopl.core.divergences import (
     entropy,
     kl_of_probs,
     mean_squared_error,
+    tempered,
 )
 from dinopl.core.precision import at_least_float32
 from dinopl.core.schedules import Schedule, Scheduled, numbers_of
@@ -60,17 +61,6 @@ def view_pairs(
             "choose another pairing or more views"
         )
     return pairs
-
-
-def tempered(logits: Tensor, temperature: float, centre: Tensor | None = None) -> Tensor:
-    """``(logits - centre) / temperature`` in at least float32.
-
-    Without a centre and at temperature 1, the paper's setting, no pass over the logits is made.
-    """
-    logits = at_least_float32(logits)
-    if centre is not None:
-        logits = logits - centre
-    return logits if temperature == 1 else logits / temperature
 
 
 class ViewLoss(Scheduled, nn.Module, ABC):
@@ -214,7 +204,10 @@ class ViewLoss(Scheduled, nn.Module, ABC):
             getattr(self, f"{side}_centre").mul_(momentum).add_(mean, alpha=1 - momentum)
 
     def label_logits(self, label: Tensor, classes: int) -> Tensor:
-        """Logits ``(B, classes)`` of labels ``(B,)``: their softmax is exactly the label's one-hot vector."""
+        """Logits ``(B, classes)`` of labels ``(B,)``, whose softmax is the label's one-hot vector.
+
+        In float32 exactly so at a teacher's temperature of up to about 90; above, other classes are more than 0.
+        """
         return 1e4 * F.one_hot(label, classes).to(torch.get_default_dtype())
 
 
@@ -253,8 +246,10 @@ class KLViews(ViewLoss):
 class MSEViews(ViewLoss):
     """Mean squared difference of the logits, after the temperatures; the KL is reported all the same.
 
-    A student that starts at its teacher stays there for ever, the gradient being exactly zero, as long as both networks
-    compute the same batch: an output that was kept from another one (``cache_teacher: true``) may differ by rounding.
+    Without weight decay and without BatchNorm a student that starts at its teacher stays there for ever, the gradient
+    being exactly zero, as long as both networks compute the same batch: an output that was kept from another one
+    (``cache_teacher: true``) may differ by rounding. Weight decay, which AdamW has by default, moves the student
+    without any gradient; BatchNorm of the batch differs from that of a teacher in eval mode.
     """
 
     zero_gradient_at_teacher: ClassVar[bool] = True

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
@@ -128,7 +129,7 @@ class SelfDistillation(Scheduled, BaseModule):
         return self.student.embed(images)
 
     def train(self, mode: bool = True) -> "SelfDistillation":
-        """Sets the student's mode; the teacher's is the teacher rule's business."""
+        """Sets the student's mode; the teacher's is set by the teacher rule."""
         super().train(mode)
         self.teacher_rule.set_mode(self.teacher, mode)
         return self
@@ -175,6 +176,18 @@ class SelfDistillation(Scheduled, BaseModule):
             steps, batches = self.trainer.estimated_stepping_batches, self.trainer.num_training_batches
             per_epoch = math.ceil(batches / self.trainer.accumulate_grad_batches) if batches < math.inf else steps
             self._clock = (0, int(steps), int(per_epoch))
+            beyond = {
+                f"{name}: {text}"
+                for part in self.scheduled
+                for name, schedule in part.schedules.items()
+                for text in schedule.cut_off(*self._clock[1:])
+            }
+            if beyond:
+                rank_zero_warn(
+                    f"The training ends after {steps} steps, {self._clock[2]} an epoch, before the second part of a "
+                    f"schedule begins ({'; '.join(sorted(beyond))}): the first is cut off. Train longer, or give where "
+                    "as a share of the training, such as 0.1."
+                )
             self.advance_all(max(self.trainer.global_step - 1, 0))  # the step that the teacher may yet have to follow
         self._follow()
         self.teacher_cache.fill(self.teacher, self.trainer, self.device)

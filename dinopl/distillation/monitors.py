@@ -21,6 +21,7 @@ from torch.optim.optimizer import Optimizer
 
 from dinopl.core.divergences import cross_entropy, entropy, kl_divergence
 from dinopl.core.types import ImageBatch, as_batch
+from dinopl.distillation.losses import ViewLoss
 from dinopl.encoders.common import evaluation
 from dinopl.probes.base import FeatureName
 from dinopl.probes.features import compared_logits, network_outputs
@@ -178,13 +179,15 @@ class Monitors(Callback):
       is that of the step, before it is clipped;
     - ``outputs/...`` on the batch's views, both networks in eval mode: ``kl``, ``cross_entropy``, ``student_entropy``,
       ``teacher_entropy``, each also ``.../view=NUMBER`` where there are several views, and ``pseudo_label_accuracy``;
-      and ``hparams/...``, the numbers that the step is taken with;
+    - ``hparams/...``, the numbers that the step is taken with, at the same steps as ``outputs/...``; the centres are
+      those that the loss subtracts, before it moves them;
     - ``features/NAME/student/...`` and ``features/NAME/teacher/...`` of the first view: see :func:`feature_statistics`;
       ``features/NAME/...``: see :func:`paired_statistics`. NAME is ``encoder``, or another output that is asked for;
     - ``params/PART/gradient_variance``, of the loss between both networks' outputs of the first view, in eval mode.
 
     The module needs ``student`` and ``teacher``, and for the last a ``loss`` of ``dinopl.distillation.losses``. With
-    several processes the first one watches its own batches. The start is kept in checkpoints, unless it is that of a
+    several processes the first one watches its own batches. Statistics of features and the gradient's variance need two
+    samples; a batch of one is passed over with a warning. The start is kept in checkpoints, unless it is that of a
     teacher that never moves.
 
     Args:
@@ -223,18 +226,24 @@ class Monitors(Callback):
         self.gradient_samples = gradient_samples
         self._start: dict[str, dict[str, Tensor] | None] | None = None
         self._seen: int | None = None
+        self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets an earlier fit.
 
         Raises:
-            ValueError: if the module has no student and teacher.
+            ValueError: if the module has no student and teacher, or no loss that the gradient's variance can be of.
         """
         if stage == "fit":
-            self._start, self._seen = None, None
+            self._start, self._seen, self._warned = None, None, False
             for name in ("student", "teacher"):
                 if not isinstance(getattr(pl_module, name, None), nn.Module):
                     raise ValueError(f"callbacks: Monitors needs a module with a {name}; leave it out of this training")
+            every = self.every["gradient_variance_every"]
+            if every and not isinstance(getattr(pl_module, "loss", None), ViewLoss):
+                raise ValueError(
+                    f"gradient_variance_every={every}: needs a module whose loss is a ViewLoss; use 0 to switch it off"
+                )
 
     def state_dict(self) -> dict[str, Any]:
         """Where student and teacher started; None for what stands in a teacher that never moves."""
@@ -271,10 +280,17 @@ class Monitors(Callback):
         values: dict[str, float] = {}
         batch = as_batch(batch)
         student, teacher, views = module.student, module.teacher, batch["views"]
+        if len(views[0]) < 2 and (lacking := {"features_every", "gradient_variance_every"}.intersection(due)):
+            due = [name for name in due if name not in lacking]
+            if not self._warned:
+                rank_zero_warn(f"Monitors: the batch at step {step} is one sample, of which there are no statistics.")
+            self._warned = True
+        if getattr(module, "scheduled", None):  # the module's own hook, which sets the step's numbers, comes after this
+            module.advance_all(step)
         with isolate_rng(), evaluation(student), evaluation(teacher), trainer.precision_plugin.forward_context():
             with torch.no_grad():
                 if "outputs_every" in due:
-                    values |= output_statistics(module, batch) | hyper_parameters(trainer, module)
+                    values |= output_statistics(module, batch) | centres(module)
                 if "features_every" in due:
                     both = [network_outputs(each, views[0], self.features) for each in (student, teacher)]
                     for name in self.features:
@@ -295,7 +311,10 @@ class Monitors(Callback):
         log(trainer, values)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Looks at the parameters and the gradient of the step that follows."""
+        """Looks at the numbers, the parameters and the gradient of the step that follows."""
+        every = self.every["outputs_every"]
+        if every and trainer.global_step % every == 0 and trainer.is_global_zero:
+            log(trainer, hyper_parameters(trainer, pl_module))  # once every schedule has set them for this step
         every = self.every["parameters_every"]
         if not every or trainer.global_step % every or not trainer.is_global_zero or self._start is None:
             return
@@ -362,10 +381,17 @@ def hyper_parameters(trainer: Trainer, module: Any) -> dict[str, float]:
     for side in ("student", "teacher"):
         for name in (f"{side}_temperature", f"{side}_centre_momentum"):
             values[f"hparams/{name}"] = getattr(loss, name, None)
-        if (centre := getattr(loss, f"{side}_centre", None)) is not None:
+    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+
+
+def centres(module: Any) -> dict[str, float]:
+    """Norm and mean of the loss's centres, as far as it has any."""
+    values = {}
+    for side in ("student", "teacher"):
+        if (centre := getattr(getattr(module, "loss", None), f"{side}_centre", None)) is not None:
             values[f"hparams/{side}_centre/norm"] = float(torch.linalg.vector_norm(centre))
             values[f"hparams/{side}_centre/mean"] = float(centre.mean())
-    return {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+    return values
 
 
 def samples_and_targets(module: Any, images: Tensor) -> Iterator[Tensor]:

@@ -24,10 +24,10 @@ from dinopl.core.random import stream_seed
 from dinopl.core.schedules import Schedule, Scheduled, numbers_of
 from dinopl.distillation.network import Network
 from dinopl.distillation.student_start import Draw
+from dinopl.encoders.common import BATCH_NORMS
 
 BatchNormMode = Literal["eval", "train"]
 MovingBatchNorm = Literal["from_data", "from_student"]
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class TeacherRule(Scheduled, ABC):
@@ -128,9 +128,10 @@ class MovingTeacher(DrawnTeacher):
     """A teacher that follows its student.
 
     Args:
-        seed: as of ``DrawnTeacher``.
-        checkpoint: likewise.
-        which: likewise.
+        seed: of the draw. None: the stream "teacher" of the run's seed.
+        checkpoint: a checkpoint of ``SelfDistillation`` with the same encoder and head, instead of a draw. It is read
+            when the networks are built.
+        which: that run's ``student`` or its ``teacher``.
         batch_norm: ``from_data``: the running averages of BatchNorm are what the teacher's own training steps make of
             them. ``from_student``: they follow the student's, by the rule that the parameters follow.
         eval_mode: whether BatchNorm uses the running averages in training steps too, and leaves them as they are.
@@ -187,10 +188,13 @@ class EMATeacher(MovingTeacher):
     Args:
         momentum: m, a number or a schedule of it. DINO's is ``CosineSchedule(0.996, 1)``.
         seed: of the draw that it starts at; None: the stream "teacher" of the run's seed.
-        checkpoint: as of ``DrawnTeacher``.
-        which: likewise.
-        batch_norm: as of ``MovingTeacher``.
-        eval_mode: likewise.
+        checkpoint: a checkpoint of ``SelfDistillation`` with the same encoder and head, instead of a draw. It is read
+            when the networks are built.
+        which: that run's ``student`` or its ``teacher``.
+        batch_norm: ``from_data``: the running averages of BatchNorm are what the teacher's own training steps make of
+            them. ``from_student``: they follow the student's, by the rule that the parameters follow.
+        eval_mode: whether BatchNorm uses the running averages in training steps too, and leaves them as they are.
+            Otherwise it normalises by the batch there, and updates them.
 
     Raises:
         ValueError: if the momentum leaves [0, 1], or for ``from_student`` without ``eval_mode``.
@@ -227,10 +231,13 @@ class PreviousEpochTeacher(MovingTeacher):
     Args:
         every: after how many epochs the teacher becomes the student; in between it stays.
         seed: of the draw that it starts at; None: the stream "teacher" of the run's seed.
-        checkpoint: as of ``DrawnTeacher``.
-        which: likewise.
-        batch_norm: as of ``MovingTeacher``.
-        eval_mode: likewise.
+        checkpoint: a checkpoint of ``SelfDistillation`` with the same encoder and head, instead of a draw. It is read
+            when the networks are built.
+        which: that run's ``student`` or its ``teacher``.
+        batch_norm: ``from_data``: the running averages of BatchNorm are what the teacher's own training steps make of
+            them. ``from_student``: they follow the student's, by the rule that the parameters follow.
+        eval_mode: whether BatchNorm uses the running averages in training steps too, and leaves them as they are.
+            Otherwise it normalises by the batch there, and updates them.
 
     Raises:
         ValueError: if ``every`` is below 1, or for ``from_student`` without ``eval_mode``.

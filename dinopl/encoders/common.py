@@ -11,6 +11,8 @@ from dinopl.core.types import ImageShape
 
 NormFactory = Callable[[int], nn.Module]
 """Makes a normalisation layer for a number of channels, as ``torch.nn.BatchNorm2d`` does."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""The layers that normalise by the statistics of a batch in training, and by running averages in evaluation."""
 
 
 class GroupedNorm(nn.GroupNorm):
@@ -39,9 +41,31 @@ class GroupedNorm(nn.GroupNorm):
         super().__init__(channels // size, channels)
 
 
-def normalization(norm: NormFactory | None, channels: int) -> nn.Module:
-    """A normalisation layer for ``channels``, or the identity where ``norm`` is None."""
-    return nn.Identity() if norm is None else norm(channels)
+def normalization(
+    norm: NormFactory | None, channels: int, known: str = "torch.nn.BatchNorm2d, GroupedNorm"
+) -> nn.Module:
+    """A normalisation layer for ``channels``, or the identity where ``norm`` is None.
+
+    Args:
+        norm: makes the layer.
+        channels: number of channels.
+        known: classes that a message suggests.
+
+    Raises:
+        ValueError: if ``norm`` makes none: ``torch.nn.ReLU(channels)``, for one, is a layer and not a norm.
+    """
+    if norm is None:
+        return nn.Identity()
+    try:
+        layer = norm(channels)
+    except TypeError as error:
+        made = getattr(getattr(norm, "func", norm), "__name__", "norm")
+        raise ValueError(f"norm={made}: cannot be made of a number of channels alone; give {known} or None") from error
+    # what torch's norms have, or one of another's by its name
+    sizes = ("num_features", "num_channels", "normalized_shape")
+    if not any(hasattr(layer, size) for size in sizes) and "norm" not in type(layer).__name__.lower():
+        raise ValueError(f"norm={type(layer).__name__}: is no normalisation layer; give {known} or None")
+    return layer
 
 
 def init_convolutions(module: nn.Module) -> None:
@@ -107,7 +131,7 @@ def check_smallest_batch(network: nn.Module, shape: tuple[int, ...], trainer: An
         ValueError: if the training would come to that batch.
     """
     data: Any = getattr(trainer, "datamodule", None)
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [layer for layer in network.modules() if isinstance(layer, BATCH_NORMS)]
     if not layers or not hasattr(data, "train_sampler") or (sampler := data.train_sampler()).smallest != 1:
         return
     limit, batches = trainer.limit_train_batches, len(sampler)

@@ -46,7 +46,7 @@ def torchvision_network(
     arguments: dict[str, Any] | None = None,
     owner: str = "TorchvisionEncoder",
 ) -> nn.Module:
-    """A classification model of torchvision's.
+    """A classification model of torchvision's, without the auxiliary classifiers of GoogLeNet and Inception.
 
     Args:
         name: as ``torchvision.models.list_models`` has it, such as resnet50 or vit_b_16.
@@ -61,17 +61,21 @@ def torchvision_network(
     """
     from torchvision import models
 
+    if len(shape) == 3 and shape[0] == 1:
+        raise ValueError(f"rgb=False: {owner} takes images of 3 channels, not {list(shape)}; set it to True")
     if len(shape) != 3 or shape[0] != 3:
-        raise ValueError(
-            f"shape={list(shape)}: {owner} takes images of 3 channels; give gray images three by the option rgb of "
-            "the data"
-        )
+        raise ValueError(f"shape={list(shape)}: {owner} takes images of 3 channels; give such images")
     names = models.list_models(module=models)  # classifiers only: others fetch weights unasked, and give no vectors
     if name.lower() not in names:
         raise ValueError(f"name={name}: Unknown model {name}{did_you_mean(name, names)}")
     given = {} if num_classes is None else {"num_classes": num_classes}
     with one_line(owner, name):
         network: nn.Module = models.get_model(name, weights=weights, **given, **(arguments or {}))
+    # GoogLeNet and Inception return their auxiliary classifiers' outputs too while they are trained
+    for part in ("aux1", "aux2", "AuxLogits"):
+        if hasattr(network, part):
+            network.aux_logits = False  # type: ignore[assignment]
+            setattr(network, part, None)
     return network
 
 

@@ -29,6 +29,9 @@ class TwoConvBlock(nn.Module):
         width: number of output channels.
         stride: of the first convolution.
         norm: makes the normalisation layer after each convolution; None for no normalisation.
+
+    Raises:
+        ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
     expansion: ClassVar[int] = 1
@@ -58,6 +61,9 @@ class ThreeConvBlock(nn.Module):
         width: number of channels of the 3x3 convolution.
         stride: of the 3x3 convolution.
         norm: makes the normalisation layer after each convolution; None for no normalisation.
+
+    Raises:
+        ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
     expansion: ClassVar[int] = 4
@@ -103,6 +109,9 @@ class ResidualNetwork(nn.Module):
 
     Attributes:
         embed_dim: number of channels of the last stage.
+
+    Raises:
+        ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
     def __init__(
@@ -150,6 +159,9 @@ class ResNet18(ResidualNetwork):
         small_image: stem for small images (3x3, stride 1, no max pool); otherwise ImageNet's.
         norm: makes the normalisation layer after each convolution, such as ``torch.nn.BatchNorm2d`` or ``GroupedNorm``;
             None for no normalisation.
+
+    Raises:
+        ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
     def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory | None = nn.BatchNorm2d) -> None:
@@ -176,6 +188,9 @@ class ResNet20(ResidualNetwork):
     Args:
         shape: shape of one image.
         norm: makes the normalisation layer after each convolution; None for no normalisation.
+
+    Raises:
+        ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
     def __init__(self, shape: ImageShape, norm: NormFactory | None = nn.BatchNorm2d) -> None:

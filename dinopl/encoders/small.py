@@ -15,7 +15,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from dinopl.core.types import ImageShape
-from dinopl.encoders.common import NormFactory, init_convolutions
+from dinopl.encoders.common import NormFactory, init_convolutions, normalization
 
 
 class MiniMLP(nn.Sequential):
@@ -69,8 +69,8 @@ class ConvNet(nn.Module):
         channels, *sides = shape
         if min(sides) < 8:
             raise ValueError(
-                f"ConvNet halves the image 3 times, which leaves nothing of {sides[0]} x {sides[1]}; "
-                "set image_size to 8 or more"
+                f"image_size={min(sides)}: ConvNet halves the image 3 times, which leaves nothing of "
+                f"{sides[0]} x {sides[1]}; set 8 or more"
             )
         layers: list[nn.Module] = []
         for stage in range(4):
@@ -114,7 +114,8 @@ class UniformConvNet(nn.Sequential):
         embed_dim: four times the width.
 
     Raises:
-        ValueError: if the pools leave nothing of the image, or width or depth are below 1.
+        ValueError: if the pools leave nothing of the image, width or depth are below 1, or ``norm`` makes no
+            normalisation layer.
     """
 
     def __init__(self, shape: ImageShape, width: int = 32, depth: int = 3, norm: NormFactory | None = None) -> None:
@@ -128,7 +129,7 @@ class UniformConvNet(nn.Sequential):
             )
         for layer in range(depth):
             self.extend([nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()])
-            self.extend([] if norm is None else [norm(width)])
+            self.extend([] if norm is None else [normalization(norm, width)])
             self.append(nn.AvgPool2d(2) if layer < depth - 1 else nn.AdaptiveAvgPool2d(2))
             channels = width
         self.append(nn.Flatten())
@@ -149,7 +150,7 @@ class UniformMLP(nn.Sequential):
         embed_dim: the width.
 
     Raises:
-        ValueError: if width or depth are below 1.
+        ValueError: if width or depth are below 1, or ``norm`` makes no normalisation layer.
     """
 
     def __init__(self, shape: ImageShape, width: int = 512, depth: int = 3, norm: NormFactory | None = None) -> None:
@@ -158,7 +159,7 @@ class UniformMLP(nn.Sequential):
         features = shape.channels * shape.height * shape.width
         for _ in range(depth):
             self.append(nn.Linear(features, width))
-            self.extend([] if norm is None else [norm(width)])
+            self.extend([] if norm is None else [normalization(norm, width, "torch.nn.BatchNorm1d")])
             self.append(nn.GELU())
             features = width
         self.embed_dim = width

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dinopl.core.types import ImageShape
-from dinopl.encoders.common import NormFactory, init_convolutions
+from dinopl.encoders.common import NormFactory, init_convolutions, normalization
 
 
 class PooledStages(nn.Module):
@@ -27,7 +27,7 @@ class PooledStages(nn.Module):
         embed_dim: size of the flattened last map.
 
     Raises:
-        ValueError: if the pools leave nothing of the image.
+        ValueError: if the pools leave nothing of the image, or ``norm`` makes no normalisation layer.
     """
 
     def __init__(self, shape: ImageShape, stages: Sequence[Sequence[int]], norm: NormFactory | None = None) -> None:
@@ -35,9 +35,10 @@ class PooledStages(nn.Module):
         shrink = 2 ** len(stages)
         height, width = shape.height // shrink, shape.width // shrink
         if height < 1 or width < 1:
+            remedy = "give fewer widths" if isinstance(self, MiniVGG) else "use MiniVGG"
             raise ValueError(
-                f"{type(self).__name__} halves the image {len(stages)} times, which leaves nothing of "
-                f"{shape.height} x {shape.width}; set image_size to {shrink} or more, or use fewer stages"
+                f"image_size={min(shape.height, shape.width)}: {type(self).__name__} halves the image {len(stages)} "
+                f"times, which leaves nothing of {shape.height} x {shape.width}; set {shrink} or more, or {remedy}"
             )
         self.features = stage_layers(shape.channels, stages, norm)
         self.embed_dim = height * width * (stages[-1][-1] if stages else shape.channels)
@@ -54,7 +55,7 @@ def stage_layers(channels: int, stages: Sequence[Sequence[int]], norm: NormFacto
     for widths in stages:
         for width in widths:
             layers.append(nn.Conv2d(channels, width, kernel_size=3, padding=1))
-            layers += [] if norm is None else [norm(width)]
+            layers += [] if norm is None else [normalization(norm, width)]
             layers.append(nn.ReLU())
             channels = width
         layers.append(nn.MaxPool2d(2))
@@ -72,7 +73,7 @@ class VGG11(PooledStages):
             None, the paper's choice, for no normalisation.
 
     Raises:
-        ValueError: if the image is smaller than 32 x 32 pixels.
+        ValueError: if the image is smaller than 32 x 32 pixels, or ``norm`` makes no normalisation layer.
     """
 
     def __init__(self, shape: ImageShape, norm: NormFactory | None = None) -> None:
@@ -112,7 +113,8 @@ class MiniVGG(PooledStages):
         norm: makes the normalisation layer after each convolution; None for no normalisation.
 
     Raises:
-        ValueError: if the pools leave nothing of the image, or a width or ``convs_per_stage`` is below 1.
+        ValueError: if the pools leave nothing of the image, a width or ``convs_per_stage`` is below 1, or ``norm``
+            makes no normalisation layer.
     """
 
     def __init__(

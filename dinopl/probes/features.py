@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
-from dinopl.core.precision import at_least_float32
+from dinopl.core.divergences import tempered
 from dinopl.core.types import as_batch
 from dinopl.data.loader import ImageLoader
 from dinopl.data.order import BatchSlice, EvalSampler
@@ -112,9 +112,8 @@ def compared_logits(module: nn.Module, side: str, logits: Tensor) -> Tensor:
         side: ``student`` or ``teacher``.
         logits: as the head returns them.
     """
-    logits, loss = at_least_float32(logits), getattr(module, "loss", None)
-    centre, temperature = getattr(loss, f"{side}_centre", None), getattr(loss, f"{side}_temperature", 1.0)
-    return (logits if centre is None else logits - centre) / temperature
+    loss = getattr(module, "loss", None)
+    return tempered(logits, getattr(loss, f"{side}_temperature", 1.0), getattr(loss, f"{side}_centre", None))
 
 
 def check_outputs(network: nn.Module, probes: Iterable[Probe]) -> None:

@@ -1,11 +1,14 @@
-"""Stops a run whose loss is no longer finite, before the optimiser moves, or leaves out the step.
+"""Stops a run whose loss is no longer finite before anything of it is saved, or leaves out the step.
+
+On a CPU, and wherever steps may be left out, it stops before the optimiser moves. On a GPU it otherwise looks at the
+loss ``LAG`` steps later, when the optimiser has moved up to that many times.
 
 Lightning trains on with a NaN loss to the last epoch, overwrites the last good checkpoint, and ends with exit code 0.
 """
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +44,11 @@ def poisoned(state: Mapping[str, Any], parameters: Iterable[str]) -> list[str]:
     return [name for name, x in floats.items() if bool((~x.isfinite() if name in parameters else x.isnan()).any())]
 
 
+def first_names(names: Sequence[str]) -> str:
+    """The first three of some names, and how many more there are; empty without any."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 LAG = 4  # steps by which the host looks at a GPU's losses later, so that it never waits for the step in hand
 
 
@@ -64,8 +72,9 @@ def to_host(values: Tensor) -> Callable[[], Tensor]:
 
 
 class FiniteGuard(Callback):
-    """Raises ``DivergenceError`` before an optimiser step whose loss is not finite, or leaves out the step.
+    """Raises ``DivergenceError`` once a step's loss is not finite, or leaves out the step.
 
+    On a CPU, or with ``max_skipped``, that is before the optimiser moves; on a GPU without it up to four steps later.
     The loss is checked once per optimiser step, after the backward pass: with gradient accumulation the losses of all
     micro-batches together. With several processes a flag is reduced, so that all of them stop. On a GPU the host does
     not wait for the loss: it looks at it four steps later, when it has long arrived, and before every validation, end
@@ -148,7 +157,7 @@ class FiniteGuard(Callback):
         self.skipped += 1
         names = poisoned(pl_module.state_dict(), (name for name, _ in pl_module.named_parameters()))
         if trainer.strategy.reduce_boolean_decision(bool(names), all=False):
-            self.refuse(trainer, place, found, f"as the step cannot be left out: {', '.join(names[:3])} is not finite")
+            self.refuse(trainer, place, found, f"as the step cannot be left out: {first_names(names)} is not finite")
         if trainer.scaler is None:  # a scaler leaves out by itself what is not finite
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -187,7 +196,7 @@ class FiniteGuard(Callback):
         if trainer.state.fn == TrainerFn.FITTING:
             return
         if names := poisoned(pl_module.state_dict(), (name for name, _ in pl_module.named_parameters())):
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            shown = first_names(names)
             raise DivergenceError(f"not finite: {shown}. Such weights answer nothing; use an earlier checkpoint")
 
     on_test_start = on_predict_start = on_validation_start
@@ -201,7 +210,7 @@ class FiniteGuard(Callback):
         self.look(trainer)
         names = poisoned(checkpoint["state_dict"], (name for name, _ in pl_module.named_parameters()))
         if trainer.strategy.reduce_boolean_decision(bool(names), all=False):
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            shown = first_names(names)
             place = f"step {trainer.global_step} (epoch {trainer.current_epoch})"
             raise DivergenceError(f"{place}: not finite: {shown or 'the state'}. No checkpoint was written: {REMEDY}")
 

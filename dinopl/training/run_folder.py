@@ -262,10 +262,14 @@ class RunFolder(Callback):
                 self._write_results()
 
     def withdraw(self) -> None:
-        """Removes the folder of a run that was refused before it logged or saved anything."""
-        if not self.created or self.path is None:
+        """Removes the folder of a run that was refused before it logged or saved anything.
+
+        The folder of a SLURM job stays once the job has started twice.
+        """
+        if not self.created or self.path is None or (self._job is not None and len(self._job["starts"]) > 1):
             return
-        made = [self.path / "config.yaml", self.path / "results.json", *self.path.glob("events.out.tfevents.*")]
+        names = ("config.yaml", "results.json", JOB)
+        made = [*(self.path / name for name in names), *self.path.glob("events.out.tfevents.*")]
         if set(self.path.glob("*")) <= set(made):
             for file in made:
                 file.unlink(missing_ok=True)

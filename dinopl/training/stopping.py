@@ -1,9 +1,9 @@
 """A run that is asked to stop does so after the batch in hand, and leaves a checkpoint that it goes on from exactly.
 
-What differs from Lightning: SIGTERM saves before it ends the run, and SIGHUP does the same; nothing is saved, and no
-other process is spoken to, within a signal handler, which runs in the middle of a step; and under SLURM the checkpoint
-of a job that is put back into the queue lies in the run's own folder. Lightning keeps it in ``default_root_dir``, and
-starts every other job from there that has the same one (Lightning#12369, #13773, #16639, #20347).
+What differs from Lightning: SIGTERM saves before it ends the run, and SIGHUP does the same; a signal handler, which
+runs in the middle of a step, neither saves nor communicates with other processes; and under SLURM the checkpoint of a
+job that is put back into the queue lies in the run's own folder. Lightning keeps it in ``default_root_dir``, and starts
+every other job from there that has the same one (Lightning#12369, #13773, #16639, #20347).
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import threading
 import time
 from typing import Any
 
+import lightning
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -47,13 +47,43 @@ def slurm_job() -> str | None:
     return name if re.fullmatch(r"\d+(_\d+)?", name) and not interactive else None
 
 
+# Every private member of Lightning that this file uses, as found in Lightning 2.6.4 to 2.6.6, each with the reason why
+# nothing public serves. All are reached through ``private``, which refuses another Lightning that has them no more.
+PRIVATE = {
+    "_checkpoint_connector._hpc_resume_path": "under SLURM, decides alone whether ckpt_path=None is another job's file",
+    "_accelerator_connector.cluster_environment": "strategies of one device do not hand on what the user configured",
+    "_signal_connector.register_signal_handlers": "comes after every `setup`, and would replace our handlers",
+    "_signal_connector.teardown": "ends each stage, also one that failed; no hook of callbacks does",
+    "fit_loop.epoch_loop._broadcast_sigterm_tensor": "waits for the GPU in each step; no option leaves it out",
+}
+
+
+def private(trainer: Trainer, path: str) -> tuple[Any, str]:
+    """The owner of a private member of Lightning's, and the member's name.
+
+    Args:
+        trainer: from which the path starts.
+        path: a key of ``PRIVATE``.
+
+    Raises:
+        ValueError: if the installed Lightning has no such member.
+    """
+    *owners, name = path.split(".")
+    owner: Any = trainer
+    for each in owners:
+        owner = getattr(owner, each, None)
+    if not hasattr(type(owner), name) and name not in getattr(owner, "__dict__", {}):
+        raise ValueError(
+            f"lightning={lightning.__version__}: has no Trainer.{path}, without which a run cannot be stopped safely; "
+            "install lightning 2.6"
+        )
+    return owner, name
+
+
 def ignore_checkpoints_of_other_jobs(trainer: Trainer) -> None:
     """Keeps a trainer from starting with whatever ``hpc_ckpt_N.ckpt`` lies in its ``default_root_dir`` under SLURM."""
-
-    class Own(_CheckpointConnector):
-        _hpc_resume_path = None
-
-    trainer._checkpoint_connector = Own(trainer)
+    connector, name = private(trainer, "_checkpoint_connector._hpc_resume_path")
+    connector.__class__ = type("Own", (type(connector),), {name: None})  # a property, which an instance cannot replace
 
 
 class GracefulStop(Callback):
@@ -75,20 +105,31 @@ class GracefulStop(Callback):
         self._before: dict[int, Any] = {}
         self._group: Any = None
         self._others: list[Any] = []
+        self.parent: int | None = None
         self.requeue_signal: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Takes the place of Lightning's handlers, until Lightning would have taken its own back."""
+        """Installs our handlers instead of Lightning's; restores the previous ones at teardown.
+
+        Raises:
+            ValueError: if the installed Lightning lacks a member of ``PRIVATE``.
+        """
         self._asked, self._training, self._group = 0, False, None
         if trainer.world_size > 1:  # flags go through memory, so that no GPU is waited for
             own = torch.distributed.get_backend() != "gloo"
             self._group = torch.distributed.new_group(backend="gloo") if own else None
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-            self._others = getattr(trainer.strategy.launcher, "procs", [])
+            setattr(*private(trainer, "fit_loop.epoch_loop._broadcast_sigterm_tensor"), lambda: None)
+            # Which process started this one, the first one or a launcher; another one later means that it has ended.
+            self.parent = self.parent or os.getppid()
             watch_processes(trainer)
+            self._others = getattr(trainer.strategy.launcher, "procs", [])
         if threading.current_thread() is not threading.main_thread():
             return
-        environment: Any = trainer._accelerator_connector.cluster_environment
+        environment: Any = getattr(*private(trainer, "_accelerator_connector.cluster_environment"))
+        replaced = [
+            (private(trainer, "_signal_connector.register_signal_handlers"), lambda: None),
+            (private(trainer, "_signal_connector.teardown"), self.release),
+        ]
         signals = [signal.SIGTERM]
         if os.name == "posix" and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signals.append(signal.SIGHUP)
@@ -100,9 +141,8 @@ class GracefulStop(Callback):
         self._before = {signum: signal.getsignal(signum) for signum in signals}
         for signum in signals:
             signal.signal(signum, self.ask)
-        connector = trainer._signal_connector
-        connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-        connector.teardown = self.release  # type: ignore[method-assign]
+        for (connector, name), function in replaced:
+            setattr(connector, name, function)
 
     def ask(self, signum: int, frame: Any) -> None:
         """The handler: notes the signal while a batch is in hand, and stops at once otherwise."""
@@ -115,7 +155,7 @@ class GracefulStop(Callback):
             raise Stopped(signum)
 
     def release(self) -> None:
-        """Gives the signals back to who had them."""
+        """Restores the previous handlers."""
         before, self._before = self._before, {}
         for signum, handler in before.items():
             signal.signal(signum, handler)
@@ -153,7 +193,7 @@ class GracefulStop(Callback):
         """
         folder = folder_of(trainer)
         if folder is not None and trainer.checkpoint_callbacks:
-            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt")
+            trainer.save_checkpoint(folder / "checkpoints" / "last.ckpt", weights_only=False)
         if signum == self.requeue_signal:
             done = False
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which SLURM sends to a job that goes back into the queue
@@ -177,39 +217,37 @@ def death_of_another(trainer: Trainer, seconds: float = 0.0) -> str | None:
         seconds: how long to wait for one to end.
     """
     processes = getattr(trainer.strategy.launcher, "procs", [])
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined] # Lightning sets it from outside
+    parent = next((callback.parent for callback in callbacks if isinstance(callback, GracefulStop)), None)
     deadline = time.monotonic() + seconds
     while True:
         for number, process in enumerate(processes, 1):
             if code := process.poll():
                 how = f"exit code {code}" if code > 0 else f"signal {-code} ({signal.Signals(-code).name})"
                 return f"process {number} of {trainer.world_size} has ended with {how}"
-        if trainer.local_rank and _PARENT and os.getppid() != _PARENT[0]:
+        if trainer.local_rank and parent and os.getppid() != parent:
             return f"the first of {trainer.world_size} processes has ended"
         if time.monotonic() >= deadline:
             return None
         time.sleep(0.1)
 
 
-# The process that started this one, as it was when the run was set up: the first one, or a launcher.
-_PARENT: list[int] = []
-
-
 def watch_processes(trainer: Trainer, patience: float = 10.0) -> None:
     """Lets a run end when one of its processes on this machine has died, for which the others may wait for ever.
 
-    Lightning 2.6 kills the first process then, which leaves no word and no status, and no process watches the first
-    one. Here all have some time to end by themselves, as most do by the error that the lost connection raises.
+    Lightning 2.6 kills the first process then, without a message or a status, and no process watches the first one.
+    Here all have some time to end by themselves, as most do by the error that the lost connection raises.
 
     Args:
         trainer: of the run.
         patience: that time, in seconds.
     """
-    threads = {thread.name: thread for thread in threading.enumerate()}
-    if "process-watch" in threads:
+    if "process-watch" in (thread.name for thread in threading.enumerate()):
         return
-    _PARENT[:] = [os.getppid()]
-    if observer := threads.get("child-process-observer"):
-        observer._run = lambda: True  # type: ignore[attr-defined]
+    launcher: Any = trainer.strategy.launcher
+    if watched := getattr(launcher, "procs", None):
+        launcher.procs = list(watched)
+        watched.clear()  # the list of Lightning's own observer, which ends when it has no process to watch
 
     def watch() -> None:
         while (how := death_of_another(trainer, 1.0)) is None:

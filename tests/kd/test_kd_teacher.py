@@ -102,7 +102,7 @@ def test_torchvision_models_by_name() -> None:
     ):
         with pytest.raises(ValueError, match=complaint):
             TorchvisionClassifier(RGB, 7, **options)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"\[1, 8, 8\]: TorchvisionClassifier takes images of 3 channels.* rgb of"):
+    with pytest.raises(ValueError, match=r"rgb=False: TorchvisionClassifier takes images of 3 channels, not \[1"):
         TorchvisionClassifier(DIGITS, 7)
 
 

@@ -47,8 +47,8 @@ def words(name: str) -> tuple[str, str] | None:
 
 
 def table(run: Run) -> str:
-    """The table of :func:`distillation_table`."""
-    return distillation_table(run.metrics)
+    """The table of :func:`distillation_table`; of a run that has not finished, with the epoch of its last probe."""
+    return distillation_table(run.metrics, None if run.status == "finished" else run.metrics.get("probe/epoch"))
 
 
 def figures(run: Run) -> dict[str, "Figure"]:
@@ -56,7 +56,7 @@ def figures(run: Run) -> dict[str, "Figure"]:
     return {"probes": distillation_figure(run)} if run.history.rows("probe/epoch") else {}
 
 
-def distillation_table(metrics: Mapping[str, float | None]) -> str:
+def distillation_table(metrics: Mapping[str, float | None], as_of: float | None = None) -> str:
     """Rows are probes, columns are input, teacher, student and the student's gain over the teacher.
 
     Where an encoder was probed without a teacher, the columns are input and encoder.
@@ -64,12 +64,14 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
     Args:
         metrics: fractions named ``probe/SUBJECT/NAME`` (test split) and ``probe_val/SUBJECT/NAME`` (validation split);
             other names are passed over.
+        as_of: number of epochs after which the probes were made, for the titles; None where they belong to the end.
 
     Returns:
         Aligned plain text, one block per split that has metrics; one line that says so if none has. A value that is
         missing or not a number is shown as "-".
     """
     blocks = []
+    when = "" if as_of is None else f", as of epoch {as_of:g}"
     for prefix, split in SPLITS.items():
         found: dict[str, dict[str, float | None]] = {}
         for name, value in metrics.items():
@@ -79,7 +81,7 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
         if any("encoder" in values for values in found.values()):
             alone = ("input", "encoder")
             cells = [[probe, *(rounded(values.get(subject)) for subject in alone)] for probe, values in found.items()]
-            blocks.append(f"Probe accuracy, {split}\n" + aligned([["probe", *alone], *cells]))
+            blocks.append(f"Probe accuracy, {split}{when}\n" + aligned([["probe", *alone], *cells]))
             continue
         rows = [["probe", *SUBJECTS, "gain"]]
         for probe, values in found.items():
@@ -87,7 +89,7 @@ def distillation_table(metrics: Mapping[str, float | None]) -> str:
             gain = None if teacher is None or student is None else student - teacher
             rows.append([probe, *(rounded(values.get(subject)) for subject in SUBJECTS), rounded(gain, "+")])
         if found:
-            blocks.append(f"Probe accuracy, {split}\n" + aligned(rows))
+            blocks.append(f"Probe accuracy, {split}{when}\n" + aligned(rows))
     return "\n\n".join(blocks) or "no probe results"
 
 

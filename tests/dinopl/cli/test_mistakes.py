@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 from PIL import Image
 
 from dinopl.cli import main
@@ -94,6 +95,12 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["--model.optimizer.lr", "nan"], "--model.optimizer.lr: nan is not a finite number; give one, such as 1."),
         (["--model.optimizer.lr", "fast"], "--model.optimizer.lr: expected float, got fast."),
         (["--model.bias_weight_decay", "nan"], "--model.bias_weight_decay: nan is not a finite number; give one"),
+        (["--trainer.strategy", "fsdp"], "--trainer.strategy: The strategy `fsdp` requires a GPU"),
+        (
+            ['--trainer.strategy={"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"}'],
+            "--trainer.strategy: ModelParallelStrategy shards the model, with which neither exact",
+        ),
+        (["--trainer.sync_batchnorm", "true"], "--trainer.sync_batchnorm true: torch synchronises batch norms on GPUs"),
         (["--trainer.limit_val_batches=-inf"], "--trainer.limit_val_batches: -inf is not a finite number; give one"),
         (["--data.val_size", "some"], "--data.val_size: expected int or float, got some."),
         (["--data.batch_size", "5000"], "--data.batch_size 5000: there are only 1167 training images"),
@@ -131,6 +138,19 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert expected in said(capsys)
     assert folder is None
     assert not Path("runs").exists()
+
+
+class LikeDeepSpeed(DeepSpeedStrategy):
+    """Lightning's strategy, which is a kind of DDP, as far as it needs no package."""
+
+    def __init__(self) -> None:
+        DDPStrategy.__init__(self)
+
+
+def test_deepspeed_is_refused_where_it_is_installed(short_run: ShortRun, capsys: pytest.CaptureFixture[str]) -> None:
+    strategy = f'--trainer.strategy={{"class_path": "{__name__}.LikeDeepSpeed"}}'
+    assert short_run("fit", strategy, cut=()) == (2, None)
+    assert "--trainer.strategy: LikeDeepSpeed shards the model" in said(capsys)
 
 
 @pytest.mark.parametrize(

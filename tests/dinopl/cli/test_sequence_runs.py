@@ -231,7 +231,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(sequence_run: S
         ),
         (
             ["--model.lr_scheduler.warmup_steps=-1"],
-            "--model.lr_scheduler.warmup_steps: -1 is negative; 0 is no warm-up",
+            "--model.lr_scheduler.warmup_steps -1: must be at least 0; 0 is no warm-up",
         ),
     ],
 )

@@ -94,16 +94,16 @@ def test_a_resumed_schedule_stands_where_it_stood_and_follows_its_own_options() 
 
 def test_a_length_left_open_is_needed_only_after_the_warm_up() -> None:
     assert rates(lambda o: WarmupCosine(o, 3), 3) == pytest.approx([2 / 3, 4 / 3, 2])
-    with pytest.raises(ValueError, match="total_steps: null needs a module"):
+    with pytest.raises(ValueError, match="total_steps=None: needs a module"):
         rates(lambda o: WarmupCosine(o, 3), 6)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"warmup_steps": -1}, "warmup_steps: -1 is negative"),
-        ({"warmup_steps": 5, "total_steps": 5}, "total_steps: 5 leaves nothing after warmup_steps=5"),
-        ({"floor": 1.5}, r"floor: 1.5 is not in \[0, 1\]"),
+        ({"warmup_steps": -1}, "warmup_steps=-1: must be at least 0"),
+        ({"warmup_steps": 5, "total_steps": 5}, "total_steps=5: leaves nothing after warmup_steps=5"),
+        ({"floor": 1.5}, r"floor=1.5: must be in \[0, 1\]"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:
@@ -145,6 +145,16 @@ def test_a_warm_up_reaches_its_peak_in_its_last_step_and_the_rest_ends_with_trai
     np.testing.assert_allclose(values[warm:], 5e-4 + (1e-6 - 5e-4) * (0.5 + 0.5 * np.cos(angle)), rtol=1e-9)
     assert materialised(ConcatenatedSchedule(LinearSchedule(0, 1), 7.0, 0.2), 10) == [0, 1, *[7] * 8]
     assert materialised(ConcatenatedSchedule(0.5, LinearSchedule(0, 1), 0), 3) == [0, 0.5, 1]
+
+
+def test_a_training_that_ends_in_the_first_part_is_known() -> None:
+    inner = ConcatenatedSchedule(0.0, 1.0, 4)
+    warm_up = ConcatenatedSchedule(inner, LinearSchedule(0, 1), 10)
+    assert list(warm_up.cut_off(50, 5)) == []
+    assert list(warm_up.cut_off(49, 5)) == ["where=10 is step 50"]
+    assert list(warm_up.cut_off(19, 5)) == ["where=10 is step 50", "where=4 is step 20"]
+    assert list(ConcatenatedSchedule(0.0, inner, 0.5).cut_off(30, 5)) == ["where=4 is step 20"]  # of 15 that are left
+    assert list(LinearSchedule(0, 1).cut_off(1, 5)) == []
 
 
 def test_steps_fall_where_the_paper_has_them() -> None:

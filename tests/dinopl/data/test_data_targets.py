@@ -98,6 +98,7 @@ def test_an_epoch_of_some_samples_draws_others_each_time() -> None:
     [
         (partial(LabelNoise, 1.5), r"ratio=1.5: must be in \[0, 1\]"),
         (partial(LogitNoise, 0.0), "temperature=0.0: must be positive"),
+        (partial(LogitNoise, num_classes=-3), "num_classes=-3: must be at least 1; None takes that of the data"),
     ],
 )
 def test_impossible_noise_is_refused(make: Any, message: str) -> None:

@@ -456,6 +456,13 @@ def test_the_teacher_follows_optimiser_steps_and_not_batches() -> None:
     torch.testing.assert_close(vector(model.teacher), 0.25 * start + 0.75 * vector(model.student), atol=1e-7, rtol=0)
 
 
+def test_a_training_shorter_than_its_warm_up_is_said() -> None:
+    """A whole number is epochs: a warm-up of two in a training of one never ends."""
+    model = dino(learning_rate=ConcatenatedSchedule(LinearSchedule(0.0, 1e-3), CosineSchedule(1e-3, 1e-6), 2))
+    with pytest.raises(UserWarning, match=r"after 5 steps, 5 an epoch.* \(learning_rate: where=2 is step 10\)"):
+        fit(model, 5, crops())
+
+
 def test_the_last_layer_stays_for_the_first_epochs() -> None:
     model = dino(freeze_last_layer=2, learning_rate=None)
     start = snapshot(model.student)

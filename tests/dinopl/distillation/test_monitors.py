@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 
+from dinopl.core.schedules import LinearSchedule
 from dinopl.core.types import ImageShape
 from dinopl.data import ImageDataModule, WholeImage
 from dinopl.distillation.heads import ProjectionHead
@@ -28,7 +29,7 @@ from dinopl.distillation.monitors import (
     pseudo_label_accuracy,
 )
 from dinopl.distillation.student_start import IndependentStart
-from dinopl.distillation.teachers import FrozenTeacher
+from dinopl.distillation.teachers import EMATeacher, FrozenTeacher
 from dinopl.encoders import ConvNet, MiniVGG
 
 DIGITS = ImageShape(1, 8, 8)
@@ -241,6 +242,36 @@ def test_intervals_and_off_switches(tmp_path: Path) -> None:
     assert len(rows) == 2
 
 
+def test_numbers_are_those_of_the_step(tmp_path: Path) -> None:
+    """Schedules have moved when numbers are logged, and temperatures when outputs are looked at."""
+    loss = CrossEntropyViews(teacher_temperature=LinearSchedule(0.5, 2.0), teacher_centre_momentum=0.5)
+    model = small(
+        learning_rate=LinearSchedule(0.0, 3e-3),
+        weight_decay=LinearSchedule(0.04, 0.4),
+        teacher=EMATeacher(LinearSchedule(0.9, 1.0)),
+        loss=loss,
+    )
+    rows = fit(tmp_path, model, Monitors(**EVERY))
+    expected = {"lr": (0.0, 3e-3), "weight_decay": (0.04, 0.4), "teacher_momentum": (0.9, 1.0)}
+    for name, ends in (expected | {"teacher_temperature": (0.5, 2.0)}).items():
+        assert [row[f"hparams/{name}"] for row in rows] == pytest.approx(np.linspace(*ends, 4)), name
+    assert "hparams/teacher_centre/norm" not in rows[0]  # the first step subtracts none
+    assert rows[1]["hparams/teacher_centre/norm"] > 0
+    data = ImageDataModule(batch_size=32)
+    data.setup("fit")
+    images = next(iter(data.train_dataloader()))["views"][0]
+    q = (small().teacher(images) / 0.5).softmax(1)
+    assert rows[0]["outputs/teacher_entropy"] == pytest.approx(-(q * q.log()).sum(1).mean().item(), rel=1e-5)
+
+
+def test_a_batch_of_one_sample_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, said = small(), ImageDataModule(batch_size=1), []
+    monkeypatch.setattr("dinopl.distillation.monitors.rank_zero_warn", said.append)
+    rows = fit(tmp_path, model, Monitors(**EVERY, gradient_variance_every=1), max_steps=2, data=data)
+    assert said == ["Monitors: the batch at step 0 is one sample, of which there are no statistics."]
+    assert [{name.split("/")[0] for name in row} for row in rows] == [{"params", "outputs", "hparams"}] * 2
+
+
 def test_several_views_have_values_of_their_own(tmp_path: Path) -> None:
     data = ImageDataModule(batch_size=32, views=[WholeImage(), WholeImage()])
     row = fit(tmp_path, small(), Monitors(**EVERY), max_steps=1, data=data)[0]
@@ -314,3 +345,8 @@ def test_a_module_without_a_teacher_is_refused(tmp_path: Path) -> None:
     model.teacher = None  # type: ignore[assignment]
     with pytest.raises(ValueError, match="Monitors needs a module with a teacher"):
         Monitors().setup(None, model, "fit")  # type: ignore[arg-type]
+    model = small()
+    model.loss = nn.Identity()  # type: ignore[assignment]
+    Monitors().setup(None, model, "fit")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="gradient_variance_every=5: needs a module whose loss is a ViewLoss"):
+        Monitors(gradient_variance_every=5).setup(None, model, "fit")  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import nn
 from dinopl.core.random import seeded
 from dinopl.core.types import ImageShape
 from dinopl.data import OrderSampler
+from dinopl.distillation.heads import ProjectionHead
 from dinopl.distillation.network import draw_network
 from dinopl.encoders import (
     VGG11,
@@ -324,13 +325,20 @@ def test_gradients_reach_every_parameter():
 @pytest.mark.parametrize(
     ("make", "option"),
     [
-        (lambda: MiniVGG(ImageShape(1, 7, 8)), "MiniVGG halves .* 7 x 8; set image_size to 8"),
-        (lambda: VGG11(ImageShape(3, 32, 31)), "VGG11 halves .* 32 x 31; set image_size to 32"),
+        (lambda: MiniVGG(ImageShape(1, 7, 8)), "image_size=7: MiniVGG halves .* 7 x 8; set 8 or more"),
+        (lambda: VGG11(ImageShape(3, 32, 31)), "image_size=31: VGG11 halves .* 32 x 31; set 32 or more, or use Mini"),
         (lambda: MiniVGG(RGB32, widths=(16, 0)), r"widths=\[16, 0\]: must"),
         (lambda: MiniVGG(RGB32, convs_per_stage=0), "convs_per_stage=0: must"),
         (lambda: MiniVGG(RGB32, widths=(12,), norm=GroupedNorm), "group_size=8: must divide the 12 channels"),
         (lambda: GroupedNorm(8, 0), "group_size=0: must"),
         (lambda: ViTTiny(RGB32, 5), "patch_size=5: must divide the image's 32 x 32"),
+        # ReLU(32) is ReLU(inplace=True)
+        *(
+            (partial(factory, RGB32, norm=nn.ReLU), "norm=ReLU: is no normalisation layer; give torch.nn.BatchNorm")
+            for factory in (MiniVGG, ResNet20, UniformConvNet, UniformMLP)
+        ),
+        (lambda: ProjectionHead(4, norm=nn.ReLU), "norm=ReLU: is no normalisation layer; give torch.nn.BatchNorm1d"),
+        (lambda: MiniVGG(RGB32, norm=nn.Linear), "norm=Linear: cannot be made .*; give torch.nn.BatchNorm2d"),
         (lambda: UniformConvNet(GRAY8, depth=5), "depth=5: halves the image 4 times.* 8 x 8"),
         (lambda: UniformConvNet(RGB32, width=0), "width=0: must"),
         (lambda: UniformMLP(RGB32, depth=0), "depth=0: must"),

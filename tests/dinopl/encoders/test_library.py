@@ -61,6 +61,11 @@ def test_every_torchvision_classifier_has_a_last_layer_to_remove():
         assert encoder.embed_dim == linear[-1].in_features
 
 
+def test_googlenet_returns_vectors_while_it_is_trained():
+    encoder = TorchvisionEncoder(RGB32, "googlenet", arguments={"init_weights": False}).train()
+    assert encoder(torch.randn(2, *RGB32)).shape == (2, 1024)
+
+
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
@@ -73,7 +78,7 @@ def test_every_torchvision_classifier_has_a_last_layer_to_remove():
         ),
         (RGB32, {"arguments": {"depth": 3}}, "name=resnet18: .*depth.*; correct"),
         (ImageShape(3, 8, 8), {"name": "vgg11"}, "name=vgg11: .* too small; correct"),
-        (GRAY32, {}, r"shape=\[1, 32, 32\]: TorchvisionEncoder takes images of 3 channels"),
+        (GRAY32, {}, r"rgb=False: TorchvisionEncoder takes images of 3 channels, not \[1, 32, 32\]"),
     ],
 )
 def test_what_torchvision_does_not_have_is_said_in_one_line(shape, options, message):

@@ -1,11 +1,14 @@
 """The table, against text written by hand."""
 
 import math
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dinopl.reports import distillation_table
+from dinopl.reports import Run, distillation_table, views_of
+from tests.dinopl.reports.run_trees import write_run
 
 METRICS = {
     "probe/input/linear": 0.96,
@@ -35,6 +38,14 @@ def test_validation_split_is_a_block_of_its_own():
     validation = TABLE.replace("test split", "validation split")
     assert distillation_table({**renamed, **METRICS}) == f"{TABLE}\n\n{validation}"
     assert distillation_table(renamed) == validation
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted", "diverged", "failed"])
+def test_a_run_that_stopped_says_of_which_epoch_its_probes_are(status: str, tmp_path: Path) -> None:
+    run = Run.load(write_run(tmp_path, METRICS, status=status, family="SelfDistillation"))
+    (view,) = views_of(run)
+    title = "Probe accuracy, test split" + ("" if status == "finished" else ", as of epoch 20")
+    assert view.table(run).splitlines() == [title, *TABLE.splitlines()[1:]]
 
 
 def test_gaps_are_dashes():

@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ from tiny import Tiny, loader, make_trainer
 
 from dinopl.cli import main
 from dinopl.training import ExactResume, RunFolder, folder_of
-from dinopl.training.stopping import GracefulStop, Stopped, slurm_job
+from dinopl.training.stopping import PRIVATE, GracefulStop, Stopped, private, slurm_job
 
 FAMILIES = {
     "fprnn/parity.yaml": "--model.d_model=4 --data.steps_per_epoch=5 --data.train_length=5 --data.batch_size=4 "
@@ -170,16 +171,58 @@ def test_a_job_that_cannot_be_requeued_goes_on(
     assert rows(own) == rows(whole[config])
 
 
+def test_a_refused_start_takes_away_its_folder_but_never_that_of_an_earlier_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before anything was logged; the first start of this job died as early."""
+    submit(monkeypatch, tmp_path)
+
+    class Refused(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            raise ValueError("refused")
+
+    def start(number: str, job: str) -> RunFolder:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", number)
+        folder = RunFolder(config={"a": 1})
+        assert folder.continue_job(str(tmp_path), job) is None
+        with pytest.raises(ValueError, match="refused"):
+            make_trainer(tmp_path, folder).fit(Refused(), loader(), loader())
+        return folder
+
+    first = start("0", "4711")
+    again = start("1", "4711")
+    assert first.path is not None
+    assert again.path == first.path
+    held = {path: path.read_bytes() for path in first.path.iterdir()}
+    again.withdraw()
+    assert {path: path.read_bytes() for path in first.path.iterdir()} == held
+    assert json.loads(held[first.path / "job.json"])["starts"] == [0, 1]
+    other = start("0", "4712")
+    other.withdraw()
+    assert [*tmp_path.glob("run/*")] == [first.path]
+
+
 @pytest.mark.parametrize(("place", "name", "code"), [(["train", 5], "SIGTERM", 143), (["validate", 4], "SIGHUP", 129)])
 def test_a_signal_leaves_a_checkpoint_a_status_and_an_exit_code(
-    name: str, code: int, place: list[Any], tmp_path: Path, whole: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    name: str,
+    code: int,
+    place: list[Any],
+    tmp_path: Path,
+    whole: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)  # so that caplog sees its messages
     config = "fprnn/parity.yaml"
     assert run(tmp_path, config, [*place, name]) == code
     (folder,) = tmp_path.glob("run/*")
     assert status(folder) == "interrupted"
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    assert f"go on with: dinopl fit --ckpt_path {checkpoint}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"go on with: dinopl fit --ckpt_path {checkpoint} --trainer.default_root_dir {tmp_path}\n" in error
+    assert "GPU available" in caplog.text
+    assert "weights_only" not in caplog.text
     assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.callbacks=test_stopping.SignalAt"]) == 0
     (resumed,) = set(tmp_path.glob("run/*")) - {folder}
     for key, value in weights(whole[config]).items():
@@ -206,6 +249,19 @@ def test_a_test_is_left_at_once_and_a_second_signal_does_not_wait(tmp_path: Path
             getattr(trainer, stage)(InTest(), *[loader()] * (2 if stage == "fit" else 1))
         assert run_folder.status == "interrupted"
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_lightning_without_the_private_members_in_use_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer(tmp_path, GracefulStop())
+    for path in PRIVATE:
+        assert hasattr(*private(trainer, path))
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.delattr(type(trainer._signal_connector), "register_signal_handlers")
+    with pytest.raises(ValueError, match=r"^lightning=2\S+: has no Trainer\._signal_connector\.register_signal_handl"):
+        trainer.fit(Tiny(), loader(), loader())
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize(
