@@ -63,11 +63,6 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
         raise UserMistake(f"--ckpt_path {path}: is not a complete Lightning checkpoint; give last.ckpt of a run.")
     if command == "fit" and not checkpoint.get("optimizer_states"):
         raise UserMistake(f"--ckpt_path {path}: holds no optimiser state to resume; give last.ckpt of a run.")
-    for state in checkpoint.get("optimizer_states", []) if command == "fit" else ():
-        groups = state.get("param_groups")
-        whole = isinstance(state.get("state"), Mapping) and isinstance(groups, list)
-        if not whole or not all(isinstance(each, Mapping) and isinstance(each.get("params"), list) for each in groups):
-            raise UserMistake(f"--ckpt_path {path}: its optimiser state is damaged; give another checkpoint.")
     keep = config.keys() if command == "fit" else ("model", "data", "seed_everything", "name")
     try:
         kept = checked_run({key: config[key] for key in keep if key in config})
@@ -78,6 +73,11 @@ def read_resumption(path: str, command: str, *, model_given: bool) -> Resumption
                 "or admit a module of your own with --trusted-modules NAME."
             ) from error
         kept = {}
+    for state in checkpoint.get("optimizer_states", []) if command == "fit" else ():
+        groups = state.get("param_groups")
+        whole = isinstance(state.get("state"), Mapping) and isinstance(groups, list)
+        if not whole or not all(isinstance(each, Mapping) and isinstance(each.get("params"), list) for each in groups):
+            raise UserMistake(f"--ckpt_path {path}: its optimiser state is damaged; give another checkpoint.")
     if isinstance(directory := ours.get("directory"), str):
         kept = _found_there(kept, Path(directory))
     epochs: Any = checkpoint  # as Lightning counts them when it resumes

@@ -1,11 +1,11 @@
-"""Errors as one line: which option, what is wrong, what to do.
+"""Error messages of one line: which option, what is wrong, what to do.
 
 The library raises ``name=value: what is wrong; remedy`` and does not know the command. Here the option's path is put
-before it: ``construct`` makes every object that the configuration describes and keeps the class that failed, and
-``placed`` finds that class in the configuration.
+before that text: ``construct`` makes every object that the configuration describes and records the class whose
+constructor failed, and ``placed`` finds that class in the configuration.
 
-jsonargparse gives a wrong value's option and the reason only within the text of its errors, over many lines, with every
-type that it tried; ``parser_message`` reads them from there.
+jsonargparse names a wrong value's option and the reason only in the text of its errors, which has many lines and every
+type that was tried; ``parser_message`` extracts them.
 """
 
 import dis
@@ -26,9 +26,9 @@ from dinopl.core.errors import DataError, did_you_mean
 
 Config = Mapping[str, Any]
 
-# What a constructor or `setup` raises when the user can put it right; of TypeErrors see ``_is_mistake``.
+# What a constructor or `setup` raises when the user can correct it; for TypeErrors see ``_is_mistake``.
 MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "sklearn")
 
 
@@ -48,7 +48,7 @@ _UNKNOWN_KEY = re.compile(r"(?:does not accept|Option) (?:option )?'([\w.]+)'")
 _NO_NUMBER = re.compile(r"Expected a <class '(float|int)'>\s+- Expected a dot import path string: (\S+)")
 _NOT_FINITE = re.compile(r"[+-]?\.?(nan|inf|infinity)", re.IGNORECASE)
 _GIVEN = re.compile(r"Given value: (?:NestedArg\(key='[^']*', val=(?P<nested>.*)\)|(?P<plain>.*))$", re.MULTILINE)
-# What jsonargparse wraps around the text that says something, and what that becomes.
+# What jsonargparse wraps around the informative text, and its replacement.
 _WRAPPING = (
     (re.compile(r"^[\s-]*\s|^- |\s+$"), ""),
     (re.compile(r"Type \S+\[.*\] expects a function or a callable class: "), ""),
@@ -78,7 +78,7 @@ _FAILED: list[tuple[BaseException, type, dict[str, Any]]] = []
 
 
 def construct(cls: type, /, *args: Any, **kwargs: Any) -> Any:
-    """Makes an object that the configuration describes, and keeps the class if that fails."""
+    """Makes an object that the configuration describes, and records its class if the constructor fails."""
     # a function of a module, since factories hold it, which are copied and pickled with the model
     try:
         return cls(*args, **kwargs)
@@ -89,12 +89,12 @@ def construct(cls: type, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def forget_failures() -> None:
-    """Forgets a constructor that failed, as one does whose class was only tried."""
+    """Discards the recorded failure, such as one of a class that the parser only tried."""
     _FAILED.clear()
 
 
 def mistake(error: BaseException, config: Config, *, building: bool = False) -> str | None:
-    """The line for an error that the user can put right; None for any other.
+    """The message for an error that the user can correct; None for any other.
 
     Args:
         error: raised while a run is set up.
@@ -121,15 +121,15 @@ def mistake(error: BaseException, config: Config, *, building: bool = False) -> 
 
 
 def _is_mistake(error: BaseException, cls: type | None) -> bool:
-    """Whether an error is about a value of the user's, and not a bug that needs its traceback.
+    """Whether an error is due to a value that the user gave, and not to a bug that needs its traceback.
 
     While an object of the configuration is built, a TypeError is about the values that it is given, and so is every
     error of a library's constructor. Later a TypeError counts only if a ``raise`` statement raised it: an operator or a
-    call that fails means that code met a value that it had let pass.
+    call that fails shows a value that some check should have refused.
 
     Args:
         error: from a constructor or ``setup``.
-        cls: of the object that was being built; None where there was none.
+        cls: class of the object that was being built; None if none was.
     """
     if isinstance(error, MISTAKES) or (cls is not None and isinstance(error, TypeError)):
         return True
@@ -151,16 +151,16 @@ def raised_by(error: BaseException) -> str:
 def placed(text: str, config: Config, cls: type | None = None, arguments: Config | None = None) -> str:
     """An error's text with the option's path before it.
 
-    ``rank=0: must be ...`` becomes ``--model.layer.mixer.rank 0: must be ...``. The argument is looked for in the
-    object that was being built; then in the model, the data, the Trainer and the command; then in what the model and
-    the data are made of. Of several, one that has the value in question comes first. A text that names no argument gets
-    the path of the object.
+    ``rank=0: must be ...`` becomes ``--model.layer.mixer.rank 0: must be ...``. The argument is searched in the object
+    that was being built; then in the model, the data, the Trainer and the command; then in the parts of the model and
+    of the data. If several have it, one with the value in question comes first. A text that names no argument gets the
+    path of the object.
 
     Args:
         text: as the library raises it.
         config: the run's complete configuration.
-        cls: class of the object that was being built; None where that is not known.
-        arguments: of its constructor, which differ where several objects have one class.
+        cls: class of the object that was being built; None if that is not known.
+        arguments: of its constructor, which distinguish several objects of one class.
     """
     found = [(path, import_class(name), given) for path, name, given in _objects(config)]
     found += [(("trainer",), None, config.get("trainer") or {}), ((), None, config)]
@@ -190,7 +190,7 @@ def placed(text: str, config: Config, cls: type | None = None, arguments: Config
 
 
 def _objects(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str, Config]]:
-    """Place, class path and arguments of every object in a configuration; those of a list have the list's place."""
+    """Path, class path and arguments of every object in a configuration; items of a list have the list's path."""
     if isinstance(config, list):
         for item in config:
             yield from _objects(item, path)
@@ -209,9 +209,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def in_training(error: BaseException, config: Config) -> str | None:
-    """The line for a run that met data it cannot read; None for any other error of a training.
+    """The message for a run whose data cannot be read; None for any other error in training.
 
-    A worker process hands its error on with its whole traceback, whose last line is the error's own.
+    A worker process passes on its error with the whole traceback, whose last line is the error's own.
     """
     if not isinstance(error, DataError):
         return None
@@ -221,7 +221,7 @@ def in_training(error: BaseException, config: Config) -> str | None:
 
 
 def no_memory(error: BaseException) -> str | None:
-    """The line for memory that was asked for and is not there; None for any other error."""
+    """The message for memory that could not be allocated; None for any other error."""
     for each in _causes(error):
         if isinstance(each, MemoryError) or _NO_MEMORY.search(str(each)):
             amount = _AMOUNT.search(str(each))
@@ -231,7 +231,7 @@ def no_memory(error: BaseException) -> str | None:
 
 
 def no_space(error: BaseException, folder: object) -> str | None:
-    """The line for a file that the system does not let grow; None for any other error.
+    """The message for a file that the system does not let grow; None for any other error.
 
     Args:
         error: raised while a run was made.
@@ -248,7 +248,7 @@ def no_space(error: BaseException, folder: object) -> str | None:
 
 
 def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:
-    """The line for a callback or a schedule that watches none of the ``known`` metrics; None for any other error."""
+    """The message for a callback or schedule that monitors none of the ``known`` metrics; None for any other error."""
     match = _UNKNOWN_METRIC.search(str(error))
     if match is None:
         return None
@@ -257,7 +257,7 @@ def unknown_metric(error: BaseException, known: Iterable[str]) -> str | None:
 
 
 def parser_message(message: str, options: Iterable[str]) -> str:
-    """The parser's text in one line: option, what is wrong, and "did you mean" where one of ``options`` is near."""
+    """The parser's text in one line: option, what is wrong, and "did you mean" if one of ``options`` is similar."""
     keys: list[str] = []  # of all levels, from the outermost
     for key in _KEY.findall(message):
         keys += [key] if keys[-1:] != [key] else []
@@ -301,7 +301,7 @@ def parser_message(message: str, options: Iterable[str]) -> str:
 
 
 def _condensed(message: str) -> str:
-    """The lines that say something, in one: what was expected, and the value that was given instead."""
+    """The informative lines as one: what was expected, and the value that was given instead."""
     lines = message.splitlines()
     for pattern, replacement in _WRAPPING:
         lines = [pattern.sub(replacement, line) for line in lines]

@@ -69,7 +69,7 @@ from dinopl.cli.messages import (
     raised_by,
     unknown_metric,
 )
-from dinopl.cli.terminal import quiet, show_differences, show_summary
+from dinopl.cli.terminal import HeldBack, quiet, show_differences, show_summary
 from dinopl.core import trust
 from dinopl.core.errors import ProcessDied, UserMistake, did_you_mean
 from dinopl.core.moved import flatten
@@ -147,10 +147,12 @@ class DinoplCLI(LightningCLI):
 
     Args:
         arguments: files and options of the command line.
+        messages: Lightning's, kept back until the run folder is made; None keeps none back.
     """
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, arguments: Arguments, messages: HeldBack | None = None) -> None:
         self.arguments = arguments
+        self.messages = messages or HeldBack()
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -277,7 +279,7 @@ class DinoplCLI(LightningCLI):
             self.recorded_config,
             torch.initial_seed() if seed is False else seed,  # what the streams derive from
         )
-        ours: list[Callback] = [self.run_folder, _LogsShortRuns()]
+        ours: list[Callback] = [self.run_folder, self.messages, _LogsShortRuns()]
         ours += [own() for own in (FiniteGuard, ExactResume) if not any(isinstance(c, own) for c in given)]
         if config.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in given):
             ours.append(RunProgress())
@@ -366,16 +368,14 @@ class DinoplCLI(LightningCLI):
                 if not self.trainer.is_global_zero:
                     self.run_folder.record_failure()
                 raise ProcessDied(f"{how}; the run cannot go on without it") from error
-            folder, place = str(self.run_folder.path), str(getattr(error, "filename", None))
-            text = None if self.run_folder.created else mistake(error, self.recorded_config)
-            if self.run_folder.created and isinstance(error, OSError) and place.startswith(folder):
+            created, folder = self.run_folder.created, str(self.run_folder.path)
+            text = no_space(error, folder) if created else mistake(error, self.recorded_config)
+            if text is None and created and isinstance(error, OSError) and str(error.filename).startswith(folder):
                 text = f"--trainer.default_root_dir: cannot write to {folder}: {error.strerror}; start again elsewhere."
-            elif (
-                self.run_folder.created and isinstance(error.__cause__, OSError) and str(error).startswith("cannot wr")
-            ):
+            elif text is None and created and isinstance(error.__cause__, OSError) and "cannot write" in str(error):
                 text = f"--trainer.default_root_dir: {error}."
             text = text or unknown_metric(error, self.trainer.callback_metrics)
-            text = text or no_space(error, self.run_folder.path) or no_memory(error)
+            text = text or no_space(error, folder) or no_memory(error)
             text = text or in_training(error, self.recorded_config)
             if text is None and self.start and fails_to_resume(error):
                 text = f"--ckpt_path {self.start.path}: cannot be resumed from ({type(error).__name__}: {error})."
@@ -419,8 +419,10 @@ def run(command: str, tokens: Sequence[str]) -> DinoplCLI:
     """
     arguments = Arguments.parse(command, tokens)
     importable_from_here()
-    with quiet(), trust.admitting(arguments.trusted_modules):  # teachers' files are read while the run is set up
-        return DinoplCLI(arguments)
+    messages = HeldBack()
+    # teachers' files are read while the run is set up
+    with quiet(), messages.until_released(), trust.admitting(arguments.trusted_modules):
+        return DinoplCLI(arguments, messages)
 
 
 def refuse_overlay_alone(composed: Config, arguments: Arguments) -> None:

@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from dinopl.core.errors import UserMistake
 from dinopl.training import RunFolder
 
 # Message patterns, each with the reason why it says nothing to our users.
@@ -27,10 +29,56 @@ ADVICE = (
     r".*Couldn't infer the batch indices.*",  # our samples carry their index
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",  # Lightning on a newer torch
 )
+LOGGER = "lightning.pytorch.utilities.rank_zero"
 TIPS = (
     *("litlogger", "LitLogger", "litmodels", "LitModels", "will override existing callbacks", "TPU available"),
     "to estimate number of stepping batches",
 )
+
+
+class HeldBack(logging.Filter, Callback):
+    """Keeps Lightning's first messages back until the run folder is made, so that a refused run has its error alone.
+
+    List it after the run folder's callback.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] | None = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is shown now; if not, it is kept."""
+        if self.records is not None:
+            self.records.append(record)
+        return self.records is None
+
+    def release(self) -> None:
+        """Shows what was kept, and from then on everything."""
+        records, self.records = self.records or [], None
+        for record in records:
+            logging.getLogger(record.name).handle(record)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The run folder is there: nothing that is refused in setup is to come."""
+        self.release()
+
+    on_validation_start = on_test_start = on_predict_start = on_fit_start
+
+    @contextlib.contextmanager
+    def until_released(self) -> Iterator[None]:
+        """A block whose messages are kept until the release, and dropped if a ``UserMistake`` ends it before."""
+        loggers = [logging.getLogger(name) for name in (LOGGER, "lightning.fabric.utilities.seed")]
+        for logger in loggers:
+            logger.addFilter(self)
+        try:
+            yield
+        except UserMistake:
+            self.records = None
+            raise
+        finally:
+            self.release()
+            for logger in loggers:
+                logger.removeFilter(self)
 
 
 class _NoTips(logging.Filter):
@@ -41,7 +89,7 @@ class _NoTips(logging.Filter):
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silences what ``ADVICE`` and ``TIPS`` name for the time of a block."""
-    logger, no_tips = logging.getLogger("lightning.pytorch.utilities.rank_zero"), _NoTips()
+    logger, no_tips = logging.getLogger(LOGGER), _NoTips()
     logger.addFilter(no_tips)
     shown = threading.excepthook
     # TensorBoard's thread hands its error on to the next call of its writer

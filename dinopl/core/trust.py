@@ -1,24 +1,24 @@
-"""What a file of another's making may name: classes on a closed list, and nothing that is called with its arguments.
+"""What a file from someone else may name: classes on a closed list, and no function that it would call.
 
 A checkpoint, an export, a run folder or a teacher's file holds a configuration in plain values, and a configuration is
-code: ``class_path: os.system`` with ``init_args`` is a command. What the user's own files and options name is the
-user's. What another's file names is decided here, for every door, and before anything is imported:
+code: ``class_path: os.system`` with ``init_args`` is a command. What the user's own files and options name is trusted.
+What such a file may name is decided here, wherever one is read, and before anything is imported:
 
 - **A class path** must lead to a class, by the path at which the class is defined or by the one at which a package
   above it exports it, and the class must be on the list: ours, but for the command, the sweeps and the reports; layers
   of ``torch.nn``; optimisers and schedules of ``torch.optim``, except for ``LambdaLR`` and ``MultiplicativeLR``; models
   of torchvision and timm; and of Lightning what ``LIGHTNING`` names. No function, and no attribute of a module that
   another module imported (``dinopl.loading.os.popen``).
-- **A string** counts by the annotation of its argument. Where that takes a class or a callable, the string must be such
-  a path; where it takes plain text only, it is text; in doubt, a dotted name is a path. The activation functions of
-  ``FUNCTIONS`` may be named in this way: a layer calls them with tensors and not with what the file says.
+- **A string** is read by the annotation of its argument. If that takes a class or a callable, the string must be such
+  a path; if it takes plain text only, the string is text; in doubt, a dotted name is a path. The activation functions
+  of ``FUNCTIONS`` may be named in this way: a layer calls them with tensors and not with what the file says.
 - **An argument** of a listed class that says where to write (``PLACES``) must stay below the working directory. One
   that makes another library load a file is refused.
 
-Of Lightning's callbacks, those are listed that watch, print, save, stop or average. Not ``LambdaCallback``,
-``ModelPruning`` or ``ThroughputMonitor``, which call what they are given; not the finders of batch size and learning
-rate, which set an attribute that the file names. Of its loggers, those that write to this machine; not those that send
-to a host that the file names. Strategies, plugins and profilers may be named by their short words only (``ddp``,
+Lightning's callbacks that watch, print, save, stop or average are listed. ``LambdaCallback``, ``ModelPruning`` and
+``ThroughputMonitor`` are not, since they call what they are given; nor are the finders of batch size and learning rate,
+which set an attribute that the file names. Loggers that write to this machine are listed, and none that send to a host
+that the file names. Strategies, plugins and profilers may be named by their short words only (``ddp``,
 ``simple``).
 
 Not guarded against: how large a network is, which local file a data set is read from, where data sets are downloaded
@@ -98,14 +98,14 @@ _NAMED: ContextVar[frozenset[str]] = ContextVar("named_paths", default=frozenset
 
 @contextmanager
 def admitting(modules: Iterable[str] = (), named: Iterable[str] = ()) -> Iterator[None]:
-    """Within it, a file may also name what the user trusts.
+    """A context within which a file may also name what the user trusts.
 
     Args:
         modules: names of modules or packages. What they define may be named, classes and functions alike.
         named: paths that the user's own files and options name.
 
     Raises:
-        ValueError: if a module's name is none.
+        ValueError: if one of ``modules`` is not the name of a module.
     """
     modules = tuple(modules)
     if wrong := [name for name in modules if not all(part.isidentifier() for part in name.split("."))]:
@@ -133,7 +133,7 @@ def named_paths(*nodes: Any) -> frozenset[str]:
 
 
 def resolve(path: str, place: str = "") -> Any:
-    """The class that another's file names; or what the user admitted, or one of ``FUNCTIONS``, by its name.
+    """Resolves a path in a file from someone else: to a listed class, one of ``FUNCTIONS``, or what the user admitted.
 
     Args:
         path: a dotted path.
@@ -143,7 +143,7 @@ def resolve(path: str, place: str = "") -> Any:
         The class. Of a module that the user admitted it may be a function, too.
 
     Raises:
-        ValueError: if the file may not name it. Nothing was imported then, but for a module of a listed package.
+        ValueError: if the file may not name it. No module is imported then, except one of a listed package.
     """
     path = current_path(path)
     module, _, name = path.rpartition(".")
@@ -171,13 +171,13 @@ def resolve(path: str, place: str = "") -> Any:
 
 
 def checked(config: Any, kind: Any = _UNKNOWN, place: str = "", depth: int = 0) -> Any:
-    """A configuration of another's making, if all that it names may be named.
+    """A copy of a configuration from someone else, whose every class path and string has been checked.
 
     Args:
         config: plain values: a class's path, or a mapping with ``class_path`` and ``init_args``; also lists of such.
         kind: the annotation of the argument that it is given for.
         place: its name, for messages.
-        depth: how many containers it stands in.
+        depth: number of containers around it.
 
     Returns:
         A copy, with what has moved under its present path.
@@ -206,9 +206,9 @@ def checked(config: Any, kind: Any = _UNKNOWN, place: str = "", depth: int = 0) 
 
 
 def checked_run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for the complete configuration of a run, of which only options of a run are kept.
+    """As :func:`checked`, for the complete configuration of a run; only options of the run itself are kept.
 
-    Where checkpoints and further files are read from is not among them.
+    Options that say where checkpoints and further files are read from are dropped.
     """
     kinds: dict[str, Any] = {"model": LightningModule, "data": LightningDataModule, "seed_everything": bool | int}
     kinds |= {"name": str, "threads": int, "test_after_fit": bool}
@@ -244,9 +244,9 @@ def made(value: Any, hint: Any = None) -> Any:
 
 
 class CheckedLoading:
-    """Lightning's ``load_from_checkpoint``, but that a file may not choose how its hyper-parameters become objects.
+    """Lightning's ``load_from_checkpoint``, in which the file does not choose how hyper-parameters become objects.
 
-    To stand before ``LightningModule`` among the bases of a class.
+    List it before ``LightningModule`` among the bases of a class.
     """
 
     @classmethod
@@ -254,7 +254,7 @@ class CheckedLoading:
         """The module of a checkpoint, with its weights; always read with ``weights_only=True``.
 
         Arguments that are not given are those of the configuration in the checkpoint, as far as a file may name their
-        classes. A checkpoint that was made without the command holds none, and then all are to be given.
+        classes. A checkpoint that was made without the command holds no configuration: give all arguments then.
 
         Raises:
             ValueError: if the file asks for code to be run, names what makes its hyper-parameters into objects, holds
@@ -338,7 +338,7 @@ def _checked_arguments(given: Mapping[str, Any], maker: Any, place: str, depth: 
 
 
 def _check_reach(option: set[str], value: Any, place: str) -> None:
-    """Refuses arguments by which a listed class would reach further than its name says.
+    """Refuses arguments that let a listed class write, load or send more than its name suggests.
 
     ``option`` is the argument after the name of the class, and after those of its base classes.
     """
@@ -362,7 +362,7 @@ def _check_reach(option: set[str], value: Any, place: str) -> None:
 
 
 def _checked_text(value: str, kind: Any, place: str) -> str:
-    """Text where text is taken; elsewhere the path of a class."""
+    """A string of the file, if its argument takes text, or if it is the path of a class that may be named."""
     members = list(_members(kind))
     if not any(map(_is_open, members)):  # the parser imports nothing for such an option
         return value
@@ -386,7 +386,7 @@ def _is_admitted(module: str) -> bool:
 
 
 def _is_listed(module: str) -> bool:
-    """Whether a module is of a package whose classes may be named; what it defines is looked at later."""
+    """Whether a module is of a package whose classes may be named; the class itself is checked later."""
     parts = module.split(".")
     if any(part.startswith("_") for part in parts):
         return False
@@ -413,7 +413,7 @@ def _is_on_the_list(found: type, module: str) -> bool:
 
 
 def _annotations(maker: Any) -> dict[str, Any]:
-    """Annotations of arguments; of a class also those that it passes on to the classes above it."""
+    """Annotations of arguments by name; for a class also those of its base classes' constructors."""
     found: dict[str, Any] = {}
     for owner in reversed(maker.__mro__) if inspect.isclass(maker) else [maker]:
         function = vars(owner).get("__init__") if inspect.isclass(maker) else owner

@@ -44,7 +44,7 @@ class GroupedNorm(nn.GroupNorm):
 def normalization(
     norm: NormFactory | None, channels: int, known: str = "torch.nn.BatchNorm2d, GroupedNorm"
 ) -> nn.Module:
-    """A normalisation layer for ``channels``, or the identity where ``norm`` is None.
+    """A normalisation layer for ``channels``, or the identity where ``norm`` is None or makes one.
 
     Args:
         norm: makes the layer.
@@ -60,11 +60,15 @@ def normalization(
         layer = norm(channels)
     except TypeError as error:
         made = getattr(getattr(norm, "func", norm), "__name__", "norm")
-        raise ValueError(f"norm={made}: cannot be made of a number of channels alone; give {known} or None") from error
+        raise ValueError(
+            f"norm={made}: cannot be made of a number of channels alone; give {known} or torch.nn.Identity"
+        ) from error
     # what torch's norms have, or one of another's by its name
     sizes = ("num_features", "num_channels", "normalized_shape")
+    if isinstance(layer, nn.Identity):
+        return layer
     if not any(hasattr(layer, size) for size in sizes) and "norm" not in type(layer).__name__.lower():
-        raise ValueError(f"norm={type(layer).__name__}: is no normalisation layer; give {known} or None")
+        raise ValueError(f"norm={type(layer).__name__}: is no normalisation layer; give {known} or torch.nn.Identity")
     return layer
 
 

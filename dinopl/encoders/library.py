@@ -30,7 +30,8 @@ def one_line(owner: str, name: str, known: Callable[[], list[str]] = list) -> It
         yield
     # assertions are timm's, of the size of an image; files and hosts are those of pretrained weights
     except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, OSError) as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        cause = error.__cause__ or error  # of an image that it refuses, the library's own words
+        reason = " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
         arch = name.split(".")[0]  # timm writes the pretrained weights behind a dot
         names = [] if ":" in name else known()
         unknown = bool(names) and arch.lower() not in names
@@ -62,7 +63,7 @@ def torchvision_network(
     from torchvision import models
 
     if len(shape) == 3 and shape[0] == 1:
-        raise ValueError(f"rgb=False: {owner} takes images of 3 channels, not {list(shape)}; set it to True")
+        raise ValueError(f"rgb=False: {owner} takes images of 3 channels, not {list(shape)}; switch it on")
     if len(shape) != 3 or shape[0] != 3:
         raise ValueError(f"shape={list(shape)}: {owner} takes images of 3 channels; give such images")
     names = models.list_models(module=models)  # classifiers only: others fetch weights unasked, and give no vectors

@@ -28,7 +28,7 @@ class TwoConvBlock(nn.Module):
         channels: number of input channels.
         width: number of output channels.
         stride: of the first convolution.
-        norm: makes the normalisation layer after each convolution; None for no normalisation.
+        norm: makes the normalisation layer after each convolution; ``torch.nn.Identity`` for none.
 
     Raises:
         ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
@@ -36,7 +36,7 @@ class TwoConvBlock(nn.Module):
 
     expansion: ClassVar[int] = 1
 
-    def __init__(self, channels: int, width: int, stride: int = 1, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, width: int, stride: int = 1, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = normalization(norm, width)
@@ -60,7 +60,7 @@ class ThreeConvBlock(nn.Module):
         channels: number of input channels.
         width: number of channels of the 3x3 convolution.
         stride: of the 3x3 convolution.
-        norm: makes the normalisation layer after each convolution; None for no normalisation.
+        norm: makes the normalisation layer after each convolution; ``torch.nn.Identity`` for none.
 
     Raises:
         ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
@@ -68,7 +68,7 @@ class ThreeConvBlock(nn.Module):
 
     expansion: ClassVar[int] = 4
 
-    def __init__(self, channels: int, width: int, stride: int = 1, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, channels: int, width: int, stride: int = 1, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__()
         out = width * self.expansion
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
@@ -104,7 +104,7 @@ class ResidualNetwork(nn.Module):
         blocks: number of residual blocks in each stage.
         width: number of channels of the stem and of the first stage's 3x3 convolutions.
         small_image: stem for small images; otherwise ImageNet's, 7x7 with stride 2 and a max pool.
-        norm: makes the normalisation layer after each convolution; None for no normalisation.
+        norm: makes the normalisation layer after each convolution; ``torch.nn.Identity`` for none.
         block: the residual block.
 
     Attributes:
@@ -120,7 +120,7 @@ class ResidualNetwork(nn.Module):
         blocks: Sequence[int],
         width: int = 64,
         small_image: bool = True,
-        norm: NormFactory | None = nn.BatchNorm2d,
+        norm: NormFactory = nn.BatchNorm2d,
         block: type[TwoConvBlock | ThreeConvBlock] = TwoConvBlock,
     ) -> None:
         super().__init__()
@@ -158,27 +158,27 @@ class ResNet18(ResidualNetwork):
         shape: shape of one image.
         small_image: stem for small images (3x3, stride 1, no max pool); otherwise ImageNet's.
         norm: makes the normalisation layer after each convolution, such as ``torch.nn.BatchNorm2d`` or ``GroupedNorm``;
-            None for no normalisation.
+            ``torch.nn.Identity`` for none.
 
     Raises:
         ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
-    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__(shape, (2, 2, 2, 2), small_image=small_image, norm=norm)
 
 
 class ResNet34(ResidualNetwork):
     """ResNet34, 512 embedding dimensions: 21,276,992 parameters; arguments as of ``ResNet18``."""
 
-    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__(shape, (3, 4, 6, 3), small_image=small_image, norm=norm)
 
 
 class ResNet50(ResidualNetwork):
     """ResNet50, 2,048 embedding dimensions: 23,500,352 parameters; arguments as of ``ResNet18``."""
 
-    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, shape: ImageShape, small_image: bool = True, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__(shape, (3, 4, 6, 3), small_image=small_image, norm=norm, block=ThreeConvBlock)
 
 
@@ -187,18 +187,18 @@ class ResNet20(ResidualNetwork):
 
     Args:
         shape: shape of one image.
-        norm: makes the normalisation layer after each convolution; None for no normalisation.
+        norm: makes the normalisation layer after each convolution; ``torch.nn.Identity`` for none.
 
     Raises:
         ValueError: if ``norm`` makes no normalisation layer, or its groups do not divide the channels.
     """
 
-    def __init__(self, shape: ImageShape, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, shape: ImageShape, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__(shape, (3, 3, 3), width=16, norm=norm)
 
 
 class ResNet56(ResidualNetwork):
     """ResNet56 for CIFAR: three stages of nine blocks, 855,120 parameters; arguments as of ``ResNet20``."""
 
-    def __init__(self, shape: ImageShape, norm: NormFactory | None = nn.BatchNorm2d) -> None:
+    def __init__(self, shape: ImageShape, norm: NormFactory = nn.BatchNorm2d) -> None:
         super().__init__(shape, (9, 9, 9), width=16, norm=norm)

@@ -20,8 +20,10 @@ EPS = 1e-7
 """What RankMe and LiDAR add to each share of a spectrum."""
 LIMIT = 10_000
 """Samples that :func:`feature_measures` looks at at most, spread evenly."""
+ONE_DIRECTION = 1.5
+"""Features of a lesser effective rank vary along one direction only."""
 MARGIN = 0.01
-"""How near the collapsed value a rank or an entropy may come, as a share of its range, before it counts as one."""
+"""How near the collapsed value an entropy may come, as a share of its range, before it counts as one."""
 
 
 def effective_rank(spectrum: Tensor, eps: float = EPS) -> float:
@@ -141,13 +143,13 @@ def feature_measures(x: Tensor) -> dict[str, float]:
 
 
 def collapsed_features(rank: float, most: int) -> str | None:
-    """What has collapsed where the effective rank of centred features is within 1 % of one direction; None if nothing.
+    """What has collapsed where the effective rank of centred features is below 1.5; None if nothing.
 
     Args:
         rank: ``effective_rank`` of :func:`feature_measures`.
         most: the largest rank that there could be: the features' width, or the number of samples less 1.
     """
-    if most < 2 or not rank < 1 + MARGIN * (most - 1):
+    if most < 2 or not rank < ONE_DIRECTION:
         return None
     if rank == 0:
         return f"the features are the same for every image (effective rank 0 of {most})"

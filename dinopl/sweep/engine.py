@@ -1,8 +1,8 @@
 """A study's runs as Dask tasks: one task per run, keyed by the run's id, depending on the runs that it needs.
 
 Dask orders the tasks, keeps the workers' processes warm, and reschedules the run of a worker that was lost. A task may
-run any number of times: it reads the run's folder first, returns what that says of a finished run, and otherwise makes
-the run and records the attempt there.
+run any number of times: it reads the run's folder first, returns the outcome recorded there for a run that ended, and
+otherwise makes the run and records the attempt.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ Fit = Callable[[list[str]], object]
 
 CLEAR = "\r\x1b[K"  # of a terminal: back to the line's start, and erases it
 REFRESH_SECONDS = 0.5  # between looks at the cluster and the study's folder, and between lines of progress
-QUIET_SECONDS = 30.0  # the latter where nobody watches
+QUIET_SECONDS = 30.0  # the latter if the output is not a terminal
 NO_WORKER_SECONDS = 120.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SETTINGS: dict[str, Any] = {
@@ -57,16 +57,16 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def dask_setup(worker: Any) -> None:
-    """Called by Dask in a new worker's main thread, which becomes a session of its own.
+    """Makes a new worker a session of its own; Dask calls this in the worker's main thread.
 
-    So Ctrl-C on the terminal reaches the driver alone, and Linux, which shares processors out by session, gives each
-    worker on a busy machine the share of a command rather than a part of the driver's.
+    So Ctrl-C on the terminal reaches the driver alone. On a busy machine Linux divides the processors among sessions,
+    so each worker gets the share of a whole command and not a part of the driver's.
     """
     os.setsid()
 
 
 def prepare_workers(modules: Sequence[str]) -> None:
-    """Begins to import what workers need, once for all of them: each is a fork of a process that has only imported.
+    """Starts importing what workers need, once for all: each worker is forked from a process that has done so.
 
     Args:
         modules: names of modules to import there.
@@ -83,7 +83,7 @@ def prepare_workers(modules: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> Iterator["Client"]:
-    """A client of the scheduler at an address; without one, of a cluster on this machine that ends with the block.
+    """A client of the scheduler at an address; without an address, of a cluster on this machine, closed at the end.
 
     Args:
         address: such as ``tcp://HOST:PORT``, or the scheduler's file; None for a cluster on this machine.
@@ -143,16 +143,16 @@ def cluster(address: str | None, environments: Sequence[Mapping[str, str]]) -> I
 
 
 def make(study: Study, job: Job, fit: Fit, *needed: Outcome) -> Outcome:
-    """Makes a run, unless its folder says already what came of it; the function of a Dask task.
+    """Makes a run, unless its folder already has an outcome; the function of a Dask task.
 
     Args:
         study: the study.
         job: the run.
         fit: makes the run of a configuration's file: called with ``["--config", FILE]``.
-        needed: what came of the runs that it needs.
+        needed: outcomes of the runs that it needs.
 
     Returns:
-        What came of it; "stopped" if the study's folder cannot be written to from here.
+        Its outcome; of status "stopped" if the study's folder cannot be written to from here.
     """
     with _ONE_AT_A_TIME:  # a run prints to the file descriptors of the whole process
         if "SLURM_JOB_ID" in os.environ:  # else Lightning takes the job's tasks for the processes of this one run
@@ -189,7 +189,7 @@ def make(study: Study, job: Job, fit: Fit, *needed: Outcome) -> Outcome:
 
 
 def _attempt(study: Study, job: Job, fit: Fit) -> tuple[str, bool] | None:
-    """Makes a run; its error and whether another attempt could end otherwise, or None if it ended or diverged."""
+    """Makes a run; returns its error and whether a retry could succeed, or None if it finished or diverged."""
     checkpoint = study.checkpoint(job)
     with output_to(study.of(job) / LOG):
         try:
@@ -215,7 +215,7 @@ def _attempt(study: Study, job: Job, fit: Fit) -> tuple[str, bool] | None:
 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
-    """Sends what anything in this process prints to the end of a file for the time of a block."""
+    """Appends everything that this process prints within the block to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(descriptor) for descriptor in (1, 2)]
@@ -235,15 +235,15 @@ def output_to(path: Path) -> Iterator[None]:
 
 
 class Driver:
-    """Hands the runs of a study to Dask and shows how far they are.
+    """Submits the runs of a study to Dask and shows their progress.
 
     Args:
         study: the study.
         fit: makes a run; see :func:`make`.
-        total: how many runs there are to be.
+        total: number of runs in the whole study.
 
     Attributes:
-        outcomes: what came of runs, by id.
+        outcomes: outcomes of the runs that ended, by id.
         jobs: all runs so far, by id.
     """
 
@@ -260,7 +260,7 @@ class Driver:
 
     @contextlib.contextmanager
     def using(self, client: "Client") -> Iterator[None]:
-        """Makes runs on a cluster for the time of a block."""
+        """Makes runs on a cluster within the block."""
         self.client = client
         if importlib.util.find_spec("bokeh"):
             sys.stderr.write(f"dashboard: {client.dashboard_link}\n")
@@ -282,7 +282,7 @@ class Driver:
             sys.stderr.write(f"{clear}{self.study.sweep.name}: a worker was lost; another makes the run that it had\n")
 
     def submit(self, job: Job) -> None:
-        """Hands a run to Dask, unless its folder says what came of it."""
+        """Submits a run to Dask, unless its folder already has an outcome."""
         self.jobs[job.id] = job
         if (outcome := self.study.outcome(job)) is not None:
             self.outcomes[job.id] = outcome
@@ -294,10 +294,10 @@ class Driver:
             )
 
     def wait(self) -> list[str]:
-        """Waits a moment for runs to end; the ids of those that did.
+        """Waits up to ``REFRESH_SECONDS`` for runs to end; returns the ids of those that did.
 
         Raises:
-            UserMistake: if the study's folder is gone or full, or the cluster is.
+            UserMistake: if the study's folder or the cluster is gone, or the disk is full.
         """
         from distributed import wait
         from distributed.client import FuturesCancelledError
@@ -349,7 +349,7 @@ class Driver:
     def search(self, planner: Planner) -> None:
         """Draws points and makes their runs, as many at a time as there are workers.
 
-        What was drawn before is known from the run folders; what of it has no end is made first.
+        Points drawn before are read from the run folders; those whose runs have not ended come first.
         """
         sweep, points = self.study.sweep, dict[str, Point]()
         for path in sorted(self.study.path.glob("trials/*/trial.json"), key=lambda path: path.stat().st_mtime):
@@ -391,12 +391,12 @@ class Driver:
             self.submit(job)
 
     def failures(self) -> list[str]:
-        """A line for each run that failed for good."""
+        """One line per run that failed and is not retried."""
         failed = [outcome for outcome in self.outcomes.values() if outcome.status == "failed"]
         return [f"{self.jobs[outcome.run]}: {outcome.error}" for outcome in failed]
 
     def missing_metric(self) -> str | None:
-        """What to say if runs were finished and none has the study's metric."""
+        """The message for a study of which no finished run has the metric; None if one has, or none is finished."""
         metric = self.study.sweep.metric
         mine = [job for job in self.jobs.values() if job.kind == "trials"]
         finished = [job for job in mine if job.id in self.outcomes and self.outcomes[job.id].status == "finished"]
@@ -407,7 +407,7 @@ class Driver:
         return f"no finished run has a finite metric {metric!r}{did_you_mean(metric, known)}"
 
     def show(self, last: bool = False) -> None:
-        """One line that is drawn over on a terminal; elsewhere one now and then, when something has changed."""
+        """Shows one line of progress, redrawn in place on a terminal; elsewhere a new line at times if it changed."""
         live, now = sys.stderr.isatty(), time.monotonic()
         if not last and now - self._shown[1] < (REFRESH_SECONDS if live else QUIET_SECONDS):
             return
@@ -441,14 +441,14 @@ def best_of(sweep: Sweep, ended: Sequence[tuple[Job, Outcome]]) -> tuple[float, 
 def progress(
     sweep: Sweep, total: int, outcomes: Sequence[Outcome], running: int, workers: int, best: tuple[float, Job] | None
 ) -> str:
-    """How far a study is, in one line.
+    """The progress of a study in one line.
 
     Args:
         sweep: the sweep file.
-        total: how many runs there are to be.
-        outcomes: of those that ended.
-        running: how many are made at this moment.
-        workers: how many can be made at a time.
+        total: number of runs in the whole study.
+        outcomes: of the runs that ended.
+        running: number of runs in progress.
+        workers: number of runs that can be in progress at a time.
         best: the best value so far and its run.
     """
     states = [outcome.status for outcome in outcomes]

@@ -60,6 +60,7 @@ def shell_words(line: str) -> list[str]:
     return printed.stdout.split("\0")[:-1]
 
 
+@pytest.mark.filterwarnings("ignore:The training ends after 2 steps")  # before a warm-up of DINO does
 @pytest.mark.usefixtures("few_points")
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: str(path.relative_to(CONFIGS)))
 def test_a_sweep_file_says_what_it_is_and_runs(

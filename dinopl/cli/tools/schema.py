@@ -219,7 +219,7 @@ def schema_of(annotation: Any, classes: Classes, option: str = "") -> Schema:
     if origin in (list, tuple, abc.Sequence, abc.Iterable):
         parts = [part for part in inner if part is not Ellipsis]
         return {"type": "array", "items": _any_of([schema_of(part, classes, option) for part in parts])}
-    if origin is abc.Callable and inner:
+    if origin is abc.Callable and inner and not typing.is_typeddict(inner[-1]):
         return object_of(inner[-1], classes, option)
     if inspect.isclass(annotation) and issubclass(annotation, tuple):
         return {"type": "array"}

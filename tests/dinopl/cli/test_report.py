@@ -206,7 +206,9 @@ def test_runs_best_sorts_finished_runs(
     direction: dict[str, str],
     seeds: list[str],
     which: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     write_study(started, axes={"model.student.alpha": [0, 1]}, **direction)
     assert main(["runs", "best", *words, "locality"]) == 0
     title, _, head, _, *rows, _, best = rows_of(capsys.readouterr().out)

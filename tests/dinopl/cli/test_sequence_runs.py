@@ -95,7 +95,7 @@ def test_a_run_leaves_table_figures_and_their_numbers(
     assert EventAccumulator(str(folder)).Reload().Tags()["images"] == ["figures/accuracy", "figures/iterations"]
     shown = capsys.readouterr().out
     row = next(line.split() for line in shown.splitlines() if line.startswith("6 "))
-    accuracies = [f"{100 * metrics[f'test/{m}/length=6']:.1f}" for m in ("token_accuracy", "sequence_accuracy")]
+    accuracies = [f"{metrics[f'test/{m}/length=6']:.3f}" for m in ("token_accuracy", "sequence_accuracy")]
     assert row[1:4] == [*accuracies, f"{metrics['test/iterations/length=6']:.1f}"]
 
 
@@ -302,7 +302,7 @@ def test_the_module_of_a_checkpoint_comes_back_without_arguments(fitted: Path) -
     assert all(torch.equal(value, state[name]) for name, value in module.model.state_dict(prefix="model.").items()
                if isinstance(value, torch.Tensor))  # fmt: skip
     assert module(torch.zeros(1, 5, dtype=torch.int64)).shape == (1, 5, module.model.num_targets)
-    with pytest.raises(ValueError, match="holds SequenceModeling, not SelfDistillation; load it with that class"):
+    with pytest.raises(ValueError, match="a checkpoint of SequenceModeling, not of SelfDistillation"):
         SelfDistillation.load_from_checkpoint(checkpoint_of(fitted))
 
 

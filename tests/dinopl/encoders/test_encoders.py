@@ -89,7 +89,7 @@ def count(module):
             (partial(VGG11, norm=norm), VGG_WEIGHTS + 2 * VGG_CHANNELS * (norm is not None), 512)
             for norm in NORMS.values()
         ),
-        (partial(ResNet18, norm=None), 11_168_832 - 2 * 4800, 512),
+        (partial(ResNet18, norm=nn.Identity), 11_168_832 - 2 * 4800, 512),
         (partial(ResNet18, norm=GroupedNorm), 11_168_832, 512),
         (partial(UniformConvNet, width=16, depth=5), 448 + 4 * 2_320, 64),
         (partial(UniformMLP, width=512, depth=2), 3073 * 512 + 513 * 512, 512),

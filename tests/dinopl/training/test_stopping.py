@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,14 @@ class SignalAt(Callback):
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self.place(trainer, "validate")
+
+
+@pytest.fixture(autouse=True)
+def hangup_is_not_ignored() -> Iterator[None]:
+    """As it is where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def run(root: Path, config: str, at: list[Any] | None = None) -> int:
@@ -221,7 +229,7 @@ def test_a_signal_leaves_a_checkpoint_a_status_and_an_exit_code(
     checkpoint = folder / "checkpoints" / "last.ckpt"
     error = capsys.readouterr().err
     assert f"go on with: dinopl fit --ckpt_path {checkpoint} --trainer.default_root_dir {tmp_path}\n" in error
-    assert "GPU available" in caplog.text
+    assert caplog.text.count("Seed set to 0") == caplog.text.count("GPU available") == 1
     assert "weights_only" not in caplog.text
     assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.callbacks=test_stopping.SignalAt"]) == 0
     (resumed,) = set(tmp_path.glob("run/*")) - {folder}
