@@ -1,6 +1,7 @@
 """What every test shares: one CPU thread, no data folder of the machine's, and short runs of the real command."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,29 @@ def _alike_wherever_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DINOPL_DATA", raising=False)
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.delenv("PL_GLOBAL_SEED")
+
+
+class Messages(logging.Handler):
+    """The texts of records, each once whatever else handles it: pytest's handler may get a record twice, or never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Adds a line."""
+        self.text += f"{record.getMessage()}\n"
+
+
+@pytest.fixture
+def lightning_messages() -> Iterator[Messages]:
+    """What Lightning logs within a test, however its loggers propagate."""
+    messages, loggers = Messages(), [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    for logger in loggers:
+        logger.addHandler(messages)
+    yield messages
+    for logger in loggers:
+        logger.removeHandler(messages)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """Bad input: one line on standard error, exit code 2, nothing written."""
 
 import functools
-import logging
 import pickle
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dinopl.cli import main
 from dinopl.distillation.module import SelfDistillation
 from dinopl.encoders import MiniVGG
 from fprnn.tasks import write_stories
+from tests.conftest import Messages
 
 ShortRun = Callable[..., tuple[int, Path | None]]
 
@@ -370,13 +370,11 @@ def test_what_an_object_refuses_is_said_with_its_place(
 def test_what_a_hook_refuses_is_said_with_its_place(
     short_run: ShortRun,
     capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    lightning_messages: Messages,
     monkeypatch: pytest.MonkeyPatch,
     text: str,
     expected: str,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)  # so that caplog sees its messages
-
     def refuse(*_: object, **__: object) -> None:
         raise ValueError(text)
 
@@ -386,8 +384,8 @@ def test_what_a_hook_refuses_is_said_with_its_place(
     options = ("--data.batch_size=64", f"--model.probes=[{probe}]", "--trainer.max_epochs=15")
     assert short_run("fit", *options, cut=()) == (2, None)
     assert said(capsys) == expected
-    assert "Seed set" not in caplog.text
-    assert "GPU available" not in caplog.text
+    assert "Seed set" not in lightning_messages.text
+    assert "GPU available" not in lightning_messages.text
 
 
 def corpora(folder: Path) -> None:

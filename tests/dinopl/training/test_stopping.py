@@ -3,7 +3,6 @@
 import csv
 import errno
 import json
-import logging
 import os
 import shutil
 import signal
@@ -19,6 +18,7 @@ from tiny import Tiny, loader, make_trainer
 from dinopl.cli import main
 from dinopl.training import ExactResume, RunFolder, folder_of
 from dinopl.training.stopping import PRIVATE, GracefulStop, Stopped, private, slurm_job
+from tests.conftest import Messages
 
 FAMILIES = {
     "fprnn/parity.yaml": "--model.d_model=4 --data.steps_per_epoch=5 --data.train_length=5 --data.batch_size=4 "
@@ -218,10 +218,8 @@ def test_a_signal_leaves_a_checkpoint_a_status_and_an_exit_code(
     tmp_path: Path,
     whole: dict[str, Path],
     capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    lightning_messages: Messages,
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)  # so that caplog sees its messages
     config = "fprnn/parity.yaml"
     assert run(tmp_path, config, [*place, name]) == code
     (folder,) = tmp_path.glob("run/*")
@@ -229,8 +227,9 @@ def test_a_signal_leaves_a_checkpoint_a_status_and_an_exit_code(
     checkpoint = folder / "checkpoints" / "last.ckpt"
     error = capsys.readouterr().err
     assert f"go on with: dinopl fit --ckpt_path {checkpoint} --trainer.default_root_dir {tmp_path}\n" in error
-    assert caplog.text.count("Seed set to 0") == caplog.text.count("GPU available") == 1
-    assert "weights_only" not in caplog.text
+    logged = lightning_messages.text
+    assert logged.count("Seed set to 0") == logged.count("GPU available") == 1
+    assert "weights_only" not in logged
     assert main(["fit", "--ckpt_path", str(checkpoint), "--trainer.callbacks=test_stopping.SignalAt"]) == 0
     (resumed,) = set(tmp_path.glob("run/*")) - {folder}
     for key, value in weights(whole[config]).items():
