@@ -123,7 +123,7 @@ def _read_export(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         facts = json.loads(metadata)
     except (ValueError, RecursionError):
         facts = None
-    if not isinstance(facts, dict) or facts.get("crc32", checksum(tensors)) != checksum(tensors):
+    if not isinstance(facts, dict) or ("crc32" in facts and facts["crc32"] != checksum(tensors)):
         raise ValueError(f"'{path}': is damaged; export the checkpoint again")
     return tensors, facts
 

@@ -5,26 +5,11 @@ A factory is called with the shape of a sample and the number of classes, as tho
 
 from typing import Any
 
-from torch import Tensor, nn
-
-from dinopl.encoders.library import timm_network, torchvision_network
+from dinopl.encoders.library import LibraryNetwork, timm_network, torchvision_network
 from kd.networks import as_shape
 
 
-class LibraryClassifier(nn.Module):
-    """A network of another library, ``(B, C, H, W)`` to logits ``(B, K)``; a plain state dict has its own names."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
-        logits: Tensor = self.network(x)
-        return logits
-
-
-class TorchvisionClassifier(LibraryClassifier):
+class TorchvisionClassifier(LibraryNetwork):
     """A model of torchvision's.
 
     Args:
@@ -49,7 +34,7 @@ class TorchvisionClassifier(LibraryClassifier):
         super().__init__(torchvision_network(name, input_shape, num_classes, weights, arguments, type(self).__name__))
 
 
-class TimmClassifier(LibraryClassifier):
+class TimmClassifier(LibraryNetwork):
     """A model of timm's, which must be installed.
 
     Args:

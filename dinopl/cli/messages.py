@@ -31,7 +31,6 @@ MISTAKES = (ValueError, FileNotFoundError, MisconfigurationException)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LIBRARIES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "sklearn")
 
-
 _KNOWN = ("dinopl", "fprnn", "kd", "torch", "lightning")
 _NOISE = re.compile(
     r"^(Does not validate against|Subtypes:|Errors:|Given value|Expected a NoneType$|Problem with given class_path"

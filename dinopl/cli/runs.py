@@ -369,14 +369,14 @@ class DinoplCLI(LightningCLI):
                     self.run_folder.record_failure()
                 raise ProcessDied(f"{how}; the run cannot go on without it") from error
             created, folder = self.run_folder.created, str(self.run_folder.path)
-            text = no_space(error, folder) if created else mistake(error, self.recorded_config)
+            text = None if created else mistake(error, self.recorded_config)
+            text = text or no_space(error, folder)
             if text is None and created and isinstance(error, OSError) and str(error.filename).startswith(folder):
                 text = f"--trainer.default_root_dir: cannot write to {folder}: {error.strerror}; start again elsewhere."
             elif text is None and created and isinstance(error.__cause__, OSError) and "cannot write" in str(error):
                 text = f"--trainer.default_root_dir: {error}."
             text = text or unknown_metric(error, self.trainer.callback_metrics)
-            text = text or no_space(error, folder) or no_memory(error)
-            text = text or in_training(error, self.recorded_config)
+            text = text or no_memory(error) or in_training(error, self.recorded_config)
             if text is None and self.start and fails_to_resume(error):
                 text = f"--ckpt_path {self.start.path}: cannot be resumed from ({type(error).__name__}: {error})."
             if text is None and self.trainer.global_step == 0 and raised_by(error).startswith("lightning."):

@@ -11,7 +11,8 @@ where the code may stretch them beyond its end.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -365,7 +366,7 @@ class Scheduled:
         schedules: those of its attributes that move, by name.
     """
 
-    schedules: dict[str, Schedule]
+    schedules: Mapping[str, Schedule] = MappingProxyType({})
 
     def follow(self, **numbers: Schedule | float | None) -> None:
         """Makes each number an attribute; that of a schedule is its first until ``advance`` moves it."""

@@ -281,7 +281,6 @@ class CheckedLoading:
             raise ValueError(f"'{checkpoint_path}': its hyper-parameters have an _instantiator, {REFUSED}")
         if hasattr(checkpoint_path, "seek"):
             checkpoint_path.seek(0)
-        ours = content.get("dinopl")
         model: Any = ours
         for key in ("config", "model"):
             model = model.get(key) if isinstance(model, Mapping) else None

@@ -33,8 +33,6 @@ MovingBatchNorm = Literal["from_data", "from_student"]
 class TeacherRule(Scheduled, ABC):
     """How the teacher is made and how it moves; a rule keeps no tensors, each method gets the teacher's network."""
 
-    schedules: dict[str, Schedule] = {}  # noqa: RUF012 - of a rule that has none
-
     @abstractmethod
     def draw(self, draw: Draw) -> Network:
         """The teacher, in eval mode and without trainable parameters; ``draw`` gives a fresh network for a seed."""

@@ -112,22 +112,29 @@ def timm_network(
     return network
 
 
-class LibraryEncoder(nn.Module):
-    """A network of another library, ``(B, C, H, W)`` to ``(B, embed_dim)``; a plain state dict has its own names.
+class LibraryNetwork(nn.Module):
+    """A network of another library; a plain state dict of its ``network`` has that library's names."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``(B, C, H, W)`` to embeddings or logits ``(B, ...)``."""
+        output: Tensor = self.network(x)
+        return output
+
+
+class LibraryEncoder(LibraryNetwork):
+    """A network of another library that embeds images, ``(B, C, H, W)`` to ``(B, embed_dim)``.
 
     Attributes:
         embed_dim: width of what it returns, as found with one image.
     """
 
     def __init__(self, network: nn.Module, shape: ImageShape) -> None:
-        super().__init__()
-        self.network = network
+        super().__init__(network)
         self.embed_dim = embedding_size(self, shape)  # not what the network says of itself
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embeds images ``(B, C, H, W)`` as ``(B, embed_dim)``."""
-        embedding: Tensor = self.network(x)
-        return embedding
 
 
 class TorchvisionEncoder(LibraryEncoder):

@@ -87,7 +87,7 @@ class ThreeConvBlock(nn.Module):
         return F.relu(residual + self.downsample(x))
 
 
-def shortcut(channels: int, out: int, stride: int, norm: NormFactory | None) -> nn.Module:
+def shortcut(channels: int, out: int, stride: int, norm: NormFactory) -> nn.Module:
     """The identity where a block keeps the shape, else a 1x1 convolution with a norm."""
     if stride == 1 and channels == out:
         return nn.Identity()

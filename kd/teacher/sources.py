@@ -9,9 +9,9 @@ from dinopl.core.checkpoints import FAMILY as SELF_DISTILLATION
 from dinopl.core.checkpoints import load_checkpoint, load_tensors, network_state
 from dinopl.core.types import ImageShape
 from dinopl.distillation.network import Network, draw_network
+from dinopl.encoders.library import LibraryNetwork
 from kd.features.capture import find_module
 from kd.features.heads import HeadFit, refit_head
-from kd.library import LibraryClassifier
 from kd.networks import Shape, build, draw_classifier
 from kd.teacher.frozen import FAMILY, Batches, Teacher
 from kd.teacher.loading import (
@@ -97,7 +97,7 @@ class NetworkTeacher(Teacher):
         """See :class:`Teacher`."""
         network = draw_classifier(self.network, shape, num_classes, seed=0)
         if self.path is not None:
-            target = network.network if isinstance(network, LibraryClassifier) else network
+            target = network.network if isinstance(network, LibraryNetwork) else network
             state = stripped(load_tensors(self.path, f"path={self.path}"), target.state_dict(), self.path, self.prefix)
             fill(target, state, self.path)
         return network, self.accuracy, self.path or type(network).__name__
